@@ -1,0 +1,156 @@
+"""FLUX.1: packed tokens (B, N, 4 C), positions as (0, row, column) ids, one rotary table for the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ralu_cache.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.flops import TransformerShape, forward_flops
+
+if TYPE_CHECKING:
+    from ralu_cache.hooks import ShortCall
+    from ralu_cache.run import Run
+
+
+class PerSampleTable:
+    """A rotary table (B, S, D) that stands where stock attention expects a shared (S, D) one.
+
+    Stock `apply_rotary_emb` indexes the table once, to add the batch and head axes; here the batch axis is there
+    already, so the index yields (B, S, 1, D).
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def __getitem__(self, index: object) -> Tensor:
+        return self.table[:, :, None]
+
+
+class FluxAdapter:
+    """`FluxTransformer2DModel` under text-to-image, img2img, inpaint, Fill, Kontext, Control and ControlNet pipelines.
+
+    Fill and Control concatenate conditioning channels to the latents: coarse tokens get their block means. Kontext
+    appends reference tokens: they ride along at full resolution.
+    """
+
+    family = "flux"
+    default_preset = "ralu-4x"
+    pipelines = (
+        "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline",
+        "FluxControlPipeline", "FluxControlNetPipeline",
+    )  # fmt: skip
+    patch = 2
+
+    def __init__(self, transformer: nn.Module) -> None:
+        config = transformer.config
+        self.channels = config.out_channels or config.in_channels
+        self.shape = TransformerShape(
+            width=config.num_attention_heads * config.attention_head_dim,
+            double_blocks=config.num_layers,
+            single_blocks=config.num_single_layers,
+            in_channels=config.in_channels,
+            out_channels=self.channels,
+            context_channels=config.joint_attention_dim,
+        )
+
+    @classmethod
+    def matches(cls, transformer: nn.Module) -> bool:
+        return isinstance(transformer, FluxTransformer2DModel)
+
+    def sigma(self, call: Mapping[str, Any]) -> Tensor:
+        return call["timestep"]
+
+    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
+        ids = call["img_ids"]
+        ids = ids[0] if ids.ndim == 3 else ids
+        rows, columns = (ids[ids[:, 0] == 0][:, 1:].amax(0) + 1).int().tolist()
+        return rows, columns
+
+    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
+        return self.to_image(call["hidden_states"][:, : grid[0] * grid[1], : self.channels], grid)
+
+    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        return latents if latents.ndim == 4 else unpatchify(latents, *grid, self.patch)
+
+    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
+        return image if like.ndim == 4 else patchify(image, self.patch)
+
+    def shorten(self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor) -> dict[str, Any]:
+        hidden, ids = call["hidden_states"], call["img_ids"]
+        ids = ids[0] if ids.ndim == 3 else ids
+        count = layout.fine_grid[0] * layout.fine_grid[1]
+        condition = hidden[:, :count, self.channels :]
+        if condition.shape[-1]:
+            tokens = torch.cat([tokens, self._reduce(condition, layout)], -1)
+        spot = positions[0]
+        short_ids = torch.cat([torch.cat([torch.zeros_like(spot[:, :1]), spot], 1), ids[count:].to(spot)])
+        short = {**call, "hidden_states": torch.cat([tokens, hidden[:, count:]], 1), "img_ids": short_ids}
+        if (control := call.get("controlnet_cond")) is not None:
+            if control.ndim != 3 or control.shape[1] != count:
+                raise ValueError(
+                    f"controlnet_cond of shape {tuple(control.shape)} is not supported: expected packed latents "
+                    f"({len(hidden)}, {count}, channels); ControlNets with a hint network take no spatial stages"
+                )
+            short["controlnet_cond"] = self._reduce(control, layout)
+        return short
+
+    def _reduce(self, packed: Tensor, layout: TokenLayout) -> Tensor:
+        return layout.reduce(self.to_image(packed, layout.fine_grid))
+
+    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        full = patchify(layout.expand(prediction[:, : layout.tokens]), self.patch)
+        return torch.cat([full, prediction[:, layout.tokens :]], 1)
+
+    def install_positions(self, module: nn.Module, short: Callable[[], ShortCall | None]) -> list[RemovableHandle]:
+        def per_sample(embed: nn.Module, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
+            current = short()
+            if current is None or current.layout.shared:
+                return None
+            ids, batch = args[0], current.layout.batch
+            text = current.call["txt_ids"].shape[-2]
+            per_sample_ids = ids.expand(batch, -1, -1).clone()
+            per_sample_ids[:, text : text + current.layout.tokens, 1:] = current.positions
+            tables = embed.forward(per_sample_ids.flatten(0, 1))
+            return tuple(PerSampleTable(t.unflatten(0, (batch, -1))) for t in tables)
+
+        return [module.pos_embed.register_forward_hook(per_sample)]
+
+    def install_text_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
+        def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            run = current()
+            if run is not None and run.wants_text_attention:
+                assert run.layout is not None
+                run.text_attention = _text_attention(attention, **kwargs)[:, : run.layout.tokens]
+
+        block = transformer.transformer_blocks[-1]
+        return [block.attn.register_forward_pre_hook(capture, with_kwargs=True)]
+
+    def flops(self, call: Mapping[str, Any]) -> float:
+        batch, tokens = call["hidden_states"].shape[:2]
+        return batch * forward_flops(self.shape, tokens, call["encoder_hidden_states"].shape[1])
+
+
+def _text_attention(
+    attention: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
+) -> Tensor:
+    """Share of each image token's attention that falls on the text, mean over heads: (B, image tokens)."""
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, attention.head_dim))
+
+    text = encoder_hidden_states.shape[1]
+    query = attention.norm_q(heads(attention.to_q(hidden_states)))
+    key = attention.norm_k(heads(attention.to_k(hidden_states)))
+    text_key = attention.norm_added_k(heads(attention.add_k_proj(encoder_hidden_states)))
+    keys = apply_rotary_emb(torch.cat([text_key, key], 1), image_rotary_emb, sequence_dim=1)
+    padded = torch.cat([torch.zeros_like(text_key), query], 1)
+    queries = apply_rotary_emb(padded, image_rotary_emb, sequence_dim=1)[:, text:]
+    scores = torch.einsum("bqhd,bkhd->bhqk", queries.float(), keys.float()) * attention.head_dim**-0.5
+    return scores.softmax(-1)[..., :text].sum(-1).mean(1)

@@ -1,0 +1,164 @@
+"""Which of noise, start, lift, regions, position ids and plan costs what: RALU against the full run of the same seed.
+
+    python -m benchmarks.ralu_ablation [--prompts 16] [--presets ralu-4x ralu-7x] [--out benchmarks/results/ralu]
+
+For each preset, the library's default and the published choices, then one change at a time from the default. The
+metrics are PSNR (mean over images, dB) and SSIM of the decoded 128-pixel images against the 50-step full run of the
+same prompt and seed, unguided and guided (true_cfg_scale 3.0). Writes ablation.json, ablation.md and strips of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+from tqdm import tqdm
+
+from benchmarks.tiny_flux.scenes import sample_scene
+from ralu_cache import RALU, accelerate
+from ralu_cache.demo import load_tiny_flux
+
+STEPS = 50
+GUIDANCE: dict[str, dict[str, Any]] = {"unguided": {}, "guided": {"negative_prompt": "", "true_cfg_scale": 3.0}}
+SCORERS = (
+    "canny", "sobel", "latent-gradient", "step-variance", "step-variance-moving", "velocity-variance",
+    "text-attention", "even",
+)  # fmt: skip
+STRIP = ("full run", "default", "noise: paper", "published choices")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of one preset. PSNR in dB with its standard error over the images."""
+
+    preset: str
+    variant: str
+    guidance: str
+    psnr: float
+    psnr_error: float
+    ssim: float
+    flop_ratio: float
+
+
+def variants(preset: str) -> Iterator[tuple[str, RALU]]:
+    """The default, the published choices, and one change at a time from the default."""
+    default = RALU.preset(preset)
+    yield "default", default
+    yield "published choices", RALU.paper(preset)
+    yield "noise: paper", replace(default, noise="paper", lift="nearest")
+    yield "start: subsampled", replace(default, start="subsampled")
+    for lift in ("nearest", "bicubic", "pixel"):
+        yield f"lift: {lift}", replace(default, lift=lift)
+    for regions in SCORERS:
+        yield f"regions: {regions}", replace(default, regions=regions)
+    for frame in ("own", "fine"):
+        for anchor in ("center", "corner"):
+            yield f"ids: {frame} frame, {anchor}", replace(default, frame=frame, anchor=anchor)
+    yield "plan: NT-DM for the model's shift", replace(default, shift="model", shifts=None, z=None)
+    for z in (1.5, 2.0, 3.0, 4.5, 9.0):
+        yield f"plan: Z = {z}", replace(default, z=z)
+
+
+class Lab:
+    """The embedded model, its prompts and seeds, and the full runs to compare with."""
+
+    def __init__(self, prompts: int, seed: int = 2026) -> None:
+        self.pipe = load_tiny_flux()
+        self.pipe.set_progress_bar_config(disable=True)
+        rng = np.random.default_rng(seed)
+        self.prompts = [sample_scene(rng).prompt for _ in range(prompts)]
+
+    def images(self, steps: int, guidance: str) -> Tensor:
+        """(B, 3, 128, 128) in [0, 1]; image i has the seed i."""
+        generators = [torch.Generator().manual_seed(i) for i in range(len(self.prompts))]
+        return self.pipe(
+            self.prompts, height=128, width=128, num_inference_steps=steps, max_sequence_length=16,
+            generator=generators, output_type="pt", **GUIDANCE[guidance],
+        ).images.float()  # fmt: skip
+
+    def accelerated(self, plan: RALU, guidance: str) -> tuple[Tensor, float]:
+        """The images of a plan, and its FLOP ratio over the full run."""
+        with accelerate(self.pipe, spatial=plan) as handle:
+            images = self.images(STEPS, guidance)
+            assert handle.report is not None
+            return images, handle.report.flop_ratio
+
+
+def compare(images: Tensor, reference: Tensor) -> tuple[Tensor, float]:
+    """(PSNR of each image in dB, mean SSIM)."""
+    psnr = -10 * (images - reference).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
+    return psnr, float(ssim(images, reference, data_range=1.0))
+
+
+def strip(rows: dict[str, Tensor], path: Path, columns: int = 8) -> None:
+    """Labelled rows of images."""
+    label, size = 120, 128
+    sheet = Image.new("RGB", (label + columns * size, len(rows) * size), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, images) in enumerate(rows.items()):
+        draw.text((4, i * size + size // 2 - 6), name, fill="black")
+        line = torch.cat(list(images[:columns]), 2).permute(1, 2, 0).clamp(0, 1)
+        sheet.paste(Image.fromarray((line * 255).round().byte().numpy()), (label, i * size))
+    sheet.save(path)
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: one line a variant, PSNR / SSIM for each guidance."""
+    lines = []
+    for preset in dict.fromkeys(row.preset for row in rows):
+        mine = [row for row in rows if row.preset == preset]
+        lines += [f"## {preset}", "", f"| variant | FLOPs | {' | '.join(f'{g} PSNR, SSIM' for g in GUIDANCE)} |"]
+        lines += ["|---|---|" + "---|" * len(GUIDANCE)]
+        for variant in dict.fromkeys(row.variant for row in mine):
+            found = {row.guidance: row for row in mine if row.variant == variant}
+            cells = [f"{r.psnr:.2f} ± {r.psnr_error:.2f} dB, {r.ssim:.3f}" for r in (found[g] for g in GUIDANCE)]
+            ratio = next(iter(found.values())).flop_ratio
+            lines.append(f"| {variant} | {ratio:.2f}x fewer | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--presets", nargs="+", default=["ralu-4x", "ralu-7x"])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ralu"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    lab, rows = Lab(options.prompts), []
+    work = [(p, name, plan) for p in options.presets for name, plan in variants(p)]
+    with tqdm(total=len(GUIDANCE) * len(work), unit="variant") as bar:
+        for guidance in GUIDANCE:
+            reference = lab.images(STEPS, guidance)
+            strips = {preset: {"full run": reference} for preset in options.presets}
+            for preset, name, plan in work:
+                images, ratio = lab.accelerated(plan, guidance)
+                psnr, structure = compare(images, reference)
+                error = float(psnr.std() / len(psnr) ** 0.5)
+                rows.append(Row(preset, name, guidance, float(psnr.mean()), error, structure, ratio))
+                if name in STRIP:
+                    strips[preset][name] = images
+                bar.update()
+            for preset, images_of in strips.items():
+                strip(images_of, options.out / f"{preset}-{guidance}.png")
+    setting = {"prompts": lab.prompts, "seeds": "0, 1, ... in the order of the prompts", "full_steps": STEPS, "size": 128}
+    (options.out / "ablation.json").write_text(json.dumps({**setting, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+    head = (
+        f"# RALU ablation on tiny-flux\n\n{len(lab.prompts)} prompts, 128x128 pixels, PSNR and SSIM to the {STEPS}-step "
+        "full run of the same seed.\nEach line changes one thing from the default. Made by `python -m benchmarks.ralu_ablation`.\n\n"
+    )
+    (options.out / "ablation.md").write_text(head + table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

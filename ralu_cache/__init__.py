@@ -1,0 +1,35 @@
+"""Several times faster diffusion transformers, training-free: spatial stages and temporal caching that compose."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ralu_cache.api import Acceleration, accelerate
+    from ralu_cache.regions import Scorer, register_scorer
+    from ralu_cache.report import Report
+    from ralu_cache.spatial import RALU, register_spatial
+
+_HOMES = {
+    "Acceleration": "api",
+    "accelerate": "api",
+    "RALU": "spatial",
+    "register_spatial": "spatial",
+    "Report": "report",
+    "Scorer": "regions",
+    "register_scorer": "regions",
+}
+__all__ = ["RALU", "Acceleration", "Report", "Scorer", "accelerate", "register_scorer", "register_spatial"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load their module when first used, so that `import ralu_cache` itself is light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ralu_cache' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ralu_cache.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

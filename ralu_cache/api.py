@@ -1,0 +1,144 @@
+"""accelerate(): install an acceleration on a stock pipeline, and undo it."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ralu_cache.adapters.base import find_adapter
+from ralu_cache.hooks import RootHook, installed_owner
+from ralu_cache.report import Report
+from ralu_cache.run import Autoencoder, Geometry, Run
+from ralu_cache.scheduler import StagedFlowMatchEuler, check_scheduler
+from ralu_cache.spatial import SpatialMethod, resolve_spatial
+
+logger = logging.getLogger("ralu_cache")
+
+
+def accelerate(pipe: Any, spatial: str | SpatialMethod | None = None, temporal: None = None) -> Acceleration:
+    """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
+
+    spatial: None, "ralu" (the family's default plan), "ralu-4x", "ralu-5x", "ralu-7x", "ralu-2x", "ralu-3x", the name
+        of a registered method, or a `RALU(...)`.
+    temporal: None; no temporal method is available yet.
+
+    Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
+    first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown
+    method or option; each names what was given and what is accepted.
+    """
+    if temporal is not None:
+        raise ValueError(f"unknown temporal method {temporal!r}; accepted: None")
+    adapter = find_adapter(pipe)
+    method = resolve_spatial(spatial, adapter.default_preset)
+    stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
+    check_scheduler(stock)
+    _check_not_compiled(pipe.transformer)
+    if (previous := installed_owner(pipe.transformer)) is not None:
+        previous.disable()
+    pipe.scheduler = stock
+    return Acceleration(pipe, method, adapter)
+
+
+class Acceleration:
+    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
+
+    def __init__(self, pipe: Any, method: SpatialMethod | None, adapter: Any) -> None:
+        self._pipe, self._method, self._adapter = pipe, method, adapter
+        self._report: Report | None = None
+        self._told: set[str] = set()
+        self._geometry = Geometry(
+            adapter.to_image, adapter.from_image, adapter.patch, adapter.patch * pipe.vae_scale_factor
+        )
+        self._autoencoder = _autoencoder(pipe)
+        self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
+        pipe.scheduler = self._scheduler
+        self._hooks = self._install(pipe)
+
+    @property
+    def report(self) -> Report | None:
+        """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
+        return self._report
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self._hooks)
+
+    def disable(self) -> None:
+        """Give back the stock pipeline, bit for bit. Calling it again does nothing."""
+        self._scheduler.release()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self._pipe.scheduler is self._scheduler:
+            self._pipe.scheduler = self._scheduler.stock
+
+    def __enter__(self) -> Acceleration:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.disable()
+
+    def _install(self, pipe: Any) -> list[Any]:
+        def current() -> Run | None:
+            return self._current_run()
+
+        hooks: list[Any] = [RootHook(pipe.transformer, self._adapter, self, current)]
+        controlnet = getattr(pipe, "controlnet", None)
+        for net in getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []):
+            hooks.append(RootHook(net, self._adapter, self, current, reduce_only=True))
+        if self._method is not None and "text_attention" in self._method.scorer.needs:
+            hooks += self._adapter.install_text_attention(pipe.transformer, current)
+        return hooks
+
+    def _current_run(self) -> Run | None:
+        if self._pipe.scheduler is not self._scheduler:
+            raise RuntimeError(
+                f"pipe.scheduler was replaced by a {type(self._pipe.scheduler).__name__} after accelerate(); call "
+                "handle.disable(), or accelerate(pipe, ...) again, which keeps the new scheduler's settings"
+            )
+        return self._scheduler.run
+
+    def _new_run(self, num_inference_steps: int, model_shift: float) -> Run | None:
+        _check_not_compiled(self._pipe.transformer)
+        if self._method is None:
+            return None
+        stages = self._method.stages(num_inference_steps, model_shift)
+        self._report = Report(
+            pipeline=type(self._pipe).__name__, spatial=repr(self._method), temporal="None",
+            baseline_steps=num_inference_steps,
+        )  # fmt: skip
+        if (notice := self._method.overrides(num_inference_steps)) is not None:
+            self._report.notices.append(notice)
+            if notice not in self._told:
+                logger.warning(notice)
+                self._told.add(notice)
+        return Run(self._method, stages, self._geometry, self._autoencoder, self._report)
+
+
+def _check_not_compiled(transformer: nn.Module) -> None:
+    if getattr(transformer, "_compiled_call_impl", None) is not None:
+        raise RuntimeError(
+            "the whole transformer was compiled in place, which compiles ralu_cache's hooks away; use "
+            "transformer.compile_repeated_blocks() instead"
+        )
+
+
+def _autoencoder(pipe: Any) -> Autoencoder:
+    """The pipeline's autoencoder as two functions on sampled latents (B, C, h, w) and images in [-1, 1]."""
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        return Autoencoder()
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+
+    def decode(latents: Tensor) -> Tensor:
+        return vae.decode((latents / scale + shift).to(vae.dtype), return_dict=False)[0].float()
+
+    def encode(image: Tensor) -> Tensor:
+        return (vae.encode(image.to(vae.dtype)).latent_dist.mode().float() - shift) * scale
+
+    return Autoencoder(decode, encode)

@@ -1,0 +1,227 @@
+"""The embedded model, and the demonstration: full sampling, RALU and fewer plain steps, timed and compared."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ralu_cache.api import accelerate
+from ralu_cache.report import RegionMask, Report, readable_flops
+
+Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1]
+
+
+def load_tiny_flux(dtype: torch.dtype = torch.float32) -> Any:
+    """The embedded `FluxPipeline`, trained on procedural scenes; the README.md beside it says what it can draw.
+
+    Call it with `max_sequence_length=16`; the default size is 128x128 pixels. It draws best guided, with
+    `negative_prompt=""` and `true_cfg_scale=3.0`.
+    """
+    from diffusers import FluxPipeline
+
+    pipe = FluxPipeline.from_pretrained(str(files("ralu_cache") / "tiny_flux"), dtype=dtype)
+    pipe.default_sample_size = 32  # in latent pixels; the class assumes FLUX.1's 128
+    return pipe
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A pipeline to demonstrate on: how to load it, and what its call needs beside prompt, size, steps and seed."""
+
+    name: str
+    load: Callable[[], Any]
+    arguments: Mapping[str, Any]
+
+
+TINY_FLUX = DemoModel("tiny-flux", load_tiny_flux, {"true_cfg_scale": 3.0, "max_sequence_length": 16})
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What the demo runs: each method on all prompts as one batch, for every seed, `repeats` times in turn.
+
+    methods: spatial methods by name. size: pixels of a side. steps: those of the full run that all is compared with.
+    """
+
+    model: DemoModel
+    prompts: tuple[str, ...]
+    methods: tuple[str, ...]
+    size: int
+    steps: int = 50
+    seeds: tuple[int, ...] = (0,)
+    repeats: int = 3
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("size", "steps", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("prompts", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be one or more, all different; got {values}")
+
+
+DEMO = DemoPlan(
+    model=TINY_FLUX,
+    prompts=(
+        "a red circle on a blue and white horizontal striped background",
+        "a green triangle on the left on a yellow and orange checkered background",
+        "a yellow cross on a purple and black dotted background",
+        "a large white ring on a red background",
+        "a pink square in the center on a cyan to white gradient background",
+        "a blue square and an orange triangle on a white background",
+    ),
+    methods=("ralu-4x", "ralu-5x", "ralu-7x"),
+    size=128,
+)
+QUICK = replace(DEMO, prompts=DEMO.prompts[:2], methods=("ralu-4x", "ralu-7x"), steps=28, repeats=1)
+
+
+def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> dict[str, Any]:
+    """Runs the plan and writes grid.png, regions.png, timeline.png, report.json and table.md into `out`.
+
+    Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
+    """
+    from ralu_cache import metrics, plots
+
+    folder = Path(out)
+    pipe = plan.model.load().to(plan.device)
+    trials = measure(plan, pipe)
+    full = trials[0]
+    summary = {
+        "model": plan.model.name,
+        "arguments": dict(plan.model.arguments),
+        "size": plan.size,
+        "steps": plan.steps,
+        "prompts": plan.prompts,
+        "seeds": plan.seeds,
+        "repeats": plan.repeats,
+        "hardware": _hardware(plan.device),
+        "versions": {name: version(name) for name in ("ralu-cache", "torch", "diffusers", "transformers", "numpy")},
+        "methods": {trial.name: _row(trial, full, metrics.psnr, metrics.ssim) for trial in trials},
+    }
+    seed = plan.seeds[0]
+    reports = {trial.name: trial.report for trial in trials if trial.report is not None}
+    pictures = {trial.name: list(trial.pictures[seed]) for trial in trials}
+    plots.save_grid(
+        {_caption(name, summary["methods"][name]): shown for name, shown in pictures.items()},
+        plan.prompts,
+        folder / "grid.png",
+    )
+    plots.save_grid(
+        {name: pictures[name] for name in reports},
+        plan.prompts,
+        folder / "regions.png",
+        {name: _masks(report) for name, report in reports.items()},
+    )
+    plots.save_timelines(
+        {f"{name}, {report.flop_ratio:.2f}x fewer FLOPs": report for name, report in reports.items()},
+        folder / "timeline.png",
+    )
+    (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "table.md").write_text(markdown_table(summary))
+    return summary
+
+
+def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
+    """Full sampling, the spatial methods and plain runs of the same cost, one after the other in every round.
+
+    An untimed run of each spatial method comes first: it warms up every shape, and tells the cost in FLOPs.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    with tqdm(desc="warm-up", unit="step") as bar, _quiet():
+        spatial = []
+        for name in plan.methods:
+            trial = Trial(name, 0, 0.0, spatial=name)
+            _sample(plan, pipe, trial, plan.seeds[0], bar)
+            spatial.append(trial)
+        step = _full_step_flops(spatial)
+        equal = sorted({max(1, round(trial.flops / step)) for trial in spatial} - {plan.steps}, reverse=True)
+        plain = [Trial(f"{steps} plain steps", steps, steps * step) for steps in equal]
+        trials = [Trial("full", plan.steps, plan.steps * step), *spatial, *plain]
+
+        rounds = [(repeat, seed) for repeat in range(plan.repeats) for seed in plan.seeds]
+        bar.reset(total=len(rounds) * sum(trial.steps for trial in trials))
+        for repeat, seed in rounds:
+            for trial in trials:
+                bar.set_description(f"round {repeat + 1}/{plan.repeats}, {trial.name}")
+                start = perf_counter()
+                pictures = _sample(plan, pipe, trial, seed, bar)
+                trial.seconds.append(perf_counter() - start)
+                trial.pictures.setdefault(seed, pictures)
+    return trials
+
+
+def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> Pictures:
+    """One call of the pipeline on all prompts; every picture has its own generator."""
+
+    def count(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        bar.update()
+        return tensors
+
+    batch = len(plan.prompts)
+    with nullcontext() if trial.spatial is None else accelerate(pipe, spatial=trial.spatial) as handle:
+        pictures: Pictures = pipe(
+            list(plan.prompts),
+            negative_prompt=[""] * batch,
+            height=plan.size,
+            width=plan.size,
+            num_inference_steps=plan.steps if trial.spatial else trial.steps,
+            generator=[torch.Generator().manual_seed(1000 * seed + index) for index in range(batch)],
+            callback_on_step_end=count,
+            output_type="np",
+            **plan.model.arguments,
+        ).images
+        if handle is not None:
+            trial.report = handle.report
+            trial.steps, trial.flops = len(trial.report.steps), trial.report.flops
+    return pictures
+
+
+def _full_step_flops(spatial: list[Trial]) -> float:
+    """FLOPs of one full-resolution step of the whole batch, all guidance branches."""
+    report = spatial[0].report
+    assert report is not None
+    return report.baseline_flops / report.baseline_steps
+
+
+def _masks(report: Report) -> list[list[RegionMask]]:
+    """The masks of every sample, in the order of the mixed stages."""
+    return [[masks[sample] for masks in report.regions] for sample in range(report.batch)]
+
+
+def _caption(name: str, row: Mapping[str, Any]) -> str:
+    """A grid row's label."""
+    if row["psnr"] is None:
+        return f"{name}\n{row['steps']} steps"
+    return f"{name}\n{row['ratio']:.1f}x faster\n{row['psnr']:.1f} dB"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notice that a preset overrides the number of steps: here that is the point, and the report has it."""
+    logger = logging.getLogger("ralu_cache")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,108 @@
+"""The native root hook pair: short token sets into the denoiser, full canvases out of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ralu_cache.adapters.base import Adapter
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.run import Run
+
+
+@dataclass(frozen=True)
+class ShortCall:
+    """A denoiser call in flight whose tokens are those of `layout`, at `positions` (B, n, 2)."""
+
+    layout: TokenLayout
+    positions: Tensor
+    call: Mapping[str, Any]
+
+
+class RootHook:
+    """Reduces each call of `module` that belongs to the current run to the run's layout, and expands its prediction.
+
+    `reduce_only` is for ControlNets: what they return feeds the reduced denoiser directly. Native torch hooks, because
+    whatever replaces `.forward` is lost when offload hooks are installed around it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        owner: object,
+        current: Callable[[], Run | None],
+        reduce_only: bool = False,
+    ) -> None:
+        self.module, self.adapter, self.owner, self.current, self.reduce_only = (
+            module, adapter, owner, current, reduce_only,
+        )  # fmt: skip
+        self.short: ShortCall | None = None
+        self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+        self._layout: TokenLayout | None = None
+        self.handles: list[RemovableHandle] = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            *adapter.install_positions(module, lambda: self.short),
+        ]
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
+        self.short = None
+        run = self.current()
+        call = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
+            return None
+        grid = run.grid or self.adapter.grid(call)
+        latents = self.adapter.latents(call, grid)
+        run.begin(grid, latents)
+        assert run.layout is not None
+        self._reset_stock_caches(run.layout)
+        layout = run.layout.repeat(latents.shape[0])
+        short = call
+        if not layout.all_fine:
+            tokens = layout.reduce(run.model_input(latents))
+            positions = run.positions(layout)
+            short = self.adapter.shorten(call, layout, tokens, positions)
+            self.short = ShortCall(layout, positions, short)
+        if not self.reduce_only:
+            run.count_call(self.adapter.flops(short), self.adapter.flops(call))
+        return ((), short) if self.short is not None else None
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        short, self.short = self.short, None
+        if short is None or output is None or self.reduce_only:
+            return None
+        prediction = self.adapter.lengthen(output[0], short.layout)
+        return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
+
+    def _reset_stock_caches(self, layout: TokenLayout) -> None:
+        """Caches that the user enabled on the model do not survive a change of layout."""
+        if layout is not self._layout and hasattr(self.module, "_reset_stateful_cache"):
+            self.module._reset_stateful_cache()
+        self._layout = layout
+
+
+def installed_owner(module: nn.Module) -> Any:
+    """Who installed a root hook on `module`, or None."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(root := getattr(hook, "__self__", None), RootHook):
+            return root.owner
+    return None
+
+
+def _same_level(given: Tensor, sigma: float) -> bool:
+    """True if a call's noise level is the run's, as exactly as the call's dtype can tell; others are not ours."""
+    tolerance = 4 * torch.finfo(given.dtype).eps if given.is_floating_point() else 1e-6
+    return abs(float(given.flatten()[0]) - sigma) <= max(tolerance, 1e-6)

@@ -1,0 +1,271 @@
+"""Run: the one mutable state of one pipeline call, made when the timesteps are set and dropped at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.regions import Evidence, get_scorer, select_top
+from ralu_cache.report import Report, StepRecord
+from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
+from ralu_cache.transition import Codec, coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
+
+HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the pipeline's latents map to images: the adapter's two conversions and its sizes.
+
+    `to_image(latents, grid)` gives (B, C, H, W) from whatever the pipeline holds, `from_image(image, like)` the inverse;
+    `patch` is latent pixels per token side, `pixels` image pixels per token side.
+    """
+
+    to_image: Callable[[Tensor, tuple[int, int]], Tensor]
+    from_image: Callable[[Tensor, Tensor], Tensor]
+    patch: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1] and back; None where the pipeline has none."""
+
+    decode: Codec | None = None
+    encode: Codec | None = None
+
+
+class Run:
+    """Stages, canvas and layout of one pipeline call; only the scheduler and the root hooks call it.
+
+    The canvas is kept in float32; the model sees it in its own dtype. A latent that the pipeline or a callback
+    changed between two steps replaces it, projected on the current layout.
+    """
+
+    def __init__(
+        self,
+        method: SpatialMethod,
+        stages: tuple[Stage, ...],
+        geometry: Geometry,
+        autoencoder: Autoencoder,
+        report: Report,
+    ) -> None:
+        self.method, self.stages, self.geometry, self.autoencoder, self.report = (
+            method, stages, geometry, autoencoder, report,
+        )  # fmt: skip
+        self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
+        self.index = 0
+        self.calls = 0
+        self.call_flops = 0.0
+        self.grid: tuple[int, int] | None = None
+        self.layout: TokenLayout | None = None
+        self.noise: Tensor | None = None
+        self.text_attention: Tensor | None = None
+        self._canvas: Tensor | None = None
+        self._emitted: tuple[Tensor, int] | None = None
+        self._history: list[Tensor] = []
+        self._positions: tuple[TokenLayout, Tensor] | None = None
+        self._clock = time.perf_counter()
+
+    # ---- where the run stands
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.places[self.index][0]]
+
+    @property
+    def sigma(self) -> float:
+        s, i = self.places[self.index]
+        return self.stages[s].sigmas[i]
+
+    @property
+    def sigma_next(self) -> float:
+        """The level this step integrates to, before any transition."""
+        s, i = self.places[self.index]
+        return self.stages[s].sigmas[i + 1]
+
+    @property
+    def finished(self) -> bool:
+        return self.index == len(self.places)
+
+    @property
+    def ends_stage(self) -> bool:
+        """True if a transition follows this step."""
+        s, i = self.places[self.index]
+        return i + 1 == self.stages[s].steps and s + 1 < len(self.stages)
+
+    @property
+    def wants_text_attention(self) -> bool:
+        """True while the denoiser's first call of the step from which the next regions are chosen is under way."""
+        if "text_attention" not in self.method.scorer.needs or self.calls != 1 or not self.ends_stage:
+            return False
+        return self.stages[self.places[self.index][0] + 1].kind == "mixed"
+
+    # ---- the denoiser's side
+
+    def begin(self, grid: tuple[int, int], latents: Tensor) -> None:
+        """First sight of the latent image (B, C, H, W): fixes the grid, the first layout and the coarse noise.
+
+        Raises ValueError for a grid that cells do not tile, or latents given for a start in mid-schedule.
+        """
+        if self.layout is not None:
+            return
+        self._open(grid, latents.shape[0], latents.device)
+        if self.index:
+            if self.stage.kind != "fine":
+                raise ValueError(
+                    "latents= together with a start in mid-schedule (strength < 1) is not supported: the noise in them "
+                    "is unknown, so they cannot be reduced to coarse tokens; pass image= without latents="
+                )
+            self.layout = TokenLayout.fine(latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device)
+            return
+        self.noise = latents.float()
+        self._canvas = self._noise_on(self.layout)
+
+    def model_input(self, latents: Tensor) -> Tensor:
+        """The canvas that the model is to see, (b, C, H, W): coarse noise at the first step, else the given latents."""
+        if self._canvas is None or self._emitted is not None:
+            return latents
+        return self._canvas.to(latents.dtype).repeat(latents.shape[0] // self._canvas.shape[0], 1, 1, 1)
+
+    def positions(self, layout: TokenLayout) -> Tensor:
+        """(B, n, 2) float32 position ids of the layout's tokens, made once a layout."""
+        if self._positions is None or self._positions[0] is not layout:
+            anchor = ANCHORS[self.method.anchor]
+            ids = layout.positions(anchor)
+            self._positions = (layout, ids if self.method.frame == "fine" else (ids - anchor) / 2)
+        return self._positions[1]
+
+    def count_call(self, flops: float, full_flops: float) -> None:
+        """Note one denoiser call: what it costs, and what it would at full resolution."""
+        if not self.report.steps:
+            self.report.baseline_flops += full_flops * self.report.baseline_steps
+        self.calls += 1
+        self.call_flops += flops
+
+    # ---- the scheduler's side
+
+    def add_noise(self, image: Tensor, noise: Tensor) -> Tensor:
+        """Forward process on the current layout: (1 - sigma) image + sigma noise, both of the layout's tokens.
+
+        `image` and `noise` are (B, C, H, W); before the first step this fixes grid, layout and the seed's noise.
+        """
+        if self.layout is None:
+            patch = self.geometry.patch
+            grid = (image.shape[2] // patch, image.shape[3] // patch)
+            self._open(grid, image.shape[0], image.device)
+            if self.stage.kind != "coarse":
+                self.layout = self._choose(image.float(), torch.zeros_like(image, dtype=torch.float32), started=False)
+            self.noise = noise.float()
+        assert self.layout is not None
+        clean = self.layout.project(image.float())
+        return (1 - self.sigma) * clean + self.sigma * self._noise_on(self.layout, noise.float())
+
+    def advance(self, velocity: Tensor, sample: Tensor) -> Tensor:
+        """One Euler step of the canvas and, at a stage's end, the transition; same form and dtype as `velocity`."""
+        assert self.grid is not None and self.layout is not None
+        x = self._state(sample)
+        v = self.geometry.to_image(velocity, self.grid).float()
+        x0 = x - self.sigma * v
+        self._history = [*self._history, x0][-HISTORY:]
+        x = x + (self.sigma_next - self.sigma) * v
+        layout = self.layout
+        if self.ends_stage:
+            x = self._transition(x, v, x0)
+        self._canvas = x
+        out = self.geometry.from_image(x, sample).to(velocity.dtype)
+        self._emitted = (out, out._version)
+        self._record(layout)
+        self.index += 1
+        self.report.completed = self.finished
+        return out
+
+    # ---- inner workings
+
+    def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> None:
+        rows, columns = grid
+        pixels = self.geometry.pixels
+        if rows % 2 or columns % 2:
+            raise ValueError(
+                f"height and width must be multiples of {2 * pixels} for spatial stages, got "
+                f"{rows * pixels}x{columns * pixels}; nearest: {(rows + 1) // 2 * 2 * pixels}x{(columns + 1) // 2 * 2 * pixels}"
+            )
+        self.grid = grid
+        self.report.size, self.report.batch = grid, batch
+        make = TokenLayout.fine if self.stage.kind == "fine" else TokenLayout.coarse
+        self.layout = make(batch, rows // 2, columns // 2, self.geometry.patch, device)
+
+    def _noise_on(self, layout: TokenLayout, noise: Tensor | None = None) -> Tensor:
+        noise = self.noise if noise is None else noise
+        assert noise is not None
+        if layout.all_fine:
+            return noise
+        return torch.where(layout.fine_pixels, noise, coarse_noise(noise, self.method.start))
+
+    def _state(self, sample: Tensor) -> Tensor:
+        assert self.grid is not None and self.layout is not None
+        untouched = self._emitted is not None and sample is self._emitted[0] and sample._version == self._emitted[1]
+        first = self._emitted is None and self._canvas is not None
+        if untouched or first:
+            assert self._canvas is not None
+            return self._canvas
+        return self.layout.project(self.geometry.to_image(sample, self.grid).float())
+
+    def _transition(self, x: Tensor, v: Tensor, x0: Tensor) -> Tensor:
+        assert self.layout is not None and self.noise is not None
+        upcoming = self.stages[self.places[self.index][0] + 1]
+        before = self.layout
+        self.layout = self._choose(x0, v, upcoming=upcoming)
+        split = self.layout.fine_pixels & ~before.fine_pixels
+        sigma, sigma_next = self.sigma_next, upcoming.sigmas[0]
+        self._history = []
+        if self.method.noise == "paper":
+            white = seeded_noise(self.noise, f"transition at step {self.index}")
+            return renoise_paper(x, sigma, sigma_next, split, before.fine_pixels, white)
+        lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode)
+        return renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
+
+    def _choose(
+        self, x0: Tensor, velocity: Tensor, upcoming: Stage | None = None, started: bool = True
+    ) -> TokenLayout:
+        """The layout of the upcoming (or, before the first step, the current) stage, regions chosen per sample."""
+        assert self.layout is not None
+        stage = upcoming or self.stage
+        batch, (rows, columns) = self.layout.batch, self.layout.cells
+        if stage.kind == "fine":
+            return TokenLayout.fine(batch, rows, columns, self.geometry.patch, x0.device)
+        scorer = self.method.scorer
+        if not started and scorer.needs & {"history", "text_attention"}:
+            self.report.notices.append(f"regions by latent-gradient: {scorer.name!r} needs steps before the start")
+            scorer = get_scorer("latent-gradient")
+        attention = None if self.text_attention is None else self._per_cell(self.text_attention)
+        evidence = Evidence(
+            x0=x0, velocity=velocity, history=tuple(self._history) if started else (x0,), patch=self.geometry.patch,
+            decode=self.autoencoder.decode, text_attention=attention,
+        )  # fmt: skip
+        mask = select_top(scorer.score(evidence), stage.ratio, self.layout.refined)
+        self.report.regions.append(mask.cpu().numpy())
+        self.text_attention = None
+        return TokenLayout(mask, self.geometry.patch)
+
+    def _per_cell(self, per_token: Tensor) -> Tensor:
+        """(B, n) values of the layout's tokens -> (B, Y, X) means over the cells."""
+        assert self.layout is not None
+        patch = self.geometry.patch
+        image = self.layout.expand(per_token[..., None].expand(-1, -1, patch * patch).contiguous())
+        return torch.nn.functional.avg_pool2d(image, 2 * patch)[:, 0]
+
+    def _record(self, layout: TokenLayout) -> None:
+        now = time.perf_counter()
+        self.report.steps.append(
+            StepRecord(
+                index=self.index, stage=self.places[self.index][0], sigma=self.sigma, sigma_next=self.sigma_next,
+                tokens=layout.tokens, calls=self.calls, flops=self.call_flops, seconds=now - self._clock,
+            )  # fmt: skip
+        )
+        self._clock, self.calls, self.call_flops = now, 0, 0.0

@@ -1,0 +1,210 @@
+"""Spatial methods: how a run is divided into stages of coarse, mixed and fine tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ralu_cache import presets, schedule
+from ralu_cache.regions import Scorer, get_scorer
+from ralu_cache.transition import LIFTS, NOISES, STARTS
+
+FRAMES = ("own", "fine")
+ANCHORS = {"center": 0.5, "corner": 0.0}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of steps on one kind of layout: `ratio` of the coarse cells is refined (0: none, 1: all).
+
+    `sigmas` holds one level a step and, last, the level at which the stage ends.
+    """
+
+    ratio: float
+    sigmas: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def kind(self) -> str:
+        return {0.0: "coarse", 1.0: "fine"}.get(self.ratio, "mixed")
+
+
+class SpatialMethod(Protocol):
+    """What the orchestrator needs of a spatial method; `RALU` is ours, others may be registered."""
+
+    noise: str
+    start: str
+    lift: str
+    frame: str
+    anchor: str
+
+    @property
+    def scorer(self) -> Scorer: ...
+
+    def stages(self, num_inference_steps: int, model_shift: float) -> tuple[Stage, ...]: ...
+
+    def overrides(self, num_inference_steps: int) -> str | None: ...
+
+
+def _choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(accepted)}")
+
+
+@dataclass(frozen=True)
+class RALU:
+    """Region-adaptive latent upsampling (arXiv 2507.08422): coarse steps, then refined regions, then everything.
+
+    What matters most
+        steps: steps of each stage, fixed whatever `num_inference_steps` the caller gives; default (5, 6, 7), "4x".
+        split: instead of `steps`, divide the caller's `num_inference_steps` in these proportions.
+        ends: where each stage ends, in the paper's time t = 1 - sigma; the last is 1.
+        ratio: share of the coarse cells refined in the mixed stage; one value for each mixed stage, or one for all.
+        regions: the scorer that chooses them, a name (`ralu_cache.regions.scorer_names()`) or a `Scorer`.
+
+    What to tinker with
+        noise: "rewind" re-noises along the seed's own noise, so that the picture stays that of the full run; "paper"
+            mixes in fresh correlated noise.
+        start: coarse initial noise as block means of the seed's ("pooled") or as every fourth sample ("subsampled").
+        lift: how a clean estimate becomes fine under "rewind": "nearest", "bicubic" or "pixel" (through the VAE).
+        shifts, z: the stages' schedule shifts and the level ratio of the transitions; by default those that NT-DM
+            finds for `shift` (shipped solved for the presets).
+        shift: the sampler shift that NT-DM matches, or "model" for the one that the pipeline's scheduler uses.
+        frame: position ids of coarse tokens count coarse tokens ("own") or fine ones ("fine").
+        anchor: a coarse token sits at its cell's "center" or "corner".
+
+    Raises ValueError, with the value and what is accepted, for anything unknown, NaN, negative or of ill-matched length.
+    """
+
+    steps: tuple[int, ...] | None = None
+    split: tuple[int, ...] | None = None
+    ends: tuple[float, ...] = (0.3, 0.45, 1.0)
+    ratio: float | tuple[float, ...] = 0.3
+    regions: str | Scorer = "latent-gradient"
+    noise: str = "rewind"
+    start: str = "pooled"
+    lift: str = "nearest"
+    shifts: tuple[float, ...] | None = None
+    z: float | None = None
+    shift: float | str = 3.0
+    frame: str = "own"
+    anchor: str = "center"
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.split is not None:
+            raise ValueError(f"give steps or split, not both; got steps={self.steps} and split={self.split}")
+        if self.steps is None and self.split is None:
+            object.__setattr__(self, "steps", (5, 6, 7))
+        for name, accepted in (("noise", NOISES), ("start", STARTS), ("lift", LIFTS), ("frame", FRAMES)):
+            _choice(name, getattr(self, name), accepted)
+        _choice("anchor", self.anchor, tuple(ANCHORS))
+        if self.noise == "paper" and self.lift != "nearest":
+            raise ValueError(f"lift={self.lift!r} needs noise='rewind': the paper's noise is defined for 'nearest' only")
+        if (self.shifts is None) != (self.z is None):
+            raise ValueError(f"give shifts and z together or neither; got shifts={self.shifts}, z={self.z}")
+        if self.noise == "paper" and self.z is not None and self.z < 2:
+            raise ValueError(f"noise='paper' needs z >= 2, got z={self.z}")
+        if isinstance(self.shift, str):
+            _choice("shift", self.shift, ("model",))
+        elif not (math.isfinite(self.shift) and self.shift > 0):
+            raise ValueError(f"shift must be a positive number or 'model', got {self.shift}")
+        self._check_plan()
+        self.ratios()
+        _ = self.scorer
+
+    def _check_plan(self) -> None:
+        counts = self.steps if self.steps is not None else self.split
+        probe = self.shifts if self.shifts is not None else (1.0,) * len(self.ends)
+        if counts is None or not len(counts) == len(self.ends) == len(probe):
+            given = ", ".join(f"{n}={v}" for n in ("steps", "split", "ends", "shifts") if (v := getattr(self, n)) is not None)
+            raise ValueError(f"a plan needs one value for each stage in all of its parts, got {given}")
+        schedule.stage_sigmas(counts, self.ends, probe, self.z if self.z is not None else 2.0)
+
+    @classmethod
+    def preset(cls, name: str) -> RALU:
+        """A published plan ("ralu-4x", "ralu-5x", "ralu-7x", "ralu-2x", "ralu-3x") with our transition."""
+        if name not in presets.PRESETS:
+            raise ValueError(f"unknown RALU preset {name!r}; accepted: {', '.join(presets.PRESETS)}")
+        plan = presets.PRESETS[name]
+        return cls(steps=plan.steps, ends=plan.ends, ratio=plan.ratio, shifts=plan.shifts, z=plan.z)
+
+    @classmethod
+    def paper(cls, name: str = "ralu-4x") -> RALU:
+        """A published plan with the published choices: fresh noise, sub-sampled start, Canny regions."""
+        return replace(cls.preset(name), noise="paper", start="subsampled", regions="canny", anchor="corner")
+
+    @property
+    def scorer(self) -> Scorer:
+        return self.regions if isinstance(self.regions, Scorer) else get_scorer(self.regions)
+
+    def ratios(self) -> tuple[float, ...]:
+        """Share of refined cells in each stage: 0 first, 1 last, growing between."""
+        count = len(self.ends)
+        mixed = max(0, count - 2)
+        given = self.ratio if isinstance(self.ratio, tuple) else (self.ratio,) * min(mixed, 1)
+        if isinstance(self.ratio, float | int) and mixed > 1:
+            given = tuple(self.ratio + (1 - self.ratio) * k / mixed for k in range(mixed))
+        if len(given) != mixed or not all(0 < r < 1 for r in given) or list(given) != sorted(given):
+            raise ValueError(f"ratio must be {mixed} growing share(s) between 0 and 1 for {count} stages, got {self.ratio}")
+        return (1.0,) if count == 1 else (0.0, *given, 1.0)
+
+    def stages(self, num_inference_steps: int, model_shift: float) -> tuple[Stage, ...]:
+        """The stages of one run; `model_shift` is the sampler's own shift (e^mu where it shifts dynamically)."""
+        steps = self.steps
+        if steps is None:
+            assert self.split is not None
+            steps = schedule.split_steps(num_inference_steps, self.split)
+        shifts, z = self._levels(steps, model_shift)
+        sigmas = schedule.stage_sigmas(steps, self.ends, shifts, z)
+        return tuple(Stage(r, tuple(float(s) for s in levels)) for r, levels in zip(self.ratios(), sigmas, strict=True))
+
+    def _levels(self, steps: tuple[int, ...], model_shift: float) -> tuple[tuple[float, ...], float]:
+        if self.shifts is not None and self.z is not None:
+            return self.shifts, self.z
+        if self.shift == 3.0 and (shipped := presets.solved(steps, self.ends)) is not None:
+            return shipped
+        shift = round(model_shift, 4) if isinstance(self.shift, str) else self.shift
+        return schedule.solve_nt_dm(steps, self.ends, shift)
+
+    def overrides(self, num_inference_steps: int) -> str | None:
+        """What to tell a caller whose `num_inference_steps` this plan does not follow, or None."""
+        if self.steps is None or sum(self.steps) == num_inference_steps:
+            return None
+        return (
+            f"num_inference_steps={num_inference_steps} is overridden: this RALU plan takes {sum(self.steps)} steps "
+            f"{self.steps}; use RALU(split={self.steps}) to divide num_inference_steps instead"
+        )
+
+
+Factory = Callable[[], SpatialMethod]
+_METHODS: dict[str, Factory] = {name: lambda name=name: RALU.preset(name) for name in presets.PRESETS}  # type: ignore[misc]
+
+
+def register_spatial(name: str, factory: Factory) -> None:
+    """Make `accelerate(pipe, spatial=name)` use `factory()`. Raises ValueError if the name is taken."""
+    if name in _METHODS or name == "ralu":
+        raise ValueError(f"spatial method {name!r} is registered already")
+    _METHODS[name] = factory
+
+
+def spatial_names() -> tuple[str, ...]:
+    return ("ralu", *_METHODS)
+
+
+def resolve_spatial(spec: str | SpatialMethod | None, default: str) -> SpatialMethod | None:
+    """A name, a config object or None -> the config; plain "ralu" is the family's `default` preset."""
+    if spec is None:
+        return None
+    if isinstance(spec, str):
+        name = default if spec == "ralu" else spec
+        if name not in _METHODS:
+            raise ValueError(f"unknown spatial method {spec!r}; accepted: None, {', '.join(spatial_names())}, or a RALU(...)")
+        return _METHODS[name]()
+    if not callable(getattr(spec, "stages", None)):
+        raise TypeError(f"spatial must be None, a name or a RALU(...), got {type(spec).__name__}")
+    return spec
