@@ -3,8 +3,8 @@
 Convention: sigma = 1 is pure noise, sigma = 0 is clean, x_sigma = (1 - sigma) * x0 + sigma * noise. The paper's time is
 t = 1 - sigma; it appears in `ends` alone, so that presets read as the paper prints them. K is the number of stages.
 
-A transition at level sigma continues at the higher level sigma' = Z sigma / (1 + (Z - 1) sigma). This module accepts every
-Z > 1, for which sigma' > sigma; the paper's correlated noise exists for Z >= 2 only, and is checked where it is drawn.
+A transition at level sigma continues at the higher level sigma' = Z sigma / (1 + (Z - 1) sigma). This module accepts
+every Z > 1, for which sigma' > sigma; the paper's correlated noise exists for Z >= 2 only: whoever draws it checks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ DENSITY_FLOOR = 1e-10
 def solve_nt_dm(steps: Sequence[int], ends: Sequence[float], shift: float = 3.0) -> tuple[tuple[float, ...], float]:
     """Noise-timestep distribution matching (arXiv 2507.08422): the shift of each stage and the Z of the transitions.
 
-    Minimises the square root of the Jensen-Shannon divergence between the time steps that a staged plan visits and those
-    of the unstaged schedule, in which the time ranges visited twice count for more. The objective is sampled on a grid,
-    hence has many shallow local minima; the authors' minimiser, start and bounds are kept, to find theirs.
+    Minimises the square root of the Jensen-Shannon divergence between the time steps that a staged plan visits and
+    those of the unstaged schedule, in which the time ranges visited twice count for more. Sampled on a grid, this has
+    many shallow local minima; minimiser, start, bounds and grid are those that find the authors' published values.
 
     Args:
         steps: number of denoising steps of each stage, K integers >= 1.
@@ -176,7 +176,7 @@ def _start_times(ends: tuple[float, ...], z: float) -> list[float]:
 
 
 def _target(t: FloatArray, starts: Sequence[float], ends: Sequence[float], shift: float) -> FloatArray:
-    """P* ~ f_h + sum_k (e_k - s_{k+1}) f_h on [s_{k+1}, e_k]: the unstaged density, plus the time that stages repeat."""
+    """P* ~ f_h + sum_k (e_k - s_{k+1}) f_h on [s_{k+1}, e_k]: the unstaged density, plus the time visited twice."""
     density = _density(t, shift, 0.0, 1.0)
     for start, end in zip(starts[1:], ends[:-1], strict=True):
         density = density + (end - start) * _density(t, shift, start, end)
