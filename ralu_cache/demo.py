@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import platform
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from os import PathLike
@@ -17,15 +14,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
-from ralu_cache.report import RegionMask, Report, readable_flops
-
-Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1]
+from ralu_cache.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
+from ralu_cache.report import RegionMask, Report
 
 
 def load_tiny_flux(dtype: torch.dtype = torch.float32) -> Any:
@@ -103,9 +97,9 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
     from ralu_cache import metrics, plots
 
     folder = Path(out)
-    pipe = plan.model.load().to(plan.device)
-    trials = measure(plan, pipe)
-    full = trials[0]
+    trials = measure(plan, plan.model.load().to(plan.device))
+    likeness = {"psnr": metrics.psnr, "ssim": metrics.ssim}
+    rows = {trial.name: comparison_row(trial, trials[0], likeness) for trial in trials}
     summary = {
         "model": plan.model.name,
         "arguments": dict(plan.model.arguments),
@@ -114,24 +108,17 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
         "prompts": plan.prompts,
         "seeds": plan.seeds,
         "repeats": plan.repeats,
-        "hardware": _hardware(plan.device),
+        "hardware": describe_hardware(plan.device),
         "versions": {name: version(name) for name in ("ralu-cache", "torch", "diffusers", "transformers", "numpy")},
-        "methods": {trial.name: _row(trial, full, metrics.psnr, metrics.ssim) for trial in trials},
+        "methods": rows,
     }
     seed = plan.seeds[0]
-    reports = {trial.name: trial.report for trial in trials if trial.report is not None}
+    reports = {trial.name: trial.reports[seed] for trial in trials if trial.reports}
     pictures = {trial.name: list(trial.pictures[seed]) for trial in trials}
-    plots.save_grid(
-        {_caption(name, summary["methods"][name]): shown for name, shown in pictures.items()},
-        plan.prompts,
-        folder / "grid.png",
-    )
-    plots.save_grid(
-        {name: pictures[name] for name in reports},
-        plan.prompts,
-        folder / "regions.png",
-        {name: _masks(report) for name, report in reports.items()},
-    )
+    captions = {_caption(name, row): pictures[name] for name, row in rows.items()}
+    plots.save_grid(captions, plan.prompts, folder / "grid.png")
+    masks = {name: _masks(report) for name, report in reports.items()}
+    plots.save_grid({name: pictures[name] for name in masks}, plan.prompts, folder / "regions.png", masks)
     plots.save_timelines(
         {f"{name}, {report.flop_ratio:.2f}x fewer FLOPs": report for name, report in reports.items()},
         folder / "timeline.png",
@@ -148,12 +135,12 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
     """
     pipe.set_progress_bar_config(disable=True)
     with tqdm(desc="warm-up", unit="step") as bar, _quiet():
-        spatial = []
-        for name in plan.methods:
-            trial = Trial(name, 0, 0.0, spatial=name)
-            _sample(plan, pipe, trial, plan.seeds[0], bar)
-            spatial.append(trial)
-        step = _full_step_flops(spatial)
+        spatial = [Trial(name, 0, 0.0, spatial=name) for name in plan.methods]
+        for trial in spatial:
+            report = _sample(plan, pipe, trial, plan.seeds[0], bar)[1]
+            assert report is not None
+            trial.steps, trial.flops = len(report.steps), report.flops
+            step = report.baseline_flops / report.baseline_steps  # one full-resolution step of batch and branches
         equal = sorted({max(1, round(trial.flops / step)) for trial in spatial} - {plan.steps}, reverse=True)
         plain = [Trial(f"{steps} plain steps", steps, steps * step) for steps in equal]
         trials = [Trial("full", plan.steps, plan.steps * step), *spatial, *plain]
@@ -164,13 +151,15 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
             for trial in trials:
                 bar.set_description(f"round {repeat + 1}/{plan.repeats}, {trial.name}")
                 start = perf_counter()
-                pictures = _sample(plan, pipe, trial, seed, bar)
+                pictures, report = _sample(plan, pipe, trial, seed, bar)
                 trial.seconds.append(perf_counter() - start)
                 trial.pictures.setdefault(seed, pictures)
+                if report is not None:
+                    trial.reports.setdefault(seed, report)
     return trials
 
 
-def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> Pictures:
+def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> tuple[Pictures, Report | None]:
     """One call of the pipeline on all prompts; every picture has its own generator."""
 
     def count(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -179,28 +168,18 @@ def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> Pi
 
     batch = len(plan.prompts)
     with nullcontext() if trial.spatial is None else accelerate(pipe, spatial=trial.spatial) as handle:
-        pictures: Pictures = pipe(
+        pictures = pipe(
             list(plan.prompts),
             negative_prompt=[""] * batch,
             height=plan.size,
             width=plan.size,
-            num_inference_steps=plan.steps if trial.spatial else trial.steps,
+            num_inference_steps=trial.steps if trial.spatial is None else plan.steps,
             generator=[torch.Generator().manual_seed(1000 * seed + index) for index in range(batch)],
             callback_on_step_end=count,
             output_type="np",
             **plan.model.arguments,
         ).images
-        if handle is not None:
-            trial.report = handle.report
-            trial.steps, trial.flops = len(trial.report.steps), trial.report.flops
-    return pictures
-
-
-def _full_step_flops(spatial: list[Trial]) -> float:
-    """FLOPs of one full-resolution step of the whole batch, all guidance branches."""
-    report = spatial[0].report
-    assert report is not None
-    return report.baseline_flops / report.baseline_steps
+    return pictures, None if handle is None else handle.report
 
 
 def _masks(report: Report) -> list[list[RegionMask]]:

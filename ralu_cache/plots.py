@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ralu_cache.report import RegionMask, Report, StageRecord
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure, FigureBase
+    from matplotlib.ticker import MaxNLocator
+except ImportError as error:
+    raise ImportError("plotting needs matplotlib: pip install 'ralu-cache[plot]'") from error
 
 COLOURS = {"coarse": "#e09f3e", "mixed": "#2a9d8f", "fine": "#3d5a98"}
 INK = "#30343f"

@@ -141,10 +141,8 @@ class Report:
         image: a PIL image, a (Y, X, 3) array, or a list of them in the order of the batch.
         Raises ImportError if matplotlib is missing.
         """
-        try:
-            from ralu_cache import plots
-        except ImportError as error:
-            raise ImportError("plotting needs matplotlib: pip install 'ralu-cache[plot]'") from error
+        from ralu_cache import plots
+
         plots.save_report(self, path, image)
 
 
