@@ -106,9 +106,12 @@ class Report:
 
     def __str__(self) -> str:
         rows, columns = self.size
-        head = f"{self.pipeline}, spatial {self.spatial}, temporal {self.temporal}, "
-        head += f"batch {self.batch}, {rows}x{columns} tokens"
-        lines = [head, f"{'stage':<8}{'steps':>6}{'sigma':>17}{'tokens':>8}{'calls':>7}{'FLOPs':>11}{'seconds':>9}"]
+        lines = [
+            f"{self.pipeline}, batch {self.batch}, {rows}x{columns} tokens",
+            f"spatial {self.spatial}",
+            f"temporal {self.temporal}",
+            f"{'stage':<8}{'steps':>6}{'sigma':>17}{'tokens':>8}{'calls':>7}{'FLOPs':>11}{'seconds':>9}",
+        ]
         for stage in self.stages:
             sigmas = f"{stage.sigma_start:.3f} -> {stage.sigma_end:.3f}"
             head = f"{stage.kind:<8}{stage.steps:>6}{sigmas:>17}{stage.tokens:>8}"

@@ -1,0 +1,122 @@
+"""The command line: `ralu-cache demo | generate | info`. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+EMBEDDED = "tiny-flux"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0, or 2 after printing one line that says what went wrong."""
+    args = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], None] = args.run
+    try:
+        run(args)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if args.traceback:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"ralu-cache: error: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ralu-cache", description="Faster diffusers pipelines, training-free.")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands.add_parser("demo", help="sample the embedded model in full and with RALU, and compare"))
+    _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
+    info = commands.add_parser("info", help="versions, devices, supported pipelines, presets, attention backends")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="out/demo", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="two prompts, two presets, one round")
+    parser.add_argument("--steps", type=_positive, help="steps of the full run (50)")
+    parser.add_argument("--size", type=_positive, help="pixels of a side (128)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one batch of pictures per seed (0)")
+    parser.add_argument("--repeats", type=_positive, help="rounds of the interleaved timing (3)")
+    parser.add_argument("--methods", nargs="+", metavar="SPATIAL", help="spatial methods (ralu-4x ralu-5x ralu-7x)")
+    parser.add_argument("--device", help="cpu, cuda, ... (cpu)")
+    parser.set_defaults(run=_demo)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default=EMBEDDED, metavar="ID_OR_FOLDER", help=f"default: {EMBEDDED}, the embedded model")
+    add("--prompt", action="append", required=True, help="repeat it for a batch")
+    add("--negative-prompt", help="for every prompt")
+    add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
+    add("--guidance-scale", type=float)
+    add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
+    add("--temporal", default="none", help="default: %(default)s")
+    add("--height", type=_positive, help="pixels")
+    add("--width", type=_positive, help="pixels")
+    add("--steps", type=_positive, help="num_inference_steps; presets bring their own")
+    add("--seed", type=int, default=0, help="of the first picture; the next ones count up from it")
+    add("--num-images", type=_positive, default=1, help="pictures per prompt")
+    add("--max-sequence-length", type=_positive, help="text tokens")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
+    add("--device", help="default: cuda if there is one, else cpu")
+    add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
+    add("--out", default="out/generate", metavar="FILE_OR_FOLDER", help="default: %(default)s")
+    add("--report", metavar="FILE.json", help="save what the run did")
+    add("--plot", metavar="FILE.png", help="draw the run's timeline and regions")
+    parser.set_defaults(run=_generate)
+
+
+def _positive(text: str) -> int:
+    """A positive number for argparse, which names the option in its own error."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _demo(args: argparse.Namespace) -> None:
+    _silence_loading()
+    from dataclasses import replace
+
+    from ralu_cache.comparison import markdown_table
+    from ralu_cache.demo import DEMO, QUICK, run_demo
+
+    options = {name: getattr(args, name) for name in ("steps", "size", "seeds", "repeats", "methods", "device")}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if value is not None
+    }
+    summary = run_demo(replace(QUICK if args.quick else DEMO, **given), args.out)
+    print(markdown_table(summary))
+    print(f"pictures, timeline and report.json are in {args.out}")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    _silence_loading()
+    from ralu_cache.generate import Request, generate
+
+    fields = vars(args).keys() & Request.__dataclass_fields__.keys()
+    generate(Request(**{name: getattr(args, name) for name in fields}))
+
+
+def _info(args: argparse.Namespace) -> None:
+    _silence_loading()
+    from ralu_cache.info import describe
+
+    print(describe())
+
+
+def _silence_loading() -> None:
+    """Libraries chatter while they load: progress bars, and advice to install a torchvision that nothing here needs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

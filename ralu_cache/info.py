@@ -1,0 +1,64 @@
+"""`ralu-cache info`: what is installed, what is supported, what the presets are."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import torch
+
+from ralu_cache.adapters import supported_pipelines
+from ralu_cache.presets import PRESETS
+from ralu_cache.regions import scorer_names
+
+PACKAGES = (
+    "ralu-cache",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "xformers",
+    "opencv-python-headless",
+    "matplotlib",
+    "torchmetrics",
+)
+BACKENDS = {"xformers": "xformers", "flash-attn": "flash_attn", "sageattention": "sageattention"}
+
+
+def describe() -> str:
+    """The whole text, a section a paragraph."""
+    presets = [
+        f"{preset.name:<9} {preset.family:<5} steps {_list(preset.steps)}, ends {_list(preset.ends)}, "
+        f"shifts {_list(preset.shifts)}, Z {preset.z:g}, refined {preset.ratio:.0%}"
+        for preset in PRESETS.values()
+    ]
+    sections = {
+        "versions": [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)],
+        "devices": _devices(),
+        "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
+        "pipelines": supported_pipelines(),
+        "spatial presets (ends in t = 1 - sigma)": presets,
+        "region scorers": [", ".join(scorer_names())],
+        "temporal methods": ["none yet"],
+    }
+    return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[str]:
+    gpus = [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*gpus, *mps, f"cpu, {torch.get_num_threads()} threads"]
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:g}" for value in values)

@@ -1,0 +1,159 @@
+"""The command line: options arrive, errors are one line, pictures and reports are written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ralu_cache import cli
+from ralu_cache.generate import Request, call_arguments, picture_paths
+
+PROMPT = "a red circle on a blue background"
+
+
+def run(*arguments: str, expect: int = 0) -> None:
+    assert cli.main(arguments) == expect
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a failing command prints."""
+    run(*arguments, expect=2)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("ralu-cache: error: ")
+    return lines[-1]
+
+
+def test_help_is_light() -> None:
+    code = "import sys\nfrom ralu_cache import cli\ncli._parser().format_help()\nprint('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "ralu_cache", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    for command in ("demo", "generate", "info"):
+        assert command in result.stdout
+
+
+def test_info_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    run("info")
+    text = capsys.readouterr().out
+    for part in ("torch 2.", "diffusers 0.", "FluxPipeline", "ralu-4x", "5/6/7", "latent-gradient", "SDPA", "cpu"):
+        assert part in text
+
+
+def test_generate_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    files = {name: tmp_path / name for name in ("picture.png", "run.json", "run.png")}
+    run(
+        *(
+            "generate",
+            "--prompt",
+            PROMPT,
+            "--num-images",
+            "2",
+            "--spatial",
+            "ralu-7x",
+            "--height",
+            "64",
+            "--width",
+            "96",
+        ),
+        *("--out", str(files["picture.png"]), "--report", str(files["run.json"]), "--plot", str(files["run.png"])),
+    )
+    for index in range(2):
+        with Image.open(tmp_path / f"picture-{index}.png") as picture:
+            assert picture.size == (96, 64)
+    report = json.loads(files["run.json"].read_text())
+    assert (report["batch"], report["size"], len(report["steps"])) == (2, [8, 12], 10)
+    assert files["run.png"].stat().st_size > 10_000
+    assert "coarse" in capsys.readouterr().out
+
+
+def test_generate_can_leave_the_pipeline_alone(tmp_path: Path) -> None:
+    run(
+        *("generate", "--prompt", PROMPT, "--spatial", "none", "--height", "64", "--width", "64", "--steps", "2"),
+        *("--dtype", "bfloat16", "--true-cfg-scale", "1", "--out", str(tmp_path)),
+    )
+    with Image.open(tmp_path / "0.png") as picture:
+        assert picture.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--spatial", "ralu-9x"), ("ralu-9x", "ralu-4x")),
+        (("--temporal", "magic"), ("magic", "None")),
+        (("--guidance-scale", "3", "--true-cfg-scale", "2", "--height", "40"), ("40",)),
+        (("--spatial", "none", "--report", "run.json"), ("--report", "--spatial")),
+        (("--model", "no/such/folder"), ("no/such/folder",)),
+    ],
+)
+def test_errors_are_one_line(
+    options: tuple[str, ...],
+    parts: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    line = failure(capsys, "generate", "--prompt", PROMPT, *options)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", "0"), ("--num-images", "-1"), ("--height", "x")])
+def test_numbers_are_checked_before_anything_loads(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["generate", "--prompt", PROMPT, option, value])
+    assert stop.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+def test_traceback_shows_the_source() -> None:
+    with pytest.raises(ValueError, match="ralu-9x"):
+        cli.main(["--traceback", "generate", "--prompt", PROMPT, "--spatial", "ralu-9x"])
+
+
+def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from ralu_cache import comparison, demo
+
+    plans: list[tuple[demo.DemoPlan, str]] = []
+    monkeypatch.setattr(demo, "run_demo", lambda plan, out: plans.append((plan, out)))
+    monkeypatch.setattr(comparison, "markdown_table", lambda summary: "| table |")
+    run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "--out", "there")
+    run("demo", "--steps", "20", "--size", "64", "--repeats", "2")
+    (quick, there), (full, default) = plans
+    assert (quick.seeds, quick.methods, quick.steps, there) == ((3, 5), ("ralu-5x",), demo.QUICK.steps, "there")
+    assert (full.steps, full.size, full.repeats, default) == (20, 64, 2, "out/demo")
+    assert full.prompts == demo.DEMO.prompts
+    assert "| table |" in capsys.readouterr().out
+
+
+class PlainPipeline:
+    """Knows no guidance at all."""
+
+    def __call__(
+        self, prompt: Any, height: Any = None, num_images_per_prompt: int = 1, generator: Any = None
+    ) -> None: ...
+
+
+def test_options_that_a_pipeline_does_not_take_are_named() -> None:
+    request = Request("some/model", ["a"], guidance_scale=3.0, steps=4, height=64)
+    with pytest.raises(ValueError, match="PlainPipeline takes no --guidance-scale, --num-inference-steps"):
+        call_arguments(request, PlainPipeline())
+
+
+def test_each_picture_has_its_own_seed() -> None:
+    request = Request("some/model", ["a", "b"], num_images=2, seed=7)
+    generators = call_arguments(request, PlainPipeline())["generator"]
+    assert [generator.initial_seed() for generator in generators] == [7, 8, 9, 10]
+
+
+def test_picture_paths() -> None:
+    assert picture_paths("folder", 2) == [Path("folder/0.png"), Path("folder/1.png")]
+    assert picture_paths("a/fox.jpg", 1) == [Path("a/fox.jpg")]
+    assert picture_paths("a/fox.jpg", 2) == [Path("a/fox-0.jpg"), Path("a/fox-1.jpg")]

@@ -1,0 +1,121 @@
+"""The embedded model loads and draws; the demo measures in turn and writes what it promises."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ralu_cache import demo
+from ralu_cache.comparison import Trial, comparison_row, describe_hardware, markdown_table
+from ralu_cache.demo import DEMO, DemoPlan, load_tiny_flux, run_demo
+from ralu_cache.report import Report
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("torchmetrics")
+
+SMALL = replace(DEMO, prompts=DEMO.prompts[:2], methods=("ralu-7x",), size=64, steps=14, repeats=1)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "new"
+    run_demo(SMALL, folder)
+    return folder
+
+
+def test_the_embedded_model_draws_at_its_default_size() -> None:
+    pipe = load_tiny_flux()
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    prompt = "a red circle on a blue background"
+    (picture,) = pipe(
+        prompt, num_inference_steps=3, max_sequence_length=16, generator=generator, output_type="np"
+    ).images
+    assert picture.shape == (128, 128, 3)
+    assert picture[2:10, 2:10, 2].mean() > picture[2:10, 2:10, 0].mean() + 0.3  # the corner is blue
+
+
+def test_report_holds_every_method(out: Path) -> None:
+    report = json.loads((out / "report.json").read_text())
+    assert report["prompts"] == list(SMALL.prompts)
+    full, ralu, plain = report["methods"].values()
+    assert list(report["methods"])[:2] == ["full", "ralu-7x"]
+    assert (full["steps"], full["ratio"], full["flop_ratio"], full["psnr"]) == (14, 1.0, 1.0, None)
+    assert ralu["steps"] == 10 and [stage["kind"] for stage in ralu["stages"]] == ["coarse", "mixed", "fine"]
+    assert ralu["flop_ratio"] == pytest.approx(full["flops"] / ralu["flops"]) and ralu["flop_ratio"] > 1
+    assert plain["flops"] == pytest.approx(ralu["flops"], rel=0.15)
+    for row in (ralu, plain):
+        assert 5 < row["psnr"] < 60 and 0 < row["ssim"] < 1 and row["seconds"] > 0
+
+
+def test_pictures_are_written(out: Path) -> None:
+    for name in ("grid.png", "regions.png", "timeline.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width > 300 and len(np.unique(np.asarray(picture))) > 50
+
+
+def test_table_has_a_line_for_every_method(out: Path) -> None:
+    table = (out / "table.md").read_text()
+    report = json.loads((out / "report.json").read_text())
+    assert table == markdown_table(report)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == list(report["methods"])
+    assert {line.count("|") for line in table.splitlines()[:5]} == {9}
+
+
+def test_runs_are_interleaved_and_pictures_kept_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[tuple[str, int]] = []
+
+    def sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: Any) -> tuple[np.ndarray, Report | None]:
+        order.append((trial.name, seed))
+        shown = np.full((2, 4, 4, 3), len(order), dtype=np.float32)
+        if trial.spatial is None:
+            return shown, None
+        return shown, Report("Pipe", trial.name, "none", baseline_steps=50, baseline_flops=50.0)
+
+    class Pipe:
+        def set_progress_bar_config(self, disable: bool) -> None: ...
+
+    monkeypatch.setattr(demo, "_sample", sample)
+    monkeypatch.setattr(Report, "flops", 12.4)
+    trials = demo.measure(replace(SMALL, methods=("ralu-4x", "ralu-7x"), seeds=(3, 5), repeats=2), Pipe())
+    names = ["full", "ralu-4x", "ralu-7x", "12 plain steps"]
+    assert [trial.name for trial in trials] == names
+    assert order[:2] == [("ralu-4x", 3), ("ralu-7x", 3)]  # warm-up
+    assert order[2:] == [(name, seed) for _ in range(2) for seed in (3, 5) for name in names]
+    assert [len(trial.seconds) for trial in trials] == [4] * 4
+    assert [int(shown[0, 0, 0, 0]) for shown in trials[0].pictures.values()] == [3, 7]  # of the first round
+
+
+def test_speed_up_is_the_median_of_the_rounds_own_ratios() -> None:
+    """A machine that slows down for a whole round changes nothing."""
+    full = Trial("full", 50, 100.0, seconds=[10.0, 30.0, 10.0])
+    fast = Trial("fast", 10, 20.0, seconds=[2.0, 6.0, 2.5])
+    row = comparison_row(fast, full, {})
+    assert (row["ratio"], row["ratio_range"], row["flop_ratio"], row["seconds"]) == (5.0, [4.0, 5.0], 5.0, 2.5)
+
+
+def test_likeness_is_averaged_over_pictures_and_seeds() -> None:
+    full = Trial("full", 50, 100.0, seconds=[1.0], pictures={0: np.zeros((2, 1, 1, 3)), 1: np.ones((2, 1, 1, 3))})
+    fast = Trial("fast", 10, 20.0, seconds=[1.0], pictures=full.pictures)
+    row = comparison_row(fast, full, {"psnr": lambda a, b: [10.0 + float(b.max()), 20.0 + float(b.max())]})
+    assert (row["psnr"], row["psnr_spread"]) == (15.5, pytest.approx(np.std([10, 20, 11, 21])))
+    equal = comparison_row(fast, full, {"psnr": lambda a, b: [float("inf")] * 2})
+    assert equal["psnr"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("steps", 0), ("repeats", -1), ("prompts", ()), ("methods", ("ralu", "ralu")), ("seeds", ())]
+)
+def test_a_plan_that_cannot_run_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        replace(SMALL, **{option: value})
+
+
+def test_hardware_is_named() -> None:
+    hardware = describe_hardware("cpu")
+    assert hardware["threads"] == torch.get_num_threads() and hardware["name"]
