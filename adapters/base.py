@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.canvas import TokenLayout
 
 if TYPE_CHECKING:
-    from ralu_cache.hooks import ShortCall
+    from ralu_cache.hooks import LayoutCall
     from ralu_cache.run import Run
 
 
@@ -54,10 +54,8 @@ class Adapter(Protocol):
     def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
         """The short prediction -> the full one, coarse tokens replicated."""
 
-    def install_positions(
-        self, module: nn.Module, short: Callable[[], ShortCall | None]
-    ) -> list[RemovableHandle]:
-        """Hooks that give each sample of a short call its own positions, where the model shares them over the batch."""
+    def install_positions(self, module: nn.Module, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+        """Hooks that give each sample of the active call its own positions, where the model shares them over the batch."""
 
     def install_text_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         """Hooks that leave (B, n) image-to-text attention in `run.text_attention` when `run.wants_text_attention`."""

@@ -15,7 +15,7 @@ from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.flops import TransformerShape, forward_flops
 
 if TYPE_CHECKING:
-    from ralu_cache.hooks import ShortCall
+    from ralu_cache.hooks import LayoutCall
     from ralu_cache.run import Run
 
 
@@ -108,26 +108,31 @@ class FluxAdapter:
         full = patchify(layout.expand(prediction[:, : layout.tokens]), self.patch)
         return torch.cat([full, prediction[:, layout.tokens :]], 1)
 
-    def install_positions(self, module: nn.Module, short: Callable[[], ShortCall | None]) -> list[RemovableHandle]:
-        def per_sample(embed: nn.Module, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
-            current = short()
-            if current is None or current.layout.shared:
+    def install_positions(self, module: nn.Module, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+        """The rotary tables of a layout are made once; those of samples that differ are made per sample."""
+
+        def shrink(embed: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            current = active()
+            return None if current is None or _ids(current.call) not in current.tables else (args[0][:1],)
+
+        def rotary(embed: nn.Module, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
+            current = active()
+            if current is None:
                 return None
-            ids, batch = args[0], current.layout.batch
-            text = current.call["txt_ids"].shape[-2]
-            per_sample_ids = ids.expand(batch, -1, -1).clone()
-            per_sample_ids[:, text : text + current.layout.tokens, 1:] = current.positions
-            tables = embed.forward(per_sample_ids.flatten(0, 1))
-            return tuple(PerSampleTable(t.unflatten(0, (batch, -1))) for t in tables)
+            count = _ids(current.call)
+            if count not in current.tables:
+                shared = current.positions is None or current.layout.shared
+                current.tables[count] = table if shared else _per_sample_tables(embed, args[0], current)
+            return current.tables[count]
 
-        return [module.pos_embed.register_forward_hook(per_sample)]
+        return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 
-    def install_text_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
+    def installtext_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             run = current()
             if run is not None and run.wants_text_attention:
                 assert run.layout is not None
-                run.text_attention = _text_attention(attention, **kwargs)[:, : run.layout.tokens]
+                run.text_attention = text_attention(attention, **kwargs)[:, : run.layout.tokens]
 
         block = transformer.transformer_blocks[-1]
         return [block.attn.register_forward_pre_hook(capture, with_kwargs=True)]
@@ -137,7 +142,20 @@ class FluxAdapter:
         return batch * forward_flops(self.shape, tokens, call["encoder_hidden_states"].shape[1])
 
 
-def _text_attention(
+def _ids(call: Mapping[str, Any]) -> int:
+    """How many position ids the call has, text and image."""
+    return call["txt_ids"].shape[-2] + call["img_ids"].shape[-2]
+
+
+def _per_sample_tables(embed: nn.Module, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
+    """Rotary tables (cos, sin) whose rows of the layout's tokens have each sample's own positions."""
+    text = call.call["txt_ids"].shape[-2]
+    rows = ids.expand(call.layout.batch, -1, -1).clone()
+    rows[:, text : text + call.layout.tokens, 1:] = call.positions
+    return tuple(PerSampleTable(t.unflatten(0, (len(rows), -1))) for t in embed.forward(rows.flatten(0, 1)))
+
+
+def text_attention(
     attention: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
 ) -> Tensor:
     """Share of each image token's attention that falls on the text, mean over heads: (B, image tokens)."""

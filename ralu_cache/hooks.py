@@ -17,12 +17,17 @@ from ralu_cache.run import Run
 
 
 @dataclass(frozen=True)
-class ShortCall:
-    """A denoiser call in flight whose tokens are those of `layout`, at `positions` (B, n, 2)."""
+class LayoutCall:
+    """A denoiser call of the run in flight, on the tokens of `layout`.
+
+    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call. `tables` keeps what
+    depends on the layout alone (rotary tables, by number of ids) from step to step; it goes with the layout.
+    """
 
     layout: TokenLayout
-    positions: Tensor
+    positions: Tensor | None
     call: Mapping[str, Any]
+    tables: dict[int, Any]
 
 
 class RootHook:
@@ -43,13 +48,14 @@ class RootHook:
         self.module, self.adapter, self.owner, self.current, self.reduce_only = (
             module, adapter, owner, current, reduce_only,
         )  # fmt: skip
-        self.short: ShortCall | None = None
+        self.active: LayoutCall | None = None
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
         self._layout: TokenLayout | None = None
+        self._tables: dict[int, Any] = {}
         self.handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(self._before, with_kwargs=True),
             module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-            *adapter.install_positions(module, lambda: self.short),
+            *adapter.install_positions(module, lambda: self.active),
         ]
 
     def remove(self) -> None:
@@ -59,7 +65,7 @@ class RootHook:
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]] | None:
-        self.short = None
+        self.active = None
         run = self.current()
         call = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
@@ -68,30 +74,32 @@ class RootHook:
         latents = self.adapter.latents(call, grid)
         run.begin(grid, latents)
         assert run.layout is not None
-        self._reset_stock_caches(run.layout)
+        self._follow(run.layout)
         layout = run.layout.repeat(latents.shape[0])
-        short = call
+        short, positions = call, None
         if not layout.all_fine:
             tokens = layout.reduce(run.model_input(latents))
             positions = run.positions(layout)
             short = self.adapter.shorten(call, layout, tokens, positions)
-            self.short = ShortCall(layout, positions, short)
+        self.active = LayoutCall(layout, positions, short, self._tables)
         if not self.reduce_only:
             run.count_call(self.adapter.flops(short), self.adapter.flops(call))
-        return ((), short) if self.short is not None else None
+        return None if positions is None else ((), short)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        short, self.short = self.short, None
-        if short is None or output is None or self.reduce_only:
+        active, self.active = self.active, None
+        if active is None or active.positions is None or output is None or self.reduce_only:
             return None
-        prediction = self.adapter.lengthen(output[0], short.layout)
+        prediction = self.adapter.lengthen(output[0], active.layout)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
-    def _reset_stock_caches(self, layout: TokenLayout) -> None:
-        """Caches that the user enabled on the model do not survive a change of layout."""
-        if layout is not self._layout and hasattr(self.module, "_reset_stateful_cache"):
+    def _follow(self, layout: TokenLayout) -> None:
+        """On a change of layout, drop our tables and whatever caches the user enabled on the model."""
+        if layout is self._layout:
+            return
+        self._layout, self._tables = layout, {}
+        if hasattr(self.module, "_reset_stateful_cache"):
             self.module._reset_stateful_cache()
-        self._layout = layout
 
 
 def installed_owner(module: nn.Module) -> Any:

@@ -160,7 +160,7 @@ class Run:
             grid = (image.shape[2] // patch, image.shape[3] // patch)
             self._open(grid, image.shape[0], image.device)
             if self.stage.kind != "coarse":
-                self.layout = self._choose(image.float(), torch.zeros_like(image, dtype=torch.float32), started=False)
+                self.layout = self._choose(image.float(), -image.float(), started=False)
             self.noise = noise.float()
         assert self.layout is not None
         clean = self.layout.project(image.float())

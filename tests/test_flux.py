@@ -10,8 +10,10 @@ import torch
 from diffusers import FluxPipeline
 
 from ralu_cache import RALU, accelerate
+from ralu_cache.adapters.flux import text_attention
+from ralu_cache.regions import scorer_names
 from ralu_cache.scheduler import StagedFlowMatchEuler
-from tests.pipelines import HEIGHT, TOKENS, WIDTH, call_arguments, embeddings, generators, make_pipeline
+from tests.pipelines import HEIGHT, TOKENS, WIDTH, call_arguments, embeddings, generators, make_pipeline, make_transformer
 
 PLAN = RALU(steps=(2, 2, 2), regions="latent-gradient")
 MIXED = round(0.3 * TOKENS / 4) * 3 + TOKENS // 4
@@ -282,3 +284,32 @@ def test_the_scheduler_keeps_the_stock_parameter_names() -> None:
     for method in ("set_timesteps", "step", "scale_noise", "set_begin_index"):
         mine, theirs = (list(inspect.signature(getattr(c, method)).parameters) for c in (StagedFlowMatchEuler, stock))
         assert mine == theirs
+
+
+@pytest.mark.parametrize("regions", scorer_names())
+def test_every_scorer_chooses_regions_in_a_run(pipe: Any, regions: str) -> None:
+    handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 2), regions=regions))
+    together = latents(pipe)
+    assert together.isfinite().all()
+    alone = {name: rows[1:] for name, rows in embeddings(2).items()}
+    torch.testing.assert_close(
+        latents(pipe, batch=1, **alone, generator=generators(1, first=101))[0], together[1], atol=1e-5, rtol=1e-5
+    )
+    share = handle.report.regions[0].mean()
+    assert share == pytest.approx(0.3, abs=0.01)
+
+
+def test_text_attention_is_the_share_that_stock_attention_gives_the_text() -> None:
+    """With values 1 for text and 0 for image tokens, stock attention returns that share itself."""
+    attention = make_transformer().transformer_blocks[0].attn
+    for projection, value in ((attention.to_v, 0.0), (attention.add_v_proj, 1.0), (attention.to_out[0], 0.0)):
+        torch.nn.init.zeros_(projection.weight)
+        torch.nn.init.constant_(projection.bias, value)
+    torch.nn.init.eye_(attention.to_out[0].weight)
+    angles = torch.rand(7 + 12, 16)
+    inputs = {"hidden_states": torch.randn(2, 12, 32), "encoder_hidden_states": torch.randn(2, 7, 32)}
+    rotary = (angles.cos(), angles.sin())
+    with torch.no_grad():
+        expected = attention(**inputs, image_rotary_emb=rotary)[0].mean(-1)
+        torch.testing.assert_close(text_attention(attention, **inputs, image_rotary_emb=rotary), expected)
+    assert 0.1 < expected.mean() < 0.9
