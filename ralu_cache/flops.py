@@ -2,7 +2,7 @@
 
 Counted as `torch.utils.flop_counter` counts, two per multiply-add: every matrix multiplication, that is all linear
 layers (modulation and embeddings included) and the two products of exact attention, 4 L^2 d for L tokens of width d.
-Left out are normalisation, activations, softmax, rotary embedding and everything else that is not a product of matrices.
+Left out are normalisation, activations, softmax, rotary embedding and whatever else is not a product of matrices.
 Layers that an extra brings along (IP-Adapter, LoRA kept apart) are not part of the model's shape and not counted.
 """
 
