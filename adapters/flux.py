@@ -58,6 +58,8 @@ class FluxAdapter:
             in_channels=config.in_channels,
             out_channels=self.channels,
             context_channels=config.joint_attention_dim,
+            pooled_channels=config.pooled_projection_dim,
+            guidance=config.guidance_embeds,
         )
 
     @classmethod
@@ -127,7 +129,7 @@ class FluxAdapter:
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 
-    def installtext_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
+    def install_text_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             run = current()
             if run is not None and run.wants_text_attention:

@@ -313,3 +313,18 @@ def test_text_attention_is_the_share_that_stock_attention_gives_the_text() -> No
         expected = attention(**inputs, image_rotary_emb=rotary)[0].mean(-1)
         torch.testing.assert_close(text_attention(attention, **inputs, image_rotary_emb=rotary), expected)
     assert 0.1 < expected.mean() < 0.9
+
+
+def test_the_report_counts_the_flops_that_a_counter_counts(pipe: Any) -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    handle = accelerate(pipe, spatial=PLAN)
+    latents(pipe, batch=1, true_cfg_scale=1.0)
+    assert handle.report is not None
+    report, counted = handle.report, []
+    pipe.transformer.register_forward_pre_hook(lambda *_: counted.append(FlopCounterMode(display=False).__enter__()))
+    pipe.transformer.register_forward_hook(lambda *_: counted[-1].__exit__(None, None, None))
+    with sdpa_kernel(SDPBackend.MATH):
+        latents(pipe, batch=1, true_cfg_scale=1.0)
+    assert [c.get_total_flops() for c in counted] == [step.flops for step in report.steps]
