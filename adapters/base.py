@@ -27,7 +27,7 @@ class Adapter(Protocol):
     pipelines: tuple[str, ...]
     patch: int  # latent pixels per token side
 
-    def __init__(self, transformer: nn.Module) -> None: ...
+    def __init__(self, transformer: Any) -> None: ...
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -48,16 +48,18 @@ class Adapter(Protocol):
     def from_image(self, image: Tensor, like: Tensor) -> Tensor:
         """(B, C, H, W) -> the form of `like`."""
 
-    def shorten(self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor) -> dict[str, Any]:
+    def shorten(
+        self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
+    ) -> dict[str, Any]:
         """The full call -> the call on the layout's `tokens` (B, n, C*p*p) at `positions` (B, n, 2)."""
 
     def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
         """The short prediction -> the full one, coarse tokens replicated."""
 
-    def install_positions(self, module: nn.Module, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
-        """Hooks that give each sample of the active call its own positions, where the model shares them over the batch."""
+    def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+        """Hooks that give each sample of the active call its positions, where the model shares one table."""
 
-    def install_text_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
+    def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         """Hooks that leave (B, n) image-to-text attention in `run.text_attention` when `run.wants_text_attention`."""
 
     def flops(self, call: Mapping[str, Any]) -> float:
@@ -98,5 +100,6 @@ def find_adapter(pipe: object) -> Adapter:
     if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):
         denoiser += ", made by torch.compile(pipe.transformer); use pipe.transformer.compile_repeated_blocks() instead"
     raise TypeError(
-        f"{type(pipe).__name__} ({denoiser}) is not supported; ralu_cache accelerates {', '.join(supported_pipelines())}"
+        f"{type(pipe).__name__} ({denoiser}) is not supported; ralu_cache accelerates "
+        + ", ".join(supported_pipelines())
     )

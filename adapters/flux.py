@@ -48,7 +48,7 @@ class FluxAdapter:
     )  # fmt: skip
     patch = 2
 
-    def __init__(self, transformer: nn.Module) -> None:
+    def __init__(self, transformer: Any) -> None:
         config = transformer.config
         self.channels = config.out_channels or config.in_channels
         self.shape = TransformerShape(
@@ -84,7 +84,9 @@ class FluxAdapter:
     def from_image(self, image: Tensor, like: Tensor) -> Tensor:
         return image if like.ndim == 4 else patchify(image, self.patch)
 
-    def shorten(self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor) -> dict[str, Any]:
+    def shorten(
+        self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
+    ) -> dict[str, Any]:
         hidden, ids = call["hidden_states"], call["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         count = layout.fine_grid[0] * layout.fine_grid[1]
@@ -110,14 +112,14 @@ class FluxAdapter:
         full = patchify(layout.expand(prediction[:, : layout.tokens]), self.patch)
         return torch.cat([full, prediction[:, layout.tokens :]], 1)
 
-    def install_positions(self, module: nn.Module, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+    def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The rotary tables of a layout are made once; those of samples that differ are made per sample."""
 
         def shrink(embed: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             current = active()
             return None if current is None or _ids(current.call) not in current.tables else (args[0][:1],)
 
-        def rotary(embed: nn.Module, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
+        def rotary(embed: Any, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
             current = active()
             if current is None:
                 return None
@@ -129,7 +131,7 @@ class FluxAdapter:
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 
-    def install_text_attention(self, transformer: nn.Module, current: Callable[[], Run | None]) -> list[RemovableHandle]:
+    def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             run = current()
             if run is not None and run.wants_text_attention:
@@ -149,16 +151,17 @@ def _ids(call: Mapping[str, Any]) -> int:
     return call["txt_ids"].shape[-2] + call["img_ids"].shape[-2]
 
 
-def _per_sample_tables(embed: nn.Module, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
+def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
     """Rotary tables (cos, sin) whose rows of the layout's tokens have each sample's own positions."""
     text = call.call["txt_ids"].shape[-2]
     rows = ids.expand(call.layout.batch, -1, -1).clone()
+    assert call.positions is not None
     rows[:, text : text + call.layout.tokens, 1:] = call.positions
     return tuple(PerSampleTable(t.unflatten(0, (len(rows), -1))) for t in embed.forward(rows.flatten(0, 1)))
 
 
 def text_attention(
-    attention: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
+    attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
 ) -> Tensor:
     """Share of each image token's attention that falls on the text, mean over heads: (B, image tokens)."""
 

@@ -150,11 +150,19 @@ def main() -> None:
                 bar.update()
             for preset, images_of in strips.items():
                 strip(images_of, options.out / f"{preset}-{guidance}.png")
-    setting = {"prompts": lab.prompts, "seeds": "0, 1, ... in the order of the prompts", "full_steps": STEPS, "size": 128}
-    (options.out / "ablation.json").write_text(json.dumps({**setting, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+    setting = {
+        "prompts": lab.prompts,
+        "seeds": "0, 1, ... in the order of the prompts",
+        "full_steps": STEPS,
+        "size": 128,
+    }
+    (options.out / "ablation.json").write_text(
+        json.dumps({**setting, "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
+    )
     head = (
-        f"# RALU ablation on tiny-flux\n\n{len(lab.prompts)} prompts, 128x128 pixels, PSNR and SSIM to the {STEPS}-step "
-        "full run of the same seed.\nEach line changes one thing from the default. Made by `python -m benchmarks.ralu_ablation`.\n\n"
+        f"# RALU ablation on tiny-flux\n\n{len(lab.prompts)} prompts, 128x128 pixels, PSNR and SSIM to "
+        f"the {STEPS}-step full run of the same seed.\nEach line changes one thing from the default. "
+        "Made by `python -m benchmarks.ralu_ablation`.\n\n"
     )
     (options.out / "ablation.md").write_text(head + table(rows))
     print(table(rows))

@@ -141,7 +141,7 @@ class TokenLayout:
         return TokenLayout(self.refined.repeat(batch // self.batch, 1, 1), self.patch)
 
     def positions(self, anchor: float = 0.5) -> Tensor:
-        """(B, n, 2) float32 (row, column) in fine-token units; a coarse token sits `anchor` into its cell (0.5: centre)."""
+        """(B, n, 2) float32 (row, column) in fine-token units; a coarse token sits `anchor` into its cell."""
         columns = self.cells[1]
         coarse = torch.stack([self.coarse_index // columns, self.coarse_index % columns], -1).float() * 2 + anchor
         fine = torch.stack([self.fine_index // (2 * columns), self.fine_index % (2 * columns)], -1).float()
@@ -160,7 +160,9 @@ class TokenLayout:
     def expand(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, C*p*p) -> canvas (B, C, H, W), coarse tokens replicated; `reduce(expand(t)) == t` exactly."""
         if tokens.shape[:2] != (self.batch, self.tokens):
-            raise ValueError(f"expected tokens ({self.batch}, {self.tokens}, d) of this layout, got {tuple(tokens.shape)}")
+            raise ValueError(
+                f"expected tokens ({self.batch}, {self.tokens}, d) of this layout, got {tuple(tokens.shape)}"
+            )
         rows, columns = self.cells
         count = self.coarse_index.shape[1]
         coarse = _scatter(tokens[:, :count], self.coarse_index, rows * columns)

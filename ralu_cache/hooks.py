@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class RootHook:
             return
         self._layout, self._tables = layout, {}
         if hasattr(self.module, "_reset_stateful_cache"):
-            self.module._reset_stateful_cache()
+            cast(Any, self.module)._reset_stateful_cache()
 
 
 def installed_owner(module: nn.Module) -> Any:

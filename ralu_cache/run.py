@@ -22,7 +22,7 @@ HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse
 class Geometry:
     """How the pipeline's latents map to images: the adapter's two conversions and its sizes.
 
-    `to_image(latents, grid)` gives (B, C, H, W) from whatever the pipeline holds, `from_image(image, like)` the inverse;
+    `to_image(latents, grid)` gives (B, C, H, W) from what the pipeline holds, `from_image(image, like)` the inverse;
     `patch` is latent pixels per token side, `pixels` image pixels per token side.
     """
 
@@ -55,9 +55,11 @@ class Run:
         autoencoder: Autoencoder,
         report: Report,
     ) -> None:
-        self.method, self.stages, self.geometry, self.autoencoder, self.report = (
-            method, stages, geometry, autoencoder, report,
-        )  # fmt: skip
+        self.method = method
+        self.stages = stages
+        self.geometry = geometry
+        self.autoencoder = autoencoder
+        self.report = report
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
         self.index = 0
         self.calls = 0
@@ -115,17 +117,19 @@ class Run:
         """
         if self.layout is not None:
             return
-        self._open(grid, latents.shape[0], latents.device)
+        layout = self._open(grid, latents.shape[0], latents.device)
         if self.index:
             if self.stage.kind != "fine":
                 raise ValueError(
                     "latents= together with a start in mid-schedule (strength < 1) is not supported: the noise in them "
                     "is unknown, so they cannot be reduced to coarse tokens; pass image= without latents="
                 )
-            self.layout = TokenLayout.fine(latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device)
+            self.layout = TokenLayout.fine(
+                latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device
+            )
             return
         self.noise = latents.float()
-        self._canvas = self._noise_on(self.layout)
+        self._canvas = self._noise_on(layout)
 
     def model_input(self, latents: Tensor) -> Tensor:
         """The canvas that the model is to see, (b, C, H, W): coarse noise at the first step, else the given latents."""
@@ -187,18 +191,20 @@ class Run:
 
     # ---- inner workings
 
-    def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> None:
+    def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         rows, columns = grid
-        pixels = self.geometry.pixels
         if rows % 2 or columns % 2:
+            pixels = self.geometry.pixels
+            nearest = (rows + rows % 2) * pixels, (columns + columns % 2) * pixels
             raise ValueError(
                 f"height and width must be multiples of {2 * pixels} for spatial stages, got "
-                f"{rows * pixels}x{columns * pixels}; nearest: {(rows + 1) // 2 * 2 * pixels}x{(columns + 1) // 2 * 2 * pixels}"
+                f"{rows * pixels}x{columns * pixels}; nearest: {nearest[0]}x{nearest[1]}"
             )
         self.grid = grid
         self.report.size, self.report.batch = grid, batch
         make = TokenLayout.fine if self.stage.kind == "fine" else TokenLayout.coarse
         self.layout = make(batch, rows // 2, columns // 2, self.geometry.patch, device)
+        return self.layout
 
     def _noise_on(self, layout: TokenLayout, noise: Tensor | None = None) -> Tensor:
         noise = self.noise if noise is None else noise
@@ -230,9 +236,7 @@ class Run:
         lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode)
         return renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
 
-    def _choose(
-        self, x0: Tensor, velocity: Tensor, upcoming: Stage | None = None, started: bool = True
-    ) -> TokenLayout:
+    def _choose(self, x0: Tensor, velocity: Tensor, upcoming: Stage | None = None, started: bool = True) -> TokenLayout:
         """The layout of the upcoming (or, before the first step, the current) stage, regions chosen per sample."""
         assert self.layout is not None
         stage = upcoming or self.stage
@@ -262,10 +266,15 @@ class Run:
 
     def _record(self, layout: TokenLayout) -> None:
         now = time.perf_counter()
-        self.report.steps.append(
-            StepRecord(
-                index=self.index, stage=self.places[self.index][0], sigma=self.sigma, sigma_next=self.sigma_next,
-                tokens=layout.tokens, calls=self.calls, flops=self.call_flops, seconds=now - self._clock,
-            )  # fmt: skip
+        record = StepRecord(
+            index=self.index,
+            stage=self.places[self.index][0],
+            sigma=self.sigma,
+            sigma_next=self.sigma_next,
+            tokens=layout.tokens,
+            calls=self.calls,
+            flops=self.call_flops,
+            seconds=now - self._clock,
         )
+        self.report.steps.append(record)
         self._clock, self.calls, self.call_flops = now, 0, 0.0

@@ -19,7 +19,7 @@ _UNSUPPORTED = (
 )  # fmt: skip
 
 
-def check_scheduler(scheduler: object) -> None:
+def check_scheduler(scheduler: Any) -> None:
     """Raise TypeError or ValueError unless `scheduler` is a flow-match Euler scheduler whose options can be staged."""
     if type(scheduler) is not FlowMatchEulerDiscreteScheduler:
         raise TypeError(
@@ -38,6 +38,7 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
     """
 
     stock: FlowMatchEulerDiscreteScheduler
+    timesteps: Tensor
     new_run: Callable[[int, float], Run | None] | None = None
     run: Run | None = None
 
@@ -45,7 +46,7 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
     def staged(
         cls, stock: FlowMatchEulerDiscreteScheduler, new_run: Callable[[int, float], Run | None]
     ) -> StagedFlowMatchEuler:
-        """A scheduler with the settings of `stock` whose every `set_timesteps` asks `new_run(steps, shift)` for a run."""
+        """A scheduler with the settings of `stock` that asks `new_run(steps, shift)` for a run of every call."""
         scheduler = cls.from_config(stock.config)
         scheduler.set_shift(stock.shift)
         scheduler.stock, scheduler.new_run = stock, new_run
@@ -76,7 +77,7 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
         if self.new_run is None:
             return
-        count = self.num_inference_steps
+        count = len(self.timesteps)
         if timesteps is not None or (sigmas is not None and not _evenly_spaced(sigmas)):
             raise ValueError(
                 "custom sigmas= or timesteps= are not supported together with spatial stages, which lay out their own; "
@@ -122,11 +123,20 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
     ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor]:
-        """As the stock method. Raises RuntimeError if the denoiser's hook did not run, ValueError per-token timesteps."""
+        """As the stock method. RuntimeError if the denoiser's hook did not run, ValueError for per-token timesteps."""
         run = self.run
         if run is None:
             return super().step(
-                model_output, timestep, sample, s_churn, s_tmin, s_tmax, s_noise, generator, per_token_timesteps, return_dict
+                model_output,
+                timestep,
+                sample,
+                s_churn,
+                s_tmin,
+                s_tmax,
+                s_noise,
+                generator,
+                per_token_timesteps,
+                return_dict,
             )
         if per_token_timesteps is not None:
             raise ValueError("per_token_timesteps are not supported by spatial stages; call handle.disable() first")

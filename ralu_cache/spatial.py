@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from ralu_cache import presets, schedule
@@ -37,12 +38,16 @@ class Stage:
 class SpatialMethod(Protocol):
     """What the orchestrator needs of a spatial method; `RALU` is ours, others may be registered."""
 
-    noise: str
-    start: str
-    lift: str
-    frame: str
-    anchor: str
-
+    @property
+    def noise(self) -> str: ...
+    @property
+    def start(self) -> str: ...
+    @property
+    def lift(self) -> str: ...
+    @property
+    def frame(self) -> str: ...
+    @property
+    def anchor(self) -> str: ...
     @property
     def scorer(self) -> Scorer: ...
 
@@ -78,7 +83,7 @@ class RALU:
         frame: position ids of coarse tokens count coarse tokens ("own") or fine ones ("fine").
         anchor: a coarse token sits at its cell's "center" or "corner".
 
-    Raises ValueError, with the value and what is accepted, for anything unknown, NaN, negative or of ill-matched length.
+    Raises ValueError, with the value and what is accepted, for anything unknown, NaN, negative or ill-matched.
     """
 
     steps: tuple[int, ...] | None = None
@@ -104,7 +109,9 @@ class RALU:
             _choice(name, getattr(self, name), accepted)
         _choice("anchor", self.anchor, tuple(ANCHORS))
         if self.noise == "paper" and self.lift != "nearest":
-            raise ValueError(f"lift={self.lift!r} needs noise='rewind': the paper's noise is defined for 'nearest' only")
+            raise ValueError(
+                f"lift={self.lift!r} needs noise='rewind': the paper's noise is defined for 'nearest' only"
+            )
         if (self.shifts is None) != (self.z is None):
             raise ValueError(f"give shifts and z together or neither; got shifts={self.shifts}, z={self.z}")
         if self.noise == "paper" and self.z is not None and self.z < 2:
@@ -121,7 +128,9 @@ class RALU:
         counts = self.steps if self.steps is not None else self.split
         probe = self.shifts if self.shifts is not None else (1.0,) * len(self.ends)
         if counts is None or not len(counts) == len(self.ends) == len(probe):
-            given = ", ".join(f"{n}={v}" for n in ("steps", "split", "ends", "shifts") if (v := getattr(self, n)) is not None)
+            given = ", ".join(
+                f"{n}={v}" for n in ("steps", "split", "ends", "shifts") if (v := getattr(self, n)) is not None
+            )
             raise ValueError(f"a plan needs one value for each stage in all of its parts, got {given}")
         schedule.stage_sigmas(counts, self.ends, probe, self.z if self.z is not None else 2.0)
 
@@ -150,7 +159,9 @@ class RALU:
         if isinstance(self.ratio, float | int) and mixed > 1:
             given = tuple(self.ratio + (1 - self.ratio) * k / mixed for k in range(mixed))
         if len(given) != mixed or not all(0 < r < 1 for r in given) or list(given) != sorted(given):
-            raise ValueError(f"ratio must be {mixed} growing share(s) between 0 and 1 for {count} stages, got {self.ratio}")
+            raise ValueError(
+                f"ratio must be {mixed} growing share(s) between 0 and 1 for {count} stages, got {self.ratio}"
+            )
         return (1.0,) if count == 1 else (0.0, *given, 1.0)
 
     def stages(self, num_inference_steps: int, model_shift: float) -> tuple[Stage, ...]:
@@ -182,7 +193,7 @@ class RALU:
 
 
 Factory = Callable[[], SpatialMethod]
-_METHODS: dict[str, Factory] = {name: lambda name=name: RALU.preset(name) for name in presets.PRESETS}  # type: ignore[misc]
+_METHODS: dict[str, Factory] = {name: partial(RALU.preset, name) for name in presets.PRESETS}
 
 
 def register_spatial(name: str, factory: Factory) -> None:
@@ -203,7 +214,9 @@ def resolve_spatial(spec: str | SpatialMethod | None, default: str) -> SpatialMe
     if isinstance(spec, str):
         name = default if spec == "ralu" else spec
         if name not in _METHODS:
-            raise ValueError(f"unknown spatial method {spec!r}; accepted: None, {', '.join(spatial_names())}, or a RALU(...)")
+            raise ValueError(
+                f"unknown spatial method {spec!r}; accepted: None, {', '.join(spatial_names())}, or a RALU(...)"
+            )
         return _METHODS[name]()
     if not callable(getattr(spec, "stages", None)):
         raise TypeError(f"spatial must be None, a name or a RALU(...), got {type(spec).__name__}")

@@ -37,7 +37,7 @@ def seeded_noise(noise: Tensor, salt: str) -> Tensor:
 
 
 def coarse_noise(noise: Tensor, start: str) -> Tensor:
-    """Unit-variance noise of the coarse grid on the canvas: block means times two, or every fourth sample (the paper)."""
+    """Unit-variance noise of the coarse grid, on the canvas: twice the block means, or every fourth sample (paper)."""
     return 2 * coarsen(noise) if start == "pooled" else replicate(noise[..., ::2, ::2])
 
 
@@ -62,7 +62,9 @@ def renoise_paper(
     """
     z = level_ratio(sigma, sigma_next)
     if z < 2 - 1e-6:
-        raise ValueError(f"the paper's noise needs Z >= 2, but going from sigma {sigma:.4f} to {sigma_next:.4f} is Z = {z:.4f}")
+        raise ValueError(
+            f"the paper's noise needs Z >= 2, but going from sigma {sigma:.4f} to {sigma_next:.4f} is Z = {z:.4f}"
+        )
     mean = coarsen(white)
     refined = white + (max(0.0, 1 - 4 / z**2) ** 0.5 - 1) * mean
     kept = (1 - 1 / z**2) ** 0.5 * torch.where(fine, white, 2 * mean)

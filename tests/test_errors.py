@@ -36,7 +36,7 @@ def test_wrong_pipelines(pipe: Any) -> None:
     with pytest.raises(TypeError, match=r"object \(no transformer\) is not supported"):
         accelerate(object(), spatial="ralu")
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")
-    with pytest.raises(TypeError, match="OptimizedModule.*compile_repeated_blocks"):
+    with pytest.raises(TypeError, match=r"OptimizedModule.*compile_repeated_blocks"):
         accelerate(pipe, spatial="ralu")
 
 
@@ -134,7 +134,7 @@ def test_a_lost_hook_is_noticed(pipe: Any) -> None:
 def test_a_replaced_scheduler_is_noticed(pipe: Any) -> None:
     accelerate(pipe, spatial=PLAN)
     pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(RuntimeError, match="pipe.scheduler was replaced by a FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(RuntimeError, match=r"pipe\.scheduler was replaced by a FlowMatchEulerDiscreteScheduler"):
         pipe(**call_arguments())
     accelerate(pipe, spatial=PLAN)
     assert pipe(**call_arguments()).images.isfinite().all()

@@ -13,7 +13,16 @@ from ralu_cache import RALU, accelerate
 from ralu_cache.adapters.flux import text_attention
 from ralu_cache.regions import scorer_names
 from ralu_cache.scheduler import StagedFlowMatchEuler
-from tests.pipelines import HEIGHT, TOKENS, WIDTH, call_arguments, embeddings, generators, make_pipeline, make_transformer
+from tests.pipelines import (
+    HEIGHT,
+    TOKENS,
+    WIDTH,
+    call_arguments,
+    embeddings,
+    generators,
+    make_pipeline,
+    make_transformer,
+)
 
 PLAN = RALU(steps=(2, 2, 2), regions="latent-gradient")
 MIXED = round(0.3 * TOKENS / 4) * 3 + TOKENS // 4
@@ -115,14 +124,13 @@ def test_the_canvas_keeps_its_shape_and_coarse_tokens_stay_replicated(pipe: Any)
 
 
 def test_a_callback_may_change_the_latents(pipe: Any) -> None:
-    def shift(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
-        return {"latents": given["latents"] + 0.1} if step == change_at else {}
+    def shift_at(change: int) -> Any:
+        return lambda pipe, step, timestep, given: {"latents": given["latents"] + 0.1} if step == change else {}
 
     accelerate(pipe, spatial=PLAN)
-    change_at = -1
-    plain = latents(pipe, callback_on_step_end=shift)
-    for change_at in (0, 1, 2, 5):
-        changed = latents(pipe, callback_on_step_end=shift)
+    plain = latents(pipe)
+    for change in (0, 1, 2, 5):
+        changed = latents(pipe, callback_on_step_end=shift_at(change))
         assert changed.isfinite().all() and not torch.allclose(changed, plain, atol=1e-3)
     torch.testing.assert_close(changed, plain + 0.1)
 
@@ -162,10 +170,11 @@ def test_a_failed_run_leaves_nothing_behind(pipe: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         latents(pipe, callback_on_step_end=lambda *_: 1 / 0)
     direct = call_arguments()
+    ids = FluxPipeline._prepare_latent_image_ids(2, HEIGHT // 4, WIDTH // 4, "cpu", torch.float32)
     foreign = pipe.transformer(
         hidden_states=torch.ones(2, TOKENS, 16), timestep=torch.full((2,), 0.123), guidance=torch.ones(2),
         pooled_projections=direct["pooled_prompt_embeds"], encoder_hidden_states=direct["prompt_embeds"],
-        txt_ids=torch.zeros(7, 3), img_ids=FluxPipeline._prepare_latent_image_ids(2, HEIGHT // 4, WIDTH // 4, "cpu", torch.float32),
+        txt_ids=torch.zeros(7, 3), img_ids=ids,
         return_dict=False,
     )  # fmt: skip
     assert foreign[0].shape == (2, TOKENS, 16)
@@ -200,7 +209,9 @@ def test_ways_to_call(pipe: Any) -> None:
     accelerate(pipe, spatial=PLAN)
     expected = latents(pipe)
     start = torch.cat([torch.randn(1, 4, HEIGHT // 2, WIDTH // 2, generator=g) for g in generators(2)])
-    assert torch.equal(latents(pipe, latents=FluxPipeline._pack_latents(start, 2, 4, HEIGHT // 2, WIDTH // 2)), expected)
+    assert torch.equal(
+        latents(pipe, latents=FluxPipeline._pack_latents(start, 2, 4, HEIGHT // 2, WIDTH // 2)), expected
+    )
     assert latents(pipe, true_cfg_scale=1.0).shape == expected.shape
     assert latents(pipe, generator=torch.Generator().manual_seed(0)).shape == expected.shape
     assert latents(pipe, batch=1, num_images_per_prompt=3, generator=generators(3)).shape[0] == 3

@@ -1,4 +1,4 @@
-"""Transitions: the noise has the stated covariance, the variance after a transition is the level's, seeds decide all."""
+"""Transitions: the noise has the stated covariance and variance, and the seed decides it all."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def states(sigma: float, grid: str, seed: int) -> tuple[Tensor, Tensor, Tensor, 
 @pytest.mark.parametrize("kind", ["paper", "rewind"])
 @pytest.mark.parametrize(("was", "now"), [("coarse", "fine"), ("coarse", "coarse"), ("fine", "fine")])
 @pytest.mark.parametrize("z", [2.0, 6.3169])
-def test_after_a_transition_the_noise_is_white_with_the_levels_variance(kind: str, was: str, now: str, z: float) -> None:
+def test_after_a_transition_noise_is_white_with_the_levels_variance(kind: str, was: str, now: str, z: float) -> None:
     sigma = 0.6
     sigma_next = renoised_sigma(sigma, z)
     noise, clean, x, v = states(sigma, was, 10)
