@@ -1,0 +1,47 @@
+"""Puts the demo's measured table and pictures into README.md and docs/, so that no figure there is typed by hand.
+
+ralu-cache demo --out benchmarks/results/demo
+python -m benchmarks.readme_table
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from ralu_cache.comparison import markdown_table
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- demo table: begin -->", "<!-- demo table: end -->"
+WIDTH = 860  # pixels of the picture in docs/
+
+
+def with_table(text: str, table: str) -> str:
+    """The text with what stands between the two markers replaced. Raises ValueError if they are not there once each."""
+    if (text.count(BEGIN), text.count(END)) != (1, 1):
+        raise ValueError(f"expected the lines {BEGIN!r} and {END!r} once each")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{table}{END}{rest.split(END)[1]}"
+
+
+def shrink(source: Path, target: Path) -> None:
+    """A narrow copy with few colours, for a page that loads fast."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as picture:
+        height = round(picture.height * WIDTH / picture.width)
+        small = picture.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS)
+    small.quantize(96).save(target, optimize=True)
+
+
+def main(root: Path = ROOT) -> None:
+    results = root / "benchmarks" / "results" / "demo"
+    readme = root / "README.md"
+    summary = json.loads((results / "report.json").read_text())
+    readme.write_text(with_table(readme.read_text(), markdown_table(summary)))
+    shrink(results / "grid.png", root / "docs" / "demo.png")
+
+
+if __name__ == "__main__":
+    main()
