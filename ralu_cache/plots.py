@@ -34,7 +34,8 @@ def save_report(report: Report, path: str | PathLike[str], image: Any = None) ->
     shown_rows = -(-len(pictures) // columns) if pictures else 0
     width = 3.6 if len(pictures) == 1 else 2.2 * columns
     figure = Figure(figsize=(7.5 + width, max(4.6, 2.1 * shown_rows)), layout="constrained")
-    timeline = {textwrap.fill(f"{report.spatial}, {report.flop_ratio:.2f}x fewer FLOPs", 80): report}
+    gain = f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps"
+    timeline = {f"{textwrap.shorten(report.spatial, 40, placeholder=' ...)')}: {gain}": report}
     if pictures:
         halves = figure.add_gridspec(1, 2, width_ratios=(7.5, width))
         draw_timeline(figure.add_subfigure(halves[0]), timeline)
@@ -86,7 +87,7 @@ def draw_timeline(figure: FigureBase, reports: Mapping[str, Report]) -> None:
     for column, (title, report) in enumerate(reports.items()):
         _draw_sigmas(axes[0, column], report)
         _draw_tokens(axes[1, column], report)
-        axes[0, column].set_title(title, fontsize=10 if len(title) < 80 else 8, color=INK)
+        axes[0, column].set_title(title, fontsize=10, color=INK)
     axes[0, 0].set_ylabel("sigma (1 noise, 0 clean)")
     axes[1, 0].set_ylabel("tokens")
 
