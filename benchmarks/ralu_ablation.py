@@ -63,9 +63,13 @@ def variants(preset: str) -> Iterator[tuple[str, RALU]]:
     for frame in ("own", "fine"):
         for anchor in ("center", "corner"):
             yield f"ids: {frame} frame, {anchor}", replace(default, frame=frame, anchor=anchor)
-    yield "plan: NT-DM for the model's shift", replace(default, shift="model", shifts=None, z=None)
-    for z in (1.5, 2.0, 3.0, 4.5, 9.0):
+    published = RALU.paper(preset)
+    yield "plan: published", replace(default, ends=published.ends, shifts=published.shifts, z=published.z)
+    yield "plan: NT-DM levels for these ends", replace(default, shifts="nt-dm")
+    for z in (1.5, 2.0, 3.0, 4.5, 6.5):
         yield f"plan: Z = {z}", replace(default, z=z)
+    for ends in ((0.05, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.45)):
+        yield f"plan: ends {ends[0]}, {ends[1]}", replace(default, ends=(*ends, 1.0))
 
 
 class Lab:

@@ -1,4 +1,7 @@
-"""Published RALU plans (arXiv 2507.08422), shipped solved so that using one needs no optimiser. Pure numbers."""
+"""Published RALU plans (arXiv 2507.08422), shipped solved so that using one needs no optimiser. Pure numbers.
+
+`RALU.paper(name)` runs them as published; `RALU.preset(name)` takes their steps and refined share alone.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from ralu_cache.regions import Scorer, get_scorer
 from ralu_cache.transition import LIFTS, NOISES, STARTS
 
 FRAMES = ("own", "fine")
+SHIFTS = ("model", "nt-dm")
 ANCHORS = {"center": 0.5, "corner": 0.0}
 
 
@@ -68,7 +69,8 @@ class RALU:
     What matters most
         steps: steps of each stage, fixed whatever `num_inference_steps` the caller gives; default (5, 6, 7), "4x".
         split: instead of `steps`, divide the caller's `num_inference_steps` in these proportions.
-        ends: where each stage ends, in the paper's time t = 1 - sigma; the last is 1.
+        ends: where each stage ends, in the paper's time t = 1 - sigma; the last is 1. Early ends keep the picture of
+            the full run (measured: benchmarks/results/ralu), late ends leave more of it to the coarse tokens.
         ratio: share of the coarse cells refined in the mixed stage; one value for each mixed stage, or one for all.
         regions: the scorer that chooses them, a name (`ralu_cache.regions.scorer_names()`) or a `Scorer`.
 
@@ -77,9 +79,10 @@ class RALU:
             mixes in fresh correlated noise.
         start: coarse initial noise as block means of the seed's ("pooled") or as every fourth sample ("subsampled").
         lift: how a clean estimate becomes fine under "rewind": "nearest", "bicubic" or "pixel" (through the VAE).
-        shifts, z: the stages' schedule shifts and the level ratio of the transitions; by default those that NT-DM
-            finds for `shift` (shipped solved for the presets).
-        shift: the sampler shift that NT-DM matches, or "model" for the one that the pipeline's scheduler uses.
+        shifts: schedule shift of each stage, or "model": the sampler's own for all (e^mu where it shifts dynamically),
+            or "nt-dm": those that noise-timestep distribution matching finds (shipped solved for the published plans).
+        z: level ratio of the transitions, sigma' = z sigma / (1 + (z - 1) sigma); by default 3, with "nt-dm" its own.
+        shift: the sampler shift that NT-DM matches, or "model".
         frame: position ids of coarse tokens count coarse tokens ("own") or fine ones ("fine").
         anchor: a coarse token sits at its cell's "center" or "corner".
 
@@ -88,13 +91,13 @@ class RALU:
 
     steps: tuple[int, ...] | None = None
     split: tuple[int, ...] | None = None
-    ends: tuple[float, ...] = (0.3, 0.45, 1.0)
+    ends: tuple[float, ...] = (0.1, 0.2, 1.0)
     ratio: float | tuple[float, ...] = 0.3
     regions: str | Scorer = "latent-gradient"
     noise: str = "rewind"
     start: str = "pooled"
     lift: str = "nearest"
-    shifts: tuple[float, ...] | None = None
+    shifts: tuple[float, ...] | str = "model"
     z: float | None = None
     shift: float | str = 3.0
     frame: str = "own"
@@ -112,8 +115,8 @@ class RALU:
             raise ValueError(
                 f"lift={self.lift!r} needs noise='rewind': the paper's noise is defined for 'nearest' only"
             )
-        if (self.shifts is None) != (self.z is None):
-            raise ValueError(f"give shifts and z together or neither; got shifts={self.shifts}, z={self.z}")
+        if isinstance(self.shifts, str):
+            _choice("shifts", self.shifts, SHIFTS)
         if self.noise == "paper" and self.z is not None and self.z < 2:
             raise ValueError(f"noise='paper' needs z >= 2, got z={self.z}")
         if isinstance(self.shift, str):
@@ -126,26 +129,42 @@ class RALU:
 
     def _check_plan(self) -> None:
         counts = self.steps if self.steps is not None else self.split
-        probe = self.shifts if self.shifts is not None else (1.0,) * len(self.ends)
+        probe = (1.0,) * len(self.ends) if isinstance(self.shifts, str) else self.shifts
         if counts is None or not len(counts) == len(self.ends) == len(probe):
             given = ", ".join(
                 f"{n}={v}" for n in ("steps", "split", "ends", "shifts") if (v := getattr(self, n)) is not None
             )
             raise ValueError(f"a plan needs one value for each stage in all of its parts, got {given}")
-        schedule.stage_sigmas(counts, self.ends, probe, self.z if self.z is not None else 2.0)
+        schedule.stage_sigmas(counts, self.ends, probe, self._z)
 
     @classmethod
     def preset(cls, name: str) -> RALU:
-        """A published plan ("ralu-4x", "ralu-5x", "ralu-7x", "ralu-2x", "ralu-3x") with our transition."""
-        if name not in presets.PRESETS:
-            raise ValueError(f"unknown RALU preset {name!r}; accepted: {', '.join(presets.PRESETS)}")
-        plan = presets.PRESETS[name]
-        return cls(steps=plan.steps, ends=plan.ends, ratio=plan.ratio, shifts=plan.shifts, z=plan.z)
+        """The steps and refined share, hence the cost, of a published plan, with our levels and transitions.
+
+        `name` is "ralu-4x", "ralu-5x", "ralu-7x" (published for FLUX), "ralu-2x" or "ralu-3x" (for SD3).
+        """
+        plan = _published(name)
+        return cls(steps=plan.steps, ratio=plan.ratio)
 
     @classmethod
     def paper(cls, name: str = "ralu-4x") -> RALU:
-        """A published plan with the published choices: fresh noise, sub-sampled start, Canny regions."""
-        return replace(cls.preset(name), noise="paper", start="subsampled", regions="canny", anchor="corner")
+        """A published plan with all published choices: levels, fresh noise, sub-sampled start, Canny regions."""
+        plan = _published(name)
+        return cls(
+            steps=plan.steps,
+            ends=plan.ends,
+            ratio=plan.ratio,
+            shifts=plan.shifts,
+            z=plan.z,
+            noise="paper",
+            start="subsampled",
+            regions="canny",
+            anchor="corner",
+        )
+
+    @property
+    def _z(self) -> float:
+        return 3.0 if self.z is None else self.z
 
     @property
     def scorer(self) -> Scorer:
@@ -175,12 +194,14 @@ class RALU:
         return tuple(Stage(r, tuple(float(s) for s in levels)) for r, levels in zip(self.ratios(), sigmas, strict=True))
 
     def _levels(self, steps: tuple[int, ...], model_shift: float) -> tuple[tuple[float, ...], float]:
-        if self.shifts is not None and self.z is not None:
-            return self.shifts, self.z
-        if self.shift == 3.0 and (shipped := presets.solved(steps, self.ends)) is not None:
-            return shipped
-        shift = round(model_shift, 4) if isinstance(self.shift, str) else self.shift
-        return schedule.solve_nt_dm(steps, self.ends, shift)
+        if not isinstance(self.shifts, str):
+            return self.shifts, self._z
+        if self.shifts == "model":
+            return (model_shift,) * len(steps), self._z
+        shipped = presets.solved(steps, self.ends) if self.shift == 3.0 else None
+        target = round(model_shift, 4) if isinstance(self.shift, str) else self.shift
+        shifts, z = shipped or schedule.solve_nt_dm(steps, self.ends, target)
+        return shifts, z if self.z is None else self.z
 
     def overrides(self, num_inference_steps: int) -> str | None:
         """What to tell a caller whose `num_inference_steps` this plan does not follow, or None."""
@@ -190,6 +211,12 @@ class RALU:
             f"num_inference_steps={num_inference_steps} is overridden: this RALU plan takes {sum(self.steps)} steps "
             f"{self.steps}; use RALU(split={self.steps}) to divide num_inference_steps instead"
         )
+
+
+def _published(name: str) -> presets.Preset:
+    if name not in presets.PRESETS:
+        raise ValueError(f"unknown RALU preset {name!r}; accepted: {', '.join(presets.PRESETS)}")
+    return presets.PRESETS[name]
 
 
 Factory = Callable[[], SpatialMethod]
