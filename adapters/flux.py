@@ -117,17 +117,17 @@ class FluxAdapter:
 
         def shrink(embed: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             current = active()
-            return None if current is None or _ids(current.call) not in current.tables else (args[0][:1],)
+            return None if current is None or (id(embed), _ids(current.call)) not in current.tables else (args[0][:1],)
 
         def rotary(embed: Any, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
             current = active()
             if current is None:
                 return None
-            count = _ids(current.call)
-            if count not in current.tables:
+            key = id(embed), _ids(current.call)
+            if key not in current.tables:
                 shared = current.positions is None or current.layout.shared
-                current.tables[count] = table if shared else _per_sample_tables(embed, args[0], current)
-            return current.tables[count]
+                current.tables[key] = table if shared else _per_sample_tables(embed, args[0], current)
+            return current.tables[key]
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 

@@ -39,14 +39,15 @@ def accelerate(pipe: Any, spatial: str | SpatialMethod | None = None, temporal: 
     if (previous := installed_owner(pipe.transformer)) is not None:
         previous.disable()
     pipe.scheduler = stock
-    return Acceleration(pipe, method, adapter)
+    label = spatial if isinstance(spatial, str) and spatial != "ralu" else adapter.default_preset
+    return Acceleration(pipe, method, adapter, label if isinstance(spatial, str) else repr(method))
 
 
 class Acceleration:
     """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
 
-    def __init__(self, pipe: Any, method: SpatialMethod | None, adapter: Any) -> None:
-        self._pipe, self._method, self._adapter = pipe, method, adapter
+    def __init__(self, pipe: Any, method: SpatialMethod | None, adapter: Any, label: str) -> None:
+        self._pipe, self._method, self._adapter, self._label = pipe, method, adapter, label
         self._report: Report | None = None
         self._told: set[str] = set()
         self._geometry = Geometry(
@@ -83,19 +84,8 @@ class Acceleration:
     ) -> None:
         self.disable()
 
-    def _install(self, pipe: Any) -> list[Any]:
-        def current() -> Run | None:
-            return self._current_run()
-
-        hooks: list[Any] = [RootHook(pipe.transformer, self._adapter, self, current)]
-        controlnet = getattr(pipe, "controlnet", None)
-        for net in getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []):
-            hooks.append(RootHook(net, self._adapter, self, current, reduce_only=True))
-        if self._method is not None and "text_attention" in self._method.scorer.needs:
-            hooks += self._adapter.install_text_attention(pipe.transformer, current)
-        return hooks
-
-    def _current_run(self) -> Run | None:
+    def current_run(self) -> Run | None:
+        """The run under way. Raises RuntimeError if the pipeline's scheduler is no longer ours."""
         if self._pipe.scheduler is not self._scheduler:
             raise RuntimeError(
                 f"pipe.scheduler was replaced by a {type(self._pipe.scheduler).__name__} after accelerate(); call "
@@ -103,13 +93,26 @@ class Acceleration:
             )
         return self._scheduler.run
 
+    def drop_run(self) -> None:
+        """Forget the run under way, and free what it holds."""
+        self._scheduler.run = None
+
+    def _install(self, pipe: Any) -> list[Any]:
+        hooks: list[Any] = [RootHook(pipe.transformer, self._adapter, self)]
+        controlnet = getattr(pipe, "controlnet", None)
+        for net in getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []):
+            hooks.append(RootHook(net, self._adapter, self, reduce_only=True))
+        if self._method is not None and "text_attention" in self._method.scorer.needs:
+            hooks += self._adapter.install_text_attention(pipe.transformer, self.current_run)
+        return hooks
+
     def _new_run(self, num_inference_steps: int, model_shift: float) -> Run | None:
         _check_not_compiled(self._pipe.transformer)
         if self._method is None:
             return None
         stages = self._method.stages(num_inference_steps, model_shift)
         self._report = Report(
-            pipeline=type(self._pipe).__name__, spatial=repr(self._method), temporal="None",
+            pipeline=type(self._pipe).__name__, spatial=self._label, temporal="none",
             baseline_steps=num_inference_steps,
         )  # fmt: skip
         if (notice := self._method.overrides(num_inference_steps)) is not None:

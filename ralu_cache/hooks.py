@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,21 @@ class LayoutCall:
     """A denoiser call of the run in flight, on the tokens of `layout`.
 
     `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call. `tables` keeps what
-    depends on the layout alone (rotary tables, by number of ids) from step to step; it goes with the layout.
+    depends on the layout alone (rotary tables, by module and number of ids) from step to step.
     """
 
     layout: TokenLayout
     positions: Tensor | None
     call: Mapping[str, Any]
-    tables: dict[int, Any]
+    tables: dict[Any, Any]
+
+
+class RunOwner(Protocol):
+    """Who installs root hooks and knows the run under way."""
+
+    def current_run(self) -> Run | None: ...
+
+    def drop_run(self) -> None: ...
 
 
 class RootHook:
@@ -37,21 +45,10 @@ class RootHook:
     whatever replaces `.forward` is lost when offload hooks are installed around it.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        adapter: Adapter,
-        owner: object,
-        current: Callable[[], Run | None],
-        reduce_only: bool = False,
-    ) -> None:
-        self.module, self.adapter, self.owner, self.current, self.reduce_only = (
-            module, adapter, owner, current, reduce_only,
-        )  # fmt: skip
+    def __init__(self, module: nn.Module, adapter: Adapter, owner: RunOwner, reduce_only: bool = False) -> None:
+        self.module, self.adapter, self.owner, self.reduce_only = module, adapter, owner, reduce_only
         self.active: LayoutCall | None = None
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
-        self._layout: TokenLayout | None = None
-        self._tables: dict[int, Any] = {}
         self.handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(self._before, with_kwargs=True),
             module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -66,7 +63,7 @@ class RootHook:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]] | None:
         self.active = None
-        run = self.current()
+        run = self.owner.current_run()
         call = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
             return None
@@ -74,32 +71,27 @@ class RootHook:
         latents = self.adapter.latents(call, grid)
         run.begin(grid, latents)
         assert run.layout is not None
-        self._follow(run.layout)
-        layout = run.layout.repeat(latents.shape[0])
+        if run.follow(module) and hasattr(module, "_reset_stateful_cache"):
+            cast(Any, module)._reset_stateful_cache()  # caches that the user enabled do not outlive a layout
+        layout = run.layout_for(latents.shape[0])
         short, positions = call, None
         if not layout.all_fine:
             tokens = layout.reduce(run.model_input(latents))
             positions = run.positions(layout)
             short = self.adapter.shorten(call, layout, tokens, positions)
-        self.active = LayoutCall(layout, positions, short, self._tables)
+        self.active = LayoutCall(layout, positions, short, run.tables)
         if not self.reduce_only:
             run.count_call(self.adapter.flops(short), self.adapter.flops(call))
         return None if positions is None else ((), short)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         active, self.active = self.active, None
+        if output is None:  # the call failed: free what the run holds
+            self.owner.drop_run()
         if active is None or active.positions is None or output is None or self.reduce_only:
             return None
         prediction = self.adapter.lengthen(output[0], active.layout)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
-
-    def _follow(self, layout: TokenLayout) -> None:
-        """On a change of layout, drop our tables and whatever caches the user enabled on the model."""
-        if layout is self._layout:
-            return
-        self._layout, self._tables = layout, {}
-        if hasattr(self.module, "_reset_stateful_cache"):
-            cast(Any, self.module)._reset_stateful_cache()
 
 
 def installed_owner(module: nn.Module) -> Any:

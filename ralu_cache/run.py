@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,9 @@ class Run:
         self._canvas: Tensor | None = None
         self._emitted: tuple[Tensor, int] | None = None
         self._history: list[Tensor] = []
-        self._positions: tuple[TokenLayout, Tensor] | None = None
+        self.tables: dict[Any, Any] = {}
+        self._layouts: dict[int, TokenLayout] = {}
+        self._followers: set[int] = set()
         self._clock = time.perf_counter()
 
     # ---- where the run stands
@@ -137,13 +140,25 @@ class Run:
             return latents
         return self._canvas.to(latents.dtype).repeat(latents.shape[0] // self._canvas.shape[0], 1, 1, 1)
 
+    def layout_for(self, batch: int) -> TokenLayout:
+        """The current layout for a call of `batch`, a whole multiple of ours; the same object all through a stage."""
+        assert self.layout is not None
+        return self._layouts.setdefault(batch, self.layout.repeat(batch))
+
+    def follow(self, module: object) -> bool:
+        """True the first time that `module` is called under the current layout."""
+        new = id(module) not in self._followers
+        self._followers.add(id(module))
+        return new
+
     def positions(self, layout: TokenLayout) -> Tensor:
         """(B, n, 2) float32 position ids of the layout's tokens, made once a layout."""
-        if self._positions is None or self._positions[0] is not layout:
+        key = ("positions", id(layout))
+        if key not in self.tables:
             anchor = ANCHORS[self.method.anchor]
             ids = layout.positions(anchor)
-            self._positions = (layout, ids if self.method.frame == "fine" else (ids - anchor) / 2)
-        return self._positions[1]
+            self.tables[key] = ids if self.method.frame == "fine" else (ids - anchor) / 2
+        return self.tables[key]
 
     def count_call(self, flops: float, full_flops: float) -> None:
         """Note one denoiser call: what it costs, and what it would at full resolution."""
@@ -227,6 +242,7 @@ class Run:
         upcoming = self.stages[self.places[self.index][0] + 1]
         before = self.layout
         self.layout = self._choose(x0, v, upcoming=upcoming)
+        self._layouts, self._followers, self.tables = {}, set(), {}
         split = self.layout.fine_pixels & ~before.fine_pixels
         sigma, sigma_next = self.sigma_next, upcoming.sigmas[0]
         self._history = []

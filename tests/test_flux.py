@@ -166,6 +166,7 @@ def test_a_failed_run_leaves_nothing_behind(pipe: Any) -> None:
         with pytest.raises(torch.OutOfMemoryError):
             latents(pipe)
         broken.remove()
+        assert pipe.scheduler.run is None
         assert torch.equal(latents(pipe), expected)
     with pytest.raises(ZeroDivisionError):
         latents(pipe, callback_on_step_end=lambda *_: 1 / 0)
