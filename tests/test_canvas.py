@@ -6,17 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ralu_cache.canvas import TokenLayout, coarsen, patchify, pool, replicate, unpatchify
-
-
-@st.composite
-def layouts(draw: st.DrawFn) -> TokenLayout:
-    batch, rows, columns = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    count, patch = draw(st.integers(0, rows * columns)), draw(st.sampled_from([1, 2]))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    refined = torch.zeros(batch, rows * columns, dtype=torch.bool)
-    for sample in refined:
-        sample[torch.randperm(rows * columns, generator=generator)[:count]] = True
-    return TokenLayout(refined.view(batch, rows, columns), patch)
+from tests.strategies import layouts
 
 
 def image_for(layout: TokenLayout, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

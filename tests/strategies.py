@@ -1,0 +1,41 @@
+"""Hypothesis strategies that several tests use."""
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ralu_cache.canvas import TokenLayout
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> TokenLayout:
+    batch, rows, columns = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    count, patch = draw(st.integers(0, rows * columns)), draw(st.sampled_from([1, 2]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    refined = torch.zeros(batch, rows * columns, dtype=torch.bool)
+    for sample in refined:
+        sample[torch.randperm(rows * columns, generator=generator)[:count]] = True
+    return TokenLayout(refined.view(batch, rows, columns), patch)
+
+
+@st.composite
+def chains(draw: st.DrawFn, length: int = 3) -> list[TokenLayout]:
+    """Layouts of one plane, each with all cells refined that the one before it has, and perhaps more."""
+    finest = draw(layouts())
+    batch, rows, columns = finest.refined.shape
+    order = torch.rand(
+        batch, rows * columns, generator=torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    ).argsort(1)
+    counts = sorted(draw(st.lists(st.integers(0, rows * columns), min_size=length, max_size=length)))
+    rank = order.argsort(1).view(batch, rows, columns)
+    return [TokenLayout(rank < count, finest.patch) for count in counts]
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[TokenLayout, TokenLayout]:
+    """Two unrelated layouts of one plane."""
+    first = draw(layouts())
+    batch, rows, columns = first.refined.shape
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    rank: Tensor = torch.rand(batch, rows * columns, generator=generator).argsort(1).view(batch, rows, columns)
+    return first, TokenLayout(rank < draw(st.integers(0, rows * columns)), first.patch)

@@ -1,0 +1,293 @@
+"""The laws of the ledger (their numbers in parentheses), and tokens maps against maps painted on the plane."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.ledger import Feature, Kind, Ledger, Mark, StaleFeature, map_tokens, plane
+from tests.strategies import chains, layouts, pairs
+
+FIELDS = ("values", "step", "sigma", "coarse", "epoch", "mark")
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+
+
+def feature_on(layout: TokenLayout, seed: int = 0, extra: int = 0, dtype: torch.dtype = torch.float32) -> Feature:
+    """Random values, births, levels and marks."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (layout.batch, layout.tokens)
+    values = torch.randn(layout.batch, layout.tokens + extra, 3, generator=generator).to(dtype)
+    return replace(
+        Feature.fresh(values, layout, step=0, sigma=1.0),
+        step=torch.randint(0, 9, shape, generator=generator, dtype=torch.int32),
+        sigma=torch.rand(shape, generator=generator),
+        epoch=torch.randint(0, 3, shape, generator=generator, dtype=torch.int32),
+        mark=torch.randint(0, 3, shape, generator=generator, dtype=torch.uint8),
+    )
+
+
+def same(a: Feature, b: Feature) -> bool:
+    """Equal bit for bit, on layouts that cover the plane alike."""
+    fields = [(getattr(a, name), getattr(b, name)) for name in FIELDS]
+    return torch.equal(a.layout.refined, b.layout.refined) and all(
+        x.dtype == y.dtype and torch.equal(x.nan_to_num(-1.0), y.nan_to_num(-1.0)) for x, y in fields
+    )
+
+
+def fresh(layout: TokenLayout, step: int = 0, d: int = 2) -> Feature:
+    values = torch.randn(layout.batch, layout.tokens, d, generator=torch.Generator().manual_seed(step))
+    return Feature.fresh(values, layout, step, sigma=1 - step / 10)
+
+
+def bools(like: Tensor, seed: int) -> Tensor:
+    return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+
+# ---- token maps
+
+
+@given(pairs())
+def test_a_map_agrees_with_maps_painted_on_the_plane(both: tuple[TokenLayout, TokenLayout]) -> None:
+    """Numbers of the old tokens, painted on the fine grid and read off under the new tokens."""
+    old, new = both
+    tokens, count = map_tokens(old, new), new.coarse_index.shape[1]
+    numbers = torch.arange(old.tokens).float().expand(old.batch, -1)[..., None]
+    painted = plane(numbers, old)[:, 0].flatten(1).long()
+    for b in range(old.batch):
+        for j in range(new.tokens):
+            if j < count:
+                y, x = divmod(int(new.coarse_index[b, j]), old.cells[1])
+                places = [(2 * y + r) * 2 * old.cells[1] + 2 * x + c for r in (0, 1) for c in (0, 1)]
+                expected = painted[b, places].tolist()
+                assert tokens.children[b, j].tolist() == expected
+                kind = Kind.MERGED if len(set(expected)) == 4 else Kind.KEPT
+            else:
+                expected = [int(painted[b, new.fine_index[b, j - count]])]
+                kind = Kind.SPLIT if expected[0] < old.coarse_index.shape[1] else Kind.KEPT
+            assert (tokens.source[b, j], tokens.kind[b, j]) == (expected[0], kind)
+
+
+@given(layouts())
+def test_a_layout_maps_to_itself_by_keeping_all(layout: TokenLayout) -> None:
+    tokens = map_tokens(layout, TokenLayout(layout.refined.clone(), layout.patch))
+    assert (tokens.kind == Kind.KEPT).all() and not tokens.merges
+    assert torch.equal(tokens.source, torch.arange(layout.tokens).expand(layout.batch, -1))
+
+
+@given(layouts())
+def test_a_plane_is_what_the_layout_paints(layout: TokenLayout) -> None:
+    values = torch.randn(layout.batch, layout.tokens, 3)
+    unit = TokenLayout(layout.refined, patch=1)
+    assert torch.equal(plane(values, layout), unit.expand(values))
+
+
+# ---- transfer
+
+
+@given(chains(), st.integers(0, 10**6), st.integers(0, 2), DTYPES)
+def test_refining_in_two_steps_is_refining_in_one(
+    chain: list[TokenLayout], seed: int, extra: int, dtype: torch.dtype
+) -> None:
+    """(2) A -> B -> C equals A -> C where each refines the one before; coarsening between would lose information."""
+    a, b, c = chain
+    feature = feature_on(a, seed, extra, dtype)
+    assert same(feature.transfer(b).transfer(c), feature.transfer(c))
+
+
+@given(chains(2), st.integers(0, 10**6), DTYPES)
+def test_refining_and_coarsening_gives_the_bits_back(chain: list[TokenLayout], seed: int, dtype: torch.dtype) -> None:
+    coarse, fine = chain
+    feature = feature_on(coarse, seed, dtype=dtype)
+    back = feature.transfer(fine).transfer(coarse)
+    assert torch.equal(back.values, feature.values) and torch.equal(back.step, feature.step)
+    assert (back.mark <= feature.mark).all() and torch.equal(back.mark == Mark.EMPTY, feature.mark == Mark.EMPTY)
+
+
+@given(pairs(), st.integers(0, 10**6), st.integers(0, 2), st.booleans())
+def test_transfer_by_kind(both: tuple[TokenLayout, TokenLayout], seed: int, extra: int, noisy: bool) -> None:
+    """(2) KEPT tokens keep their bits; SPLIT ones are their parent's, MERGED ones the mean, both INHERITED."""
+    old, new = both
+    feature, tokens = feature_on(old, seed, extra), map_tokens(old, new)
+    changed = bools(tokens.kind, seed) if noisy else None
+    moved = feature.transfer(new, changed)
+    assert moved.layout is new and moved.extra == extra
+    assert torch.equal(moved.values[:, new.tokens :], feature.values[:, old.tokens :])
+    for b in range(old.batch):
+        for j in range(new.tokens):
+            kind, touched = tokens.kind[b, j], changed is not None and bool(changed[b, j])
+            where = tokens.children[b, j] if kind == Kind.MERGED else tokens.source[b, j : j + 1]
+            marks, ages = feature.mark[b, where], feature.step[b, where]
+            best = Mark.VALID if kind == Kind.KEPT and not touched else Mark.INHERITED
+            assert moved.mark[b, j] == min(int(marks.min()), best)
+            assert moved.step[b, j] == ages.min()
+            assert moved.sigma[b, j] == feature.sigma[b, where[ages.argmin()]]
+            assert moved.epoch[b, j] == feature.epoch[b, where].max() + touched
+            if kind == Kind.MERGED:
+                torch.testing.assert_close(moved.values[b, j], feature.values[b, where].mean(0))
+            else:
+                assert torch.equal(moved.values[b, j], feature.values[b, where[0]])
+
+
+@given(pairs(), st.integers(0, 10**6))
+def test_mirroring_the_plane_mirrors_the_transfer(both: tuple[TokenLayout, TokenLayout], seed: int) -> None:
+    """(7) Geometry, not token order, decides."""
+    old, new = both
+    mirrored_old, mirrored_new = (TokenLayout(x.refined.flip(2), x.patch) for x in both)
+    feature = feature_on(old, seed)
+    unit = TokenLayout(mirrored_old.refined, 1)
+    flipped = unit.reduce(plane(feature.values, old).flip(3))
+    result = Feature.fresh(flipped, mirrored_old, 0, 1.0).transfer(mirrored_new)
+    torch.testing.assert_close(plane(result.values, mirrored_new).flip(3), plane(feature.transfer(new).values, new))
+
+
+@given(pairs(), st.integers(0, 10**6))
+def test_a_sample_is_transferred_as_if_alone(both: tuple[TokenLayout, TokenLayout], seed: int) -> None:
+    old, new = both
+    feature, last = feature_on(old, seed), torch.tensor([old.batch - 1])
+    alone = feature.select(last).transfer(TokenLayout(new.refined[-1:], new.patch))
+    assert same(alone, feature.transfer(new).select(last))
+
+
+# ---- sub-batches
+
+
+@given(layouts(), st.integers(0, 10**6))
+def test_put_replaces_the_chosen_samples_alone(layout: TokenLayout, seed: int) -> None:
+    ours, theirs = feature_on(layout, seed), feature_on(layout, seed + 1)
+    mask = bools(torch.empty(layout.batch), seed).index_fill(0, torch.tensor([0]), True)
+    merged = ours.put(mask, theirs.select(mask))
+    assert same(merged.select(mask), theirs.select(mask))
+    assert mask.all() or same(merged.select(~mask), ours.select(~mask))
+    assert merged.layout is layout
+    assert same(ours.put(mask.nonzero()[:, 0], theirs.select(mask)), merged)
+
+
+def test_put_refuses_samples_of_another_layout_of_the_same_shape() -> None:
+    refined = torch.zeros(2, 1, 2, dtype=torch.bool)
+    refined[0, 0, 0] = refined[1, 0, 1] = True
+    feature = fresh(TokenLayout(refined, 2))
+    with pytest.raises(StaleFeature):
+        feature.put(torch.tensor([0]), feature.select(torch.tensor([1])))
+
+
+# ---- reading
+
+
+@given(layouts(), layouts())
+def test_no_feature_is_read_under_another_layout(layout: TokenLayout, other: TokenLayout) -> None:
+    """(1) Neither under one of the same shape nor under one that refines the same cells."""
+    ledger = Ledger()
+    ledger.store("residual", fresh(layout))
+    assert ledger.read("residual", layout) is not None
+    for wrong in (other, TokenLayout(layout.refined.clone(), layout.patch)):
+        for access in (ledger.read, ledger.history, ledger.get):
+            with pytest.raises(StaleFeature, match=rf"{id(layout):#x} .*, not to layout {id(wrong):#x}"):
+                access("residual", wrong)
+        with pytest.raises(StaleFeature):
+            ledger.record("residual", torch.zeros(wrong.batch, wrong.tokens, 2), wrong, 1, 0.5)
+
+
+@given(pairs(), st.integers(0, 10**6), st.booleans())
+def test_marks_decide_who_may_read(both: tuple[TokenLayout, TokenLayout], seed: int, noisy: bool) -> None:
+    """(3) INHERITED only where the reader says so, EMPTY never."""
+    old, new = both
+    ledger, tokens = Ledger(), map_tokens(old, new)
+    ledger.store("residual", fresh(old))
+    changed = bools(tokens.kind, seed) if noisy else None
+    ledger.transfer(new, changed)
+    untouched = tokens.kind == Kind.KEPT
+    if changed is not None:
+        untouched &= ~changed
+    strict, lenient = ledger.read("residual", new), ledger.read("residual", new, inherited=True)
+    assert strict is not None and lenient is not None and strict.values is lenient.values
+    assert torch.equal(strict.readable, untouched.all(1)) and lenient.readable.all()
+    holes = bools(tokens.kind, seed + 1)
+    ledger.invalidate(tokens=holes)
+    emptied = ledger.read("residual", new, inherited=True)
+    assert emptied is not None and torch.equal(emptied.readable, ~holes.any(1))
+    counts = ledger.counts("residual")
+    assert torch.equal(counts[:, Mark.EMPTY], holes.sum(1)) and (counts.sum(1) == new.tokens).all()
+    assert torch.equal(counts[:, Mark.VALID], (untouched & ~holes).sum(1))
+
+
+def test_old_values_are_not_read_where_the_reader_says_so() -> None:
+    layout = TokenLayout.coarse(2, 1, 2, patch=2)
+    ledger = Ledger()
+    ledger.record("residual", torch.zeros(2, 2, 1), layout, step=3, sigma=0.5)
+    ledger.record("residual", torch.ones(1, 2, 1), layout, step=5, sigma=0.3, rows=torch.tensor([1]))
+    reading = ledger.read("residual", layout, oldest=4)
+    assert reading is not None and reading.readable.tolist() == [False, True]
+    assert reading.values[:, 0, 0].tolist() == [0, 1]
+
+
+# ---- the ledger as a book
+
+
+def test_histories_are_kept_per_sample_newest_first() -> None:
+    layout = TokenLayout.coarse(2, 1, 1, patch=2)
+    ledger = Ledger()
+    for step, rows in enumerate([None, [1], [0, 1], [1]]):
+        count = 2 if rows is None else len(rows)
+        index = None if rows is None else torch.tensor(rows)
+        ledger.record("r", torch.full((count, 1, 1), float(step)), layout, step, 1 - step / 10, index, keep=3)
+    assert ledger.names == ("r", "r/1", "r/2")
+    history = ledger.history("r", layout)
+    assert [values.flatten().tolist() for _, values in history] == [[2, 3], [0, 2], [0, 1]]
+    torch.testing.assert_close(
+        torch.stack([level for level, _ in history]),
+        torch.tensor([[0.8, 0.7], [1.0, 0.8], [torch.nan, 0.9]]), equal_nan=True,
+    )  # fmt: skip
+    assert ledger.counts("r/2").tolist() == [[1, 0, 0], [0, 0, 1]]
+    moved = TokenLayout.fine(2, 1, 1, patch=2)
+    ledger.transfer(moved)
+    assert [bool(level.isnan().all()) for level, _ in ledger.history("r", moved)] == [True] * 3
+    inherited = torch.stack([level for level, _ in ledger.history("r", moved, inherited=True)])
+    torch.testing.assert_close(inherited[0], torch.tensor([0.8, 0.7]))
+
+
+def test_whole_batches_are_kept_without_a_copy() -> None:
+    layout = TokenLayout.coarse(2, 2, 2, patch=2)
+    first, second = torch.zeros(2, 5, 3), torch.ones(2, 5, 3)
+    ledger = Ledger()
+    ledger.record("r", first, layout, 0, 1.0, keep=2)
+    ledger.record("r", second, layout, 1, 0.9, rows=torch.tensor([0, 1]), keep=2)
+    assert [values.data_ptr() for _, values in ledger.history("r", layout)] == [second.data_ptr(), first.data_ptr()]
+    assert ledger.nbytes == 2 * (first.nbytes + 2 * 4 * (4 + 4 + 1 + 4 + 1))
+    ledger.clear()
+    assert ledger.nbytes == len(ledger) == 0 and "r" not in ledger
+    assert ledger.read("r", layout) is None and ledger.history("r", layout) == []
+
+
+def test_only_the_chosen_rows_of_the_chosen_feature_are_emptied() -> None:
+    layout = TokenLayout.fine(2, 1, 1, patch=2)
+    ledger = Ledger()
+    ledger.store("a", fresh(layout))
+    ledger.store("b", fresh(layout))
+    ledger.invalidate("a", rows=torch.tensor([1]))
+    assert ledger.counts("a").tolist() == [[0, 0, 4], [4, 0, 0]] and ledger.counts("b")[:, Mark.VALID].tolist() == [
+        4,
+        4,
+    ]
+
+
+def test_a_layout_without_a_common_plane_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cells \(1, 2\).*cells \(2, 1\)"):
+        map_tokens(TokenLayout.coarse(1, 1, 2, patch=2), TokenLayout.coarse(1, 2, 1, patch=2))
+
+
+def test_errors_name_what_was_given() -> None:
+    layout = TokenLayout.coarse(2, 1, 2, patch=2)
+    with pytest.raises(ValueError, match=r"expected values \(2, 2 or more, d\).*got \(2, 1, 3\)"):
+        Feature.fresh(torch.zeros(2, 1, 3), layout, 0, 1.0)
+    with pytest.raises(ValueError, match=r"changed must be \(2, 2\) bool, got \(2, 3\)"):
+        fresh(layout).transfer(layout, torch.zeros(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="keep must be 1 or more, got 0"):
+        Ledger().record("r", torch.zeros(2, 2, 1), layout, 0, 1.0, keep=0)
+    with pytest.raises(ValueError, match="at least one of the 2 samples"):
+        fresh(layout).select(torch.tensor([False, False]))
+    with pytest.raises(ValueError, match=r"mark must be \(2, 2\), got \(2, 1\)"):
+        replace(fresh(layout), mark=torch.zeros(2, 1))
