@@ -1,10 +1,11 @@
-"""Hypothesis strategies that several tests use."""
+"""Layouts and plans that several tests draw or walk through."""
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.temporal.base import Situation
 
 
 @st.composite
@@ -39,3 +40,16 @@ def pairs(draw: st.DrawFn) -> tuple[TokenLayout, TokenLayout]:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     rank: Tensor = torch.rand(batch, rows * columns, generator=generator).argsort(1).view(batch, rows, columns)
     return first, TokenLayout(rank < draw(st.integers(0, rows * columns)), first.patch)
+
+
+def situations(*stages: int) -> list[Situation]:
+    """Every step of a plan of so many steps a stage; the level falls evenly in each stage, from 1 in the first one."""
+    steps = sum(stages)
+    return [
+        Situation(
+            step=sum(stages[:k]) + i, steps=steps, stage_step=i, stage_steps=count,
+            ends_stage=i + 1 == count and k + 1 < len(stages), sigma=(1 - i / count) / (k + 1), stage=k,
+        )
+        for k, count in enumerate(stages)
+        for i in range(count)
+    ]  # fmt: skip

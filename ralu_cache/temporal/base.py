@@ -1,0 +1,339 @@
+"""Temporal policies: when the output of the block stack is computed, and what stands in for it when it is not.
+
+Every policy decides per sample and before any block runs; a sample's decisions never depend on its neighbours. The
+rules that all share are here: what must be computed in any case, the TeaCache way of adding up distances, and the
+forecast of the *residual* (output minus input of the whole block stack) from earlier ones. Sigma 1 is noise, 0 clean.
+Pure tensors, no models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+TRANSITIONS = ("reset", "inherit")
+SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too few digits of their difference
+
+History = Sequence[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where a run stands when one denoiser call begins.
+
+    step, steps: steps made so far in this run, and in all; a run that starts in mid-schedule counts from its start.
+    stage, stage_step, stage_steps: the stage, the steps made in it so far, and in all.
+    ends_stage: a transition to another layout follows this step.
+    sigma: level of this step, 1 noise to 0 clean.
+
+    Raises ValueError for counts that do not fit together.
+    """
+
+    step: int
+    steps: int
+    stage_step: int
+    stage_steps: int
+    ends_stage: bool
+    sigma: float
+    stage: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.stage_step <= self.step < self.steps and self.stage_step < self.stage_steps):
+            raise ValueError(
+                f"steps count from 0: got step {self.step} of {self.steps}, "
+                f"stage_step {self.stage_step} of {self.stage_steps}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What a policy decided for one call.
+
+    reuse: (B,) bool, the samples whose blocks are skipped and whose residual is forecast.
+    distance: (B,) float32, this step's change of the signal; nan where none was measured.
+    threshold: what the added-up distances were held against; nan for policies without one.
+    signal: what the caller keeps and hands over as `previous` at the next step; None for policies without a signal.
+    """
+
+    reuse: Tensor
+    distance: Tensor
+    threshold: float
+    signal: Tensor | None = None
+
+
+class PolicyState(Protocol):
+    """What a policy remembers of one branch (the calls at the same place within every step) of one run."""
+
+    def decide(
+        self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
+    ) -> Decision:
+        """Compute or reuse, per sample; called once a step, and what it says must be done.
+
+        signal: the policy's signal now: "modulated" (B, n, d), "canvas" or "plane" (B, C, H, W), or None.
+        previous: `Decision.signal` of the step before, on the present layout; None if there is none or it is stale.
+        readable: (B,) bool, the samples whose last residual may be used.
+        """
+        ...
+
+    def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
+        """The residual at `sigma`, (B, n, d), or (k, n, d) of the samples `rows`: (k,) indices or a (B,) mask.
+
+        history: (level (B,), residual (B, n, d)) of the computed steps, newest first; nan levels are not used.
+        """
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A temporal policy's configuration; frozen, so it serves any number of runs at once."""
+
+    @property
+    def signal(self) -> str | None:
+        """What it looks at.
+
+        "modulated": the first block's modulated input (B, n, d) on the layout's tokens; "plane": the same, spread on
+        the fine token grid (B, d, 2Y, 2X); "canvas": the latent image (B, C, H, W); None: nothing.
+        """
+        ...
+
+    @property
+    def transition(self) -> str:
+        """ "reset": the first step of a stage is computed; "inherit": residuals are carried over and may serve it."""
+        ...
+
+    @property
+    def max_age(self) -> int | None:
+        """Every token is computed at least once in any so many consecutive steps; None for no bound."""
+        ...
+
+    @property
+    def order(self) -> int:
+        """Degree of the forecast; `order + 1` residuals are to be kept."""
+        ...
+
+    def start(self, batch: int, device: torch.device | str) -> PolicyState:
+        """The state for one branch of a new run of `batch` samples."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What every policy of ours must compute, whatever its distances say.
+
+    first, last: so many first and last steps of the run; at least one first step, for there is nothing to reuse.
+    compute_stage_end: the last step before a transition, from which the next regions are chosen.
+    transition: "reset" computes the first step of every stage; "inherit" lets residuals serve it that were carried
+        over the transition.
+    max_age: every sample is computed at least once in any so many consecutive steps; 0 and 1 never reuse, None sets
+        no bound.
+
+    Raises ValueError, with the value, for anything else.
+    """
+
+    first: int = 1
+    last: int = 1
+    compute_stage_end: bool = True
+    transition: str = "reset"
+    max_age: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("first", self.first, 1)
+        check_integer("last", self.last, 0)
+        check_choice("compute_stage_end", self.compute_stage_end, (True, False))
+        check_choice("transition", self.transition, TRANSITIONS)
+        if self.max_age is not None:
+            check_integer("max_age", self.max_age, 0)
+
+    @property
+    def signal(self) -> str | None:
+        """See `Policy.signal`."""
+        return None
+
+    @property
+    def order(self) -> int:
+        """See `Policy.order`."""
+        return 0
+
+    def forced(self, situation: Situation) -> bool:
+        """True if every sample must be computed at this step."""
+        return (
+            situation.step < self.first
+            or situation.step >= situation.steps - self.last
+            or (self.compute_stage_end and situation.ends_stage)
+            or (self.transition == "reset" and situation.stage_step == 0)
+        )
+
+    def young(self, age: Tensor) -> Tensor:
+        """(B,) bool: True where one more reuse, after `age` of them, keeps within `max_age`."""
+        return torch.ones_like(age, dtype=torch.bool) if self.max_age is None else age + 1 < self.max_age
+
+    def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
+        """The signal as it is compared and kept."""
+        return signal
+
+    def increment(self, distance: Tensor) -> Tensor:
+        """What a distance (B,) adds to the sum since the last computed step."""
+        return distance
+
+    def threshold_at(self, situation: Situation) -> float:
+        """What the sum is held against, nan where the policy has no such number."""
+        return math.nan
+
+    def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+        """(B,) bool: True where the policy's own rule lets the residual be reused.
+
+        total: (B,) the increments since the last computed step, this one's included; age: (B,) the reuses since.
+        """
+        raise NotImplementedError
+
+    def start(self, batch: int, device: torch.device | str) -> RuleState:
+        """The state for one branch of a new run of `batch` samples."""
+        return RuleState(self, batch, device)
+
+
+class RuleState:
+    """The counters of one branch: per sample, the reuses and the added-up distance since it was last computed."""
+
+    def __init__(self, policy: Rules, batch: int, device: torch.device | str) -> None:
+        self.policy = policy
+        self.age = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.total = torch.zeros(batch, dtype=torch.float32, device=device)
+
+    def decide(
+        self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
+    ) -> Decision:
+        """See `PolicyState.decide`. Raises ValueError for a missing signal or one of another batch or shape."""
+        if readable.shape != self.age.shape:
+            raise ValueError(f"readable must be {tuple(self.age.shape)}, got {tuple(readable.shape)}")
+        kept = self._prepare(situation, signal)
+        distance = torch.full_like(self.total, torch.nan)
+        if kept is not None and previous is not None:
+            distance = relative_change(kept, previous)
+        threshold = self.policy.threshold_at(situation)
+        total = self.total + self.policy.increment(distance)
+        reuse = self.policy.admits(total, threshold, self.age) & self.policy.young(self.age) & readable
+        if self.policy.signal is not None:
+            reuse = reuse & distance.isfinite()
+        if self.policy.forced(situation):
+            reuse = torch.zeros_like(reuse)
+        self.total = torch.where(reuse, total, 0.0)
+        self.age = torch.where(reuse, self.age + 1, 0)
+        return Decision(reuse, distance, threshold, kept)
+
+    def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
+        """See `PolicyState.forecast`; polynomials in sigma of the policy's order (see `extrapolate`)."""
+        nodes = list(history[: self.policy.order + 1])
+        if rows is not None:
+            nodes = [(level[rows], values[rows]) for level, values in nodes]
+        return extrapolate(nodes, sigma, self.policy.order)
+
+    def _prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
+        if self.policy.signal is None:
+            return None
+        if signal is None or len(signal) != len(self.age):
+            given = "None" if signal is None else tuple(signal.shape)
+            raise ValueError(f"signal {self.policy.signal!r} of {len(self.age)} samples is needed, got {given}")
+        return self.policy.prepare(situation, signal)
+
+
+@dataclass(frozen=True)
+class Accumulating(Rules):
+    """TeaCache's rule (arXiv 2411.19108): reuse while the distances added up since the last computed step stay below
+    `threshold`, one number or one for each stage (the last of them serves all later ones); 0 never reuses.
+    """
+
+    threshold: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        if not values:
+            raise ValueError("threshold must be a number or one for each stage, got ()")
+        for value in values:
+            check_number("threshold", value, 0)
+
+    def threshold_at(self, situation: Situation) -> float:
+        if not isinstance(self.threshold, tuple):
+            return float(self.threshold)
+        return float(self.threshold[min(situation.stage, len(self.threshold) - 1)])
+
+    def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+        if threshold == 0:
+            return torch.zeros_like(total, dtype=torch.bool)
+        return total.isfinite() & (total < threshold)
+
+
+def relative_change(signal: Tensor, previous: Tensor) -> Tensor:
+    """mean|m - m_prev| / mean|m_prev| of each sample (arXiv 2411.19108): (B, ...) twice -> (B,) float32.
+
+    nan or inf where `previous` is zero or either is not finite. Each sample is reduced by a call of its own, so its
+    bits do not depend on the batch. Raises ValueError for unequal shapes: they are signals of two layouts.
+    """
+    if signal.shape != previous.shape:
+        raise ValueError(f"signals of one layout are needed, got {tuple(signal.shape)} after {tuple(previous.shape)}")
+    pairs = ((m.float(), before.float()) for m, before in zip(signal, previous, strict=True))
+    return torch.stack([(m - before).abs().mean() / before.abs().mean() for m, before in pairs])
+
+
+def extrapolate(history: History, sigma: float, order: int) -> Tensor:
+    """The polynomial in sigma of degree `order` through the newest values, at `sigma`.
+
+    history: (level (B,), values (B, n, d)), newest first; levels differ from sample to sample because samples decide
+    for themselves. A sample uses its newest values up to the first whose level is nan or equal to an earlier one: too
+    few, and its degree is lower; the newest alone stays as it is, bit for bit. Equals TaylorSeer's forecast
+    (arXiv 2503.06923) for order 1; above that its finite differences, made for even steps, are not exact, and these
+    divided differences are. Result (B, n, d), dtype of the newest. Raises ValueError for an empty history.
+    """
+    if not history:
+        raise ValueError("nothing to extrapolate from: the history is empty")
+    newest = history[0][1]
+    nodes = history[: order + 1]
+    if len(nodes) == 1:
+        return newest
+    result: Tensor | None = None
+    for weight, (_, values) in zip(_weights(torch.stack([level for level, _ in nodes]), sigma), nodes, strict=True):
+        weight = weight.view(-1, *(1,) * (values.ndim - 1))
+        part = torch.where(weight == 0, 0.0, weight * values.to(torch.promote_types(values.dtype, torch.float32)))
+        result = part if result is None else result + part
+    assert result is not None
+    return result.to(newest.dtype)
+
+
+def _weights(levels: Tensor, sigma: float) -> Tensor:
+    """Lagrange weights (K, B) of nodes at `levels` (K, B), newest first; 0 for nodes that a sample does not use."""
+    used = torch.ones_like(levels, dtype=torch.bool)
+    for k in range(1, len(levels)):
+        apart = (levels[:k] - levels[k]).abs() > SMALLEST_GAP  # False for nan
+        used[k] = used[k - 1] & apart.all(0)
+    rows = []
+    for k, level in enumerate(levels):
+        others = torch.cat([levels[:k], levels[k + 1 :]])
+        both = torch.cat([used[:k], used[k + 1 :]]) & used[k]
+        ratio = torch.where(both, (sigma - others) / (level - others), 1.0)
+        rows.append(torch.where(used[k], ratio.prod(0), 0.0))
+    return torch.stack(rows)
+
+
+def check_number(name: str, value: object, low: float) -> None:
+    """Raises ValueError unless `value` is a finite number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
+        raise ValueError(f"{name} must be a finite number of at least {low}, got {value!r}")
+
+
+def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Raises ValueError unless `value` is an integer of at least `low`, and at most `high` if given."""
+    good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= (value if high is None else high)
+    if not good:
+        accepted = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be an integer {accepted}, got {value!r}")
+
+
+def check_choice(name: str, value: object, accepted: tuple[object, ...]) -> None:
+    """Raises ValueError unless `value` is one of `accepted`."""
+    if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in accepted):
+        raise ValueError(f"{name} must be one of {', '.join(repr(choice) for choice in accepted)}, got {value!r}")

@@ -1,0 +1,37 @@
+"""TaylorSeer (arXiv 2503.06923), "lite": compute every few steps, forecast the block stack's output in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ralu_cache.temporal.base import Rules, check_integer
+
+
+@dataclass(frozen=True)
+class TaylorSeer(Rules):
+    """Compute, then forecast `interval - 1` steps as a polynomial in sigma through the computed residuals.
+
+    Published in step index; here in sigma, because steps are uneven and stages move sigma back. Any step that is
+    computed for another reason (the first of a stage, the last one) begins the interval anew.
+
+    Important
+        interval: one computed step in every so many; 1 computes all.
+        order: degree of the forecast; a stage that starts afresh has too little history at first, and uses less.
+    To tinker with
+        first: full steps at the run's start, 3 as published (and at least order + 1 to forecast well from there).
+        last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
+    """
+
+    interval: int = 3
+    order: int = 1
+    first: int = field(default=3, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("interval", self.interval, 1)
+        check_integer("order", self.order, 0)
+
+    def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+        return age + 1 < self.interval
