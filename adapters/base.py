@@ -65,6 +65,30 @@ class Adapter(Protocol):
     def flops(self, call: Mapping[str, Any]) -> float:
         """FLOPs of one denoiser call with these arguments."""
 
+    def skipped_flops(self, call: Mapping[str, Any]) -> float:
+        """FLOPs of the same call when all blocks are passed over."""
+
+    def blocks(self, transformer: Any) -> list[nn.Module]:
+        """The blocks, in the order in which they run."""
+
+    def head(self, transformer: Any) -> nn.Module:
+        """The first module after the blocks; the image tokens are its first positional argument."""
+
+    def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The image tokens (B, n, d) among a block's arguments."""
+
+    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What a block would return if it changed nothing."""
+
+    def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
+        """TeaCache's signal: the image tokens (B, n, d) as the first block's first norm modulates them."""
+
+    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        """The call on some samples of its batch, by index."""
+
+    def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The call without ControlNet samples: a cached residual holds them already."""
+
 
 _BUILTIN = ("ralu_cache.adapters.flux:FluxAdapter",)
 _REGISTERED: list[type[Adapter]] = []

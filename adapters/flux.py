@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.flops import TransformerShape, forward_flops
+from ralu_cache.flops import TransformerShape, embedding_flops, forward_flops
 
 if TYPE_CHECKING:
     from ralu_cache.hooks import LayoutCall
     from ralu_cache.run import Run
+
+
+_CONTROL = ("controlnet_block_samples", "controlnet_single_block_samples")
+_BATCHED = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance", *_CONTROL)
 
 
 class PerSampleTable:
@@ -31,6 +35,9 @@ class PerSampleTable:
 
     def __getitem__(self, index: object) -> Tensor:
         return self.table[:, :, None]
+
+    def rows(self, rows: Tensor) -> PerSampleTable:
+        return PerSampleTable(self.table[rows])
 
 
 class FluxAdapter:
@@ -127,7 +134,10 @@ class FluxAdapter:
             if key not in current.tables:
                 shared = current.positions is None or current.layout.shared
                 current.tables[key] = table if shared else _per_sample_tables(embed, args[0], current)
-            return current.tables[key]
+            tables = current.tables[key]
+            if current.rows is None or not isinstance(tables[0], PerSampleTable):
+                return tables
+            return tuple(table.rows(current.rows) for table in tables)
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 
@@ -142,8 +152,48 @@ class FluxAdapter:
         return [block.attn.register_forward_pre_hook(capture, with_kwargs=True)]
 
     def flops(self, call: Mapping[str, Any]) -> float:
+        return self._flops(call, forward_flops)
+
+    def skipped_flops(self, call: Mapping[str, Any]) -> float:
+        return self._flops(call, embedding_flops)
+
+    def _flops(self, call: Mapping[str, Any], cost: Callable[[TransformerShape, int, int], int]) -> float:
         batch, tokens = call["hidden_states"].shape[:2]
-        return batch * forward_flops(self.shape, tokens, call["encoder_hidden_states"].shape[1])
+        return batch * cost(self.shape, tokens, call["encoder_hidden_states"].shape[1])
+
+    def blocks(self, transformer: Any) -> list[nn.Module]:
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+
+    def head(self, transformer: Any) -> nn.Module:
+        return transformer.norm_out
+
+    def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        return kwargs["hidden_states"]
+
+    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return kwargs["encoder_hidden_states"], kwargs["hidden_states"]
+
+    def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
+        hidden = transformer.x_embedder(call["hidden_states"])
+        levels = [call[name].to(hidden.dtype) * 1000 for name in ("timestep", "guidance") if call.get(name) is not None]
+        embedding = transformer.time_text_embed(*levels, call["pooled_projections"])
+        return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
+
+    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        batch = len(call["hidden_states"])
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[rows] if value.ndim and len(value) == batch else value
+            return [pick(v) for v in value] if isinstance(value, list | tuple) else value
+
+        chosen = {name: pick(call[name]) for name in _BATCHED if call.get(name) is not None}
+        if (attention := call.get("joint_attention_kwargs")) is not None:
+            chosen["joint_attention_kwargs"] = {name: pick(value) for name, value in attention.items()}
+        return {**call, **chosen}
+
+    def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        return {**call, **dict.fromkeys(_CONTROL)}
 
 
 def _ids(call: Mapping[str, Any]) -> int:

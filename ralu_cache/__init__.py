@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ralu_cache.regions import Scorer, register_scorer
     from ralu_cache.report import Report
     from ralu_cache.spatial import RALU, register_spatial
+    from ralu_cache.temporal import SeaCache, TaylorSeer, TeaCache, register_temporal
 
 _HOMES = {
     "Acceleration": "api",
@@ -19,8 +20,15 @@ _HOMES = {
     "Report": "report",
     "Scorer": "regions",
     "register_scorer": "regions",
+    "SeaCache": "temporal",
+    "TaylorSeer": "temporal",
+    "TeaCache": "temporal",
+    "register_temporal": "temporal",
 }
-__all__ = ["RALU", "Acceleration", "Report", "Scorer", "accelerate", "register_scorer", "register_spatial"]
+__all__ = [
+    "RALU", "Acceleration", "Report", "Scorer", "SeaCache", "TaylorSeer", "TeaCache", "accelerate", "register_scorer",
+    "register_spatial", "register_temporal",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 

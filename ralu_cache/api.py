@@ -9,28 +9,32 @@ from typing import Any
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import find_adapter
+from ralu_cache.blocks import BlockStack
 from ralu_cache.hooks import RootHook, installed_owner
 from ralu_cache.report import Report
 from ralu_cache.run import Autoencoder, Geometry, Run
 from ralu_cache.scheduler import StagedFlowMatchEuler, check_scheduler
-from ralu_cache.spatial import SpatialMethod, resolve_spatial
+from ralu_cache.spatial import SpatialMethod, Stage, resolve_spatial
+from ralu_cache.temporal import Policy, resolve_temporal
 
 logger = logging.getLogger("ralu_cache")
 
 
-def accelerate(pipe: Any, spatial: str | SpatialMethod | None = None, temporal: None = None) -> Acceleration:
+def accelerate(
+    pipe: Any, spatial: str | SpatialMethod | None = None, temporal: str | Policy | None = None
+) -> Acceleration:
     """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
 
     spatial: None, "ralu" (the family's default plan), "ralu-4x", "ralu-5x", "ralu-7x", "ralu-2x", "ralu-3x", the name
         of a registered method, or a `RALU(...)`.
-    temporal: None; no temporal method is available yet.
+    temporal: None, "teacache", "seacache", "taylorseer", each with its main setting after a colon if wanted
+        ("teacache:0.4"), the name of a registered policy, or a config object such as `SeaCache(threshold=0.3)`.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown
     method or option; each names what was given and what is accepted.
     """
-    if temporal is not None:
-        raise ValueError(f"unknown temporal method {temporal!r}; accepted: None")
+    policy = resolve_temporal(temporal)
     adapter = find_adapter(pipe)
     method = resolve_spatial(spatial, adapter.default_preset)
     stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
@@ -39,15 +43,23 @@ def accelerate(pipe: Any, spatial: str | SpatialMethod | None = None, temporal: 
     if (previous := installed_owner(pipe.transformer)) is not None:
         previous.disable()
     pipe.scheduler = stock
-    label = spatial if isinstance(spatial, str) and spatial != "ralu" else adapter.default_preset
-    return Acceleration(pipe, method, adapter, label if isinstance(spatial, str) else repr(method))
+    names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
+    labels = tuple("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
+    return Acceleration(pipe, adapter, method, policy, labels)
 
 
 class Acceleration:
     """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
 
-    def __init__(self, pipe: Any, method: SpatialMethod | None, adapter: Any, label: str) -> None:
-        self._pipe, self._method, self._adapter, self._label = pipe, method, adapter, label
+    def __init__(
+        self,
+        pipe: Any,
+        adapter: Any,
+        method: SpatialMethod | None,
+        policy: Policy | None,
+        labels: tuple[str, ...],
+    ) -> None:
+        self._pipe, self._adapter, self._method, self._policy, self._labels = pipe, adapter, method, policy, labels
         self._report: Report | None = None
         self._told: set[str] = set()
         self._geometry = Geometry(
@@ -98,29 +110,53 @@ class Acceleration:
         self._scheduler.run = None
 
     def _install(self, pipe: Any) -> list[Any]:
-        hooks: list[Any] = [RootHook(pipe.transformer, self._adapter, self)]
-        controlnet = getattr(pipe, "controlnet", None)
-        for net in getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []):
-            hooks.append(RootHook(net, self._adapter, self, reduce_only=True))
+        stack = None if self._policy is None else BlockStack(pipe.transformer, self._adapter)
+        transformer, *nets = self._denoisers()
+        hooks: list[Any] = [RootHook(transformer, self._adapter, self, stack)]
+        hooks += [RootHook(net, self._adapter, self, reduce_only=True) for net in nets]
         if self._method is not None and "text_attention" in self._method.scorer.needs:
             hooks += self._adapter.install_text_attention(pipe.transformer, self.current_run)
         return hooks
 
-    def _new_run(self, num_inference_steps: int, model_shift: float) -> Run | None:
+    def _new_run(self, model_shift: float, sigmas: list[float]) -> Run | None:
         _check_not_compiled(self._pipe.transformer)
-        if self._method is None:
+        if self._method is None and self._policy is None:
             return None
-        stages = self._method.stages(num_inference_steps, model_shift)
+        num_inference_steps = len(sigmas) - 1
         self._report = Report(
-            pipeline=type(self._pipe).__name__, spatial=self._label, temporal="none",
+            pipeline=type(self._pipe).__name__, spatial=self._labels[0], temporal=self._labels[1],
             baseline_steps=num_inference_steps,
         )  # fmt: skip
-        if (notice := self._method.overrides(num_inference_steps)) is not None:
-            self._report.notices.append(notice)
-            if notice not in self._told:
-                logger.warning(notice)
-                self._told.add(notice)
-        return Run(self._method, stages, self._geometry, self._autoencoder, self._report)
+        stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
+        if self._method is not None:
+            stages = self._method.stages(num_inference_steps, model_shift)
+            self._tell(self._method.overrides(num_inference_steps))
+        self._reset_stock_caches()
+        return Run(
+            self._method, stages, self._geometry, self._autoencoder, self._report, self._policy,
+            self._reset_stock_caches,
+        )  # fmt: skip
+
+    def _reset_stock_caches(self) -> None:
+        """Caches of diffusers' own that the user enabled do not outlive a layout."""
+        for module in self._denoisers():
+            if hasattr(module, "_reset_stateful_cache"):
+                module._reset_stateful_cache()
+
+    def _denoisers(self) -> list[Any]:
+        """The transformer and, if there are any, its ControlNets."""
+        controlnet = getattr(self._pipe, "controlnet", None)
+        nets = getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else [])
+        return [self._pipe.transformer, *nets]
+
+    def _tell(self, notice: str | None) -> None:
+        """Log a notice the first time, and note it in every report that it concerns."""
+        if notice is None or self._report is None:
+            return
+        self._report.notices.append(notice)
+        if notice not in self._told:
+            logger.warning(notice)
+            self._told.add(notice)
 
 
 def _check_not_compiled(transformer: nn.Module) -> None:

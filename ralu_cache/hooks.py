@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import Adapter
+from ralu_cache.blocks import BlockStack
+from ralu_cache.branches import Branch, Group
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.run import Run
 
@@ -20,14 +22,28 @@ from ralu_cache.run import Run
 class LayoutCall:
     """A denoiser call of the run in flight, on the tokens of `layout`.
 
-    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call. `tables` keeps what
-    depends on the layout alone (rotary tables, by module and number of ids) from step to step.
+    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call. `rows` are the samples
+    of the batch that the call is made for, None for all. `tables` keeps what depends on the layout alone (rotary
+    tables, by module and number of ids) from step to step.
     """
 
     layout: TokenLayout
     positions: Tensor | None
     call: Mapping[str, Any]
     tables: dict[Any, Any]
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One denoiser call while its groups of samples, computed or reused, run one after the other."""
+
+    run: Run
+    layout: TokenLayout
+    positions: Tensor | None
+    call: Mapping[str, Any]
+    branch: Branch | None
+    groups: Sequence[Group]
 
 
 class RunOwner(Protocol):
@@ -41,13 +57,25 @@ class RunOwner(Protocol):
 class RootHook:
     """Reduces each call of `module` that belongs to the current run to the run's layout, and expands its prediction.
 
-    `reduce_only` is for ControlNets: what they return feeds the reduced denoiser directly. Native torch hooks, because
-    whatever replaces `.forward` is lost when offload hooks are installed around it.
+    `stack` is there if the run may cache: then the samples of a call that are to be computed run first, in the call
+    itself, and the others in a second call whose blocks are passed over. `reduce_only` is for ControlNets: what they
+    return feeds the reduced denoiser directly. Native torch hooks, because whatever replaces `.forward` is lost when
+    offload hooks are installed around it.
     """
 
-    def __init__(self, module: nn.Module, adapter: Adapter, owner: RunOwner, reduce_only: bool = False) -> None:
-        self.module, self.adapter, self.owner, self.reduce_only = module, adapter, owner, reduce_only
+    def __init__(
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        owner: RunOwner,
+        stack: BlockStack | None = None,
+        reduce_only: bool = False,
+    ) -> None:
+        self.module, self.adapter, self.owner, self.stack = module, adapter, owner, stack
+        self.reduce_only = reduce_only
         self.active: LayoutCall | None = None
+        self._pending: Pending | None = None
+        self._nested = False
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
         self.handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -58,11 +86,15 @@ class RootHook:
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
+        if self.stack is not None:
+            self.stack.remove()
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]] | None:
-        self.active = None
+        if self._nested:
+            return None
+        self._rest()
         run = self.owner.current_run()
         call = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
@@ -71,27 +103,81 @@ class RootHook:
         latents = self.adapter.latents(call, grid)
         run.begin(grid, latents)
         assert run.layout is not None
-        if run.follow(module) and hasattr(module, "_reset_stateful_cache"):
-            cast(Any, module)._reset_stateful_cache()  # caches that the user enabled do not outlive a layout
         layout = run.layout_for(latents.shape[0])
+        seen = run.model_input(latents)
         short, positions = call, None
-        if not layout.all_fine:
-            tokens = layout.reduce(run.model_input(latents))
+        if run.method is not None and not layout.all_fine:
             positions = run.positions(layout)
-            short = self.adapter.shorten(call, layout, tokens, positions)
-        self.active = LayoutCall(layout, positions, short, run.tables)
+            short = self.adapter.shorten(call, layout, layout.reduce(seen), positions)
+        branch, groups = None, [Group()]
         if not self.reduce_only:
-            run.count_call(self.adapter.flops(short), self.adapter.flops(call))
-        return None if positions is None else ((), short)
+            run.count_call(self.adapter.flops(call))
+            if run.policy is not None:
+                branch = run.branch(layout)
+                groups = branch.plan(run.situation(), lambda: self.adapter.modulated_input(module, short), seen)
+        self._pending = Pending(run, layout, positions, short, branch, groups)
+        first = self._enter(self._pending, groups[0])
+        return None if first is call else ((), dict(first))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        active, self.active = self.active, None
         if output is None:  # the call failed: free what the run holds
+            self._rest()
             self.owner.drop_run()
-        if active is None or active.positions is None or output is None or self.reduce_only:
             return None
-        prediction = self.adapter.lengthen(output[0], active.layout)
+        pending = self._pending
+        if pending is None or self._nested:
+            return None
+        parts = [self._leave(pending, pending.groups[0], output[0])]
+        self._nested = True
+        try:
+            for group in pending.groups[1:]:
+                parts.append(self._leave(pending, group, module(**self._enter(pending, group))[0]))
+        finally:
+            self._rest()
+        if self.reduce_only or (len(parts) == 1 and pending.positions is None):
+            return None
+        prediction = _assemble(parts, pending.groups)
+        if pending.positions is not None:
+            prediction = self.adapter.lengthen(prediction, pending.layout)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
+
+    def _enter(self, pending: Pending, group: Group) -> Mapping[str, Any]:
+        """Make ready for the call of one group of samples; returns its arguments."""
+        call = pending.call if group.rows is None else self.adapter.rows(pending.call, group.rows)
+        flops = self.adapter.flops
+        if group.residual is not None:
+            assert self.stack is not None
+            call, flops = self.adapter.without_control(call), self.adapter.skipped_flops
+            self.stack.skip(group.residual)
+        elif pending.branch is not None and self.stack is not None:
+            self.stack.run()
+        self.active = LayoutCall(pending.layout, pending.positions, call, pending.run.tables, group.rows)
+        if not self.reduce_only:
+            pending.run.add_flops(flops(call))
+        return call
+
+    def _leave(self, pending: Pending, group: Group, prediction: Tensor) -> Tensor:
+        """Keep what a computed group produced."""
+        if group.residual is None and pending.branch is not None:
+            assert self.stack is not None
+            pending.branch.record(group.rows, self.stack.take(), pending.run.situation())
+        return prediction
+
+    def _rest(self) -> None:
+        self.active = self._pending = None
+        self._nested = False
+        if self.stack is not None:
+            self.stack.rest()
+
+
+def _assemble(parts: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:
+    """The predictions of a call's groups, back in the order of the batch."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = parts[0].new_empty(sum(len(part) for part in parts), *parts[0].shape[1:])
+    for part, group in zip(parts, groups, strict=True):
+        whole[group.rows] = part
+    return whole
 
 
 def installed_owner(module: nn.Module) -> Any:

@@ -19,10 +19,29 @@ RegionMask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class BranchRecord:
+    """What a temporal policy did in one denoiser call (one guidance branch) of one step.
+
+    reused: per sample, True if its blocks were passed over. distance: per sample, how much the policy's signal had
+    changed, nan where unknown. threshold: what the added-up distance was held against, nan if there is none.
+    empty, inherited, valid: tokens of all samples by how far their cached feature holds after the call.
+    """
+
+    reused: tuple[bool, ...]
+    distance: tuple[float, ...]
+    threshold: float
+    empty: int
+    inherited: int
+    valid: int
+    cached_bytes: int
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One scheduler step: from `sigma` to `sigma_next` (1 noise, 0 clean) with `tokens` image tokens per sample.
 
-    `calls` counts the forward passes of the transformer, `flops` and `seconds` are those of all calls and samples.
+    `calls` counts the denoiser's calls, `flops` and `seconds` are those of all calls and samples. `branches` has one
+    record a call under a temporal policy.
     """
 
     index: int
@@ -33,11 +52,17 @@ class StepRecord:
     calls: int
     flops: float
     seconds: float
+    branches: tuple[BranchRecord, ...] = ()
+
+    @property
+    def reused(self) -> int:
+        """How many samples of how many calls passed over their blocks."""
+        return sum(sum(branch.reused) for branch in self.branches)
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """The steps of one stage, added up."""
+    """The steps of one stage, added up; `computed` and `reused` count samples of calls."""
 
     kind: StageKind
     steps: int
@@ -47,6 +72,8 @@ class StageRecord:
     calls: int
     flops: float
     seconds: float
+    computed: int = 0
+    reused: int = 0
 
 
 @dataclass
@@ -102,6 +129,8 @@ class Report:
             calls=sum(step.calls for step in steps),
             flops=sum(step.flops for step in steps),
             seconds=sum(step.seconds for step in steps),
+            computed=sum(step.calls * self.batch - step.reused for step in steps),
+            reused=sum(step.reused for step in steps),
         )
 
     def __str__(self) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.regions import Evidence, get_scorer, select_top
 from ralu_cache.report import Report, StepRecord
 from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
+from ralu_cache.temporal.base import Policy, Situation
 from ralu_cache.transition import Codec, coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
 
 HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
@@ -44,23 +46,31 @@ class Autoencoder:
 class Run:
     """Stages, canvas and layout of one pipeline call; only the scheduler and the root hooks call it.
 
-    The canvas is kept in float32; the model sees it in its own dtype. A latent that the pipeline or a callback
-    changed between two steps replaces it, projected on the current layout.
+    With a spatial method the canvas is kept in float32; the model sees it in its own dtype. A latent that the pipeline
+    or a callback changed between two steps replaces it, projected on the current layout. Without one the run has a
+    single stage with the stock levels, and the stock scheduler does the arithmetic. `on_layout` is called at each
+    change of layout.
     """
 
     def __init__(
         self,
-        method: SpatialMethod,
+        method: SpatialMethod | None,
         stages: tuple[Stage, ...],
         geometry: Geometry,
         autoencoder: Autoencoder,
         report: Report,
+        policy: Policy | None = None,
+        on_layout: Callable[[], None] = lambda: None,
     ) -> None:
         self.method = method
         self.stages = stages
         self.geometry = geometry
         self.autoencoder = autoencoder
         self.report = report
+        self.policy = policy
+        self._on_layout = on_layout
+        self._branches: list[Branch] = []
+        self._start = 0
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
         self.index = 0
         self.calls = 0
@@ -74,7 +84,6 @@ class Run:
         self._history: list[Tensor] = []
         self.tables: dict[Any, Any] = {}
         self._layouts: dict[int, TokenLayout] = {}
-        self._followers: set[int] = set()
         self._clock = time.perf_counter()
 
     # ---- where the run stands
@@ -107,7 +116,9 @@ class Run:
     @property
     def wants_text_attention(self) -> bool:
         """True while the denoiser's first call of the step from which the next regions are chosen is under way."""
-        if "text_attention" not in self.method.scorer.needs or self.calls != 1 or not self.ends_stage:
+        if self.method is None or "text_attention" not in self.method.scorer.needs:
+            return False
+        if self.calls != 1 or not self.ends_stage:
             return False
         return self.stages[self.places[self.index][0] + 1].kind == "mixed"
 
@@ -118,9 +129,13 @@ class Run:
 
         Raises ValueError for a grid that cells do not tile, or latents given for a start in mid-schedule.
         """
+        if not self.report.steps:
+            self._start = self.index
         if self.layout is not None:
             return
         layout = self._open(grid, latents.shape[0], latents.device)
+        if self.method is None:
+            return
         if self.index:
             if self.stage.kind != "fine":
                 raise ValueError(
@@ -145,27 +160,46 @@ class Run:
         assert self.layout is not None
         return self._layouts.setdefault(batch, self.layout.repeat(batch))
 
-    def follow(self, module: object) -> bool:
-        """True the first time that `module` is called under the current layout."""
-        new = id(module) not in self._followers
-        self._followers.add(id(module))
-        return new
-
     def positions(self, layout: TokenLayout) -> Tensor:
         """(B, n, 2) float32 position ids of the layout's tokens, made once a layout."""
         key = ("positions", id(layout))
         if key not in self.tables:
+            assert self.method is not None
             anchor = ANCHORS[self.method.anchor]
             ids = layout.positions(anchor)
             self.tables[key] = ids if self.method.frame == "fine" else (ids - anchor) / 2
         return self.tables[key]
 
-    def count_call(self, flops: float, full_flops: float) -> None:
-        """Note one denoiser call: what it costs, and what it would at full resolution."""
+    def count_call(self, full_flops: float) -> None:
+        """Note one denoiser call, and what it would cost in full."""
         if not self.report.steps:
             self.report.baseline_flops += full_flops * self.report.baseline_steps
         self.calls += 1
+
+    def add_flops(self, flops: float) -> None:
+        """Note what (a part of) the present call costs."""
         self.call_flops += flops
+
+    def branch(self, layout: TokenLayout) -> Branch:
+        """The temporal state of the present call's place within the step; `layout` is that of its whole batch."""
+        assert self.policy is not None
+        if self.calls > len(self._branches):
+            self._branches.append(Branch(self.policy, layout))
+        return self._branches[self.calls - 1]
+
+    def situation(self) -> Situation:
+        """Where the run stands, as a temporal policy needs to know it."""
+        stage, step = self.places[self.index]
+        before = [i for s, i in self.places[: self._start] if s == stage]
+        return Situation(
+            step=self.index - self._start,
+            steps=len(self.places) - self._start,
+            stage=stage,
+            stage_step=step - len(before),
+            stage_steps=self.stages[stage].steps - len(before),
+            ends_stage=self.ends_stage,
+            sigma=self.sigma,
+        )
 
     # ---- the scheduler's side
 
@@ -199,15 +233,39 @@ class Run:
         self._canvas = x
         out = self.geometry.from_image(x, sample).to(velocity.dtype)
         self._emitted = (out, out._version)
-        self._record(layout)
+        self.close_step(layout)
+        return out
+
+    def close_step(self, layout: TokenLayout | None = None) -> None:
+        """Note the step, made on `layout` (by default the current one), and go to the next."""
+        layout = layout or self.layout
+        assert layout is not None
+        now = time.perf_counter()
+        record = StepRecord(
+            index=self.index,
+            stage=self.places[self.index][0],
+            sigma=self.sigma,
+            sigma_next=self.sigma_next,
+            tokens=layout.tokens,
+            calls=self.calls,
+            flops=self.call_flops,
+            seconds=now - self._clock,
+            branches=tuple(branch.report() for branch in self._branches[: self.calls]),
+        )
+        self.report.steps.append(record)
+        self._clock, self.calls, self.call_flops = now, 0, 0.0
         self.index += 1
         self.report.completed = self.finished
-        return out
 
     # ---- inner workings
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         rows, columns = grid
+        self.grid = grid
+        self.report.size, self.report.batch = grid, batch
+        if self.method is None:  # one grid of tokens, whatever its size; nothing is refined or reduced
+            self.layout = TokenLayout.coarse(batch, rows, columns, self.geometry.patch, device)
+            return self.layout
         if rows % 2 or columns % 2:
             pixels = self.geometry.pixels
             nearest = (rows + rows % 2) * pixels, (columns + columns % 2) * pixels
@@ -215,15 +273,13 @@ class Run:
                 f"height and width must be multiples of {2 * pixels} for spatial stages, got "
                 f"{rows * pixels}x{columns * pixels}; nearest: {nearest[0]}x{nearest[1]}"
             )
-        self.grid = grid
-        self.report.size, self.report.batch = grid, batch
         make = TokenLayout.fine if self.stage.kind == "fine" else TokenLayout.coarse
         self.layout = make(batch, rows // 2, columns // 2, self.geometry.patch, device)
         return self.layout
 
     def _noise_on(self, layout: TokenLayout, noise: Tensor | None = None) -> Tensor:
         noise = self.noise if noise is None else noise
-        assert noise is not None
+        assert noise is not None and self.method is not None
         if layout.all_fine:
             return noise
         return torch.where(layout.fine_pixels, noise, coarse_noise(noise, self.method.start))
@@ -238,11 +294,13 @@ class Run:
         return self.layout.project(self.geometry.to_image(sample, self.grid).float())
 
     def _transition(self, x: Tensor, v: Tensor, x0: Tensor) -> Tensor:
-        assert self.layout is not None and self.noise is not None
+        assert self.layout is not None and self.noise is not None and self.method is not None
         upcoming = self.stages[self.places[self.index][0] + 1]
         before = self.layout
         self.layout = self._choose(x0, v, upcoming=upcoming)
-        self._layouts, self._followers, self.tables = {}, set(), {}
+        self._layouts, self.tables = {}, {}
+        self._carry_over()
+        self._on_layout()
         split = self.layout.fine_pixels & ~before.fine_pixels
         sigma, sigma_next = self.sigma_next, upcoming.sigmas[0]
         self._history = []
@@ -252,9 +310,17 @@ class Run:
         lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode)
         return renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
 
+    def _carry_over(self) -> None:
+        """Move what the branches have cached to the new layout; the paper's noise is fresh for every token."""
+        fresh = self.method is not None and self.method.noise == "paper"
+        for branch in self._branches:
+            layout = self.layout_for(branch.layout.batch)
+            changed = torch.full((layout.batch, layout.tokens), fresh, device=layout.refined.device)
+            branch.transfer(layout, changed)
+
     def _choose(self, x0: Tensor, velocity: Tensor, upcoming: Stage | None = None, started: bool = True) -> TokenLayout:
         """The layout of the upcoming (or, before the first step, the current) stage, regions chosen per sample."""
-        assert self.layout is not None
+        assert self.layout is not None and self.method is not None
         stage = upcoming or self.stage
         batch, (rows, columns) = self.layout.batch, self.layout.cells
         if stage.kind == "fine":
@@ -279,18 +345,3 @@ class Run:
         patch = self.geometry.patch
         image = self.layout.expand(per_token[..., None].expand(-1, -1, patch * patch).contiguous())
         return torch.nn.functional.avg_pool2d(image, 2 * patch)[:, 0]
-
-    def _record(self, layout: TokenLayout) -> None:
-        now = time.perf_counter()
-        record = StepRecord(
-            index=self.index,
-            stage=self.places[self.index][0],
-            sigma=self.sigma,
-            sigma_next=self.sigma_next,
-            tokens=layout.tokens,
-            calls=self.calls,
-            flops=self.call_flops,
-            seconds=now - self._clock,
-        )
-        self.report.steps.append(record)
-        self._clock, self.calls, self.call_flops = now, 0, 0.0

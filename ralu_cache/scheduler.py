@@ -39,14 +39,15 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
 
     stock: FlowMatchEulerDiscreteScheduler
     timesteps: Tensor
-    new_run: Callable[[int, float], Run | None] | None = None
+    sigmas: Tensor
+    new_run: Callable[[float, list[float]], Run | None] | None = None
     run: Run | None = None
 
     @classmethod
     def staged(
-        cls, stock: FlowMatchEulerDiscreteScheduler, new_run: Callable[[int, float], Run | None]
+        cls, stock: FlowMatchEulerDiscreteScheduler, new_run: Callable[[float, list[float]], Run | None]
     ) -> StagedFlowMatchEuler:
-        """A scheduler with the settings of `stock` that asks `new_run(steps, shift)` for a run of every call."""
+        """A scheduler with the settings of `stock` that asks `new_run(shift, sigmas)` for a run of every call."""
         scheduler = cls.from_config(stock.config)
         scheduler.set_shift(stock.shift)
         scheduler.stock, scheduler.new_run = stock, new_run
@@ -77,21 +78,22 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
         if self.new_run is None:
             return
-        count = len(self.timesteps)
-        if timesteps is not None or (sigmas is not None and not _evenly_spaced(sigmas)):
+        run = self.new_run(self.model_shift(mu), self.sigmas.tolist())
+        if run is None:
+            return
+        if timesteps is not None or (run.method is not None and sigmas is not None and not _evenly_spaced(sigmas)):
             raise ValueError(
                 "custom sigmas= or timesteps= are not supported together with spatial stages, which lay out their own; "
                 "set the plan instead: spatial=RALU(steps=..., ends=...)"
             )
-        run = self.new_run(count, self.model_shift(mu))
-        if run is None:
+        self._begin_index = 0
+        self.run = run
+        if run.method is None:
             return
         levels = [level for stage in run.stages for level in stage.sigmas[:-1]]
         self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32, device=device)
         self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
         self.num_inference_steps = len(levels)
-        self._begin_index = 0
-        self.run = run
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         super().set_begin_index(begin_index)
@@ -101,7 +103,7 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
     def scale_noise(self, sample: Tensor, timestep: float | Tensor, noise: Tensor | None = None) -> Tensor:
         """Forward process on the tokens of the stage in which the run stands; (B, C, H, W) or the packed latents."""
         run = self.run
-        if run is None or noise is None:
+        if run is None or run.method is None or noise is None:
             return super().scale_noise(sample, timestep, noise)
         if run.grid is None and sample.ndim != 4:
             raise ValueError(f"scale_noise before the first step needs latents (B, C, H, W), got {tuple(sample.shape)}")
@@ -125,32 +127,28 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
     ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor]:
         """As the stock method. RuntimeError if the denoiser's hook did not run, ValueError for per-token timesteps."""
         run = self.run
+        churn = (s_churn, s_tmin, s_tmax, s_noise)
+        stock = (model_output, timestep, sample, *churn, generator, per_token_timesteps, return_dict)
         if run is None:
-            return super().step(
-                model_output,
-                timestep,
-                sample,
-                s_churn,
-                s_tmin,
-                s_tmax,
-                s_noise,
-                generator,
-                per_token_timesteps,
-                return_dict,
-            )
+            return super().step(*stock)
         if per_token_timesteps is not None:
-            raise ValueError("per_token_timesteps are not supported by spatial stages; call handle.disable() first")
+            raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
         if run.calls == 0:
             self.run = None
             raise RuntimeError(
                 "the denoiser ran without ralu_cache's hook (it was replaced, or its hooks were removed, after "
                 "accelerate()); call accelerate(pipe, ...) again"
             )
-        previous = run.advance(model_output, sample)
-        self._step_index = run.index
+        if run.method is None:
+            output = super().step(*stock)
+            run.close_step()
+        else:
+            previous = run.advance(model_output, sample)
+            self._step_index = run.index
+            output = FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
         if run.finished:
             self.run = None
-        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+        return output
 
     def save_pretrained(self, save_directory: str, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the stock scheduler with the same configuration, so that a saved pipeline loads without this library."""
