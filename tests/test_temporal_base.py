@@ -21,7 +21,7 @@ from ralu_cache.temporal import (
     resolve_temporal,
     temporal_names,
 )  # fmt: skip
-from ralu_cache.temporal.base import relative_change
+from ralu_cache.temporal.base import Rules, relative_change
 from tests.strategies import situations
 
 EAGER = TeaCache(1e6, "identity", transition="inherit", compute_stage_end=False, last=0)  # reuses whenever it may
@@ -120,6 +120,23 @@ def test_a_distance_that_overflows_the_polynomial_means_compute() -> None:
     small, large = torch.full((1, 1, 1), 1e-30), torch.full((1, 1, 1), 1e30)
     _, step, *_ = situations(4)
     assert not state.decide(step, large, small, readable).reuse.any()
+
+
+def test_a_broken_signal_means_compute_even_to_a_policy_that_does_not_look() -> None:
+    """(9)"""
+
+    class Careless(Rules):
+        @property
+        def signal(self) -> str:
+            return "canvas"
+
+        def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+            return torch.ones_like(total, dtype=torch.bool)
+
+    state, readable = Careless().start(2, "cpu"), torch.ones(2, dtype=torch.bool)
+    signal = torch.ones(2, 1, 2, 2)
+    signal[1] = torch.nan
+    assert state.decide(situations(4)[1], signal, torch.ones_like(signal), readable).reuse.tolist() == [True, False]
 
 
 def test_a_zero_signal_means_compute() -> None:
