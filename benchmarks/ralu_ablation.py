@@ -14,21 +14,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 from tqdm import tqdm
 
-from benchmarks.tiny_flux.scenes import sample_scene
-from ralu_cache import RALU, accelerate
-from ralu_cache.demo import load_tiny_flux
+from benchmarks.lab import GUIDANCE, Lab, compare, strip
+from ralu_cache import RALU
 
 STEPS = 50
-GUIDANCE: dict[str, dict[str, Any]] = {"unguided": {}, "guided": {"negative_prompt": "", "true_cfg_scale": 3.0}}
 SCORERS = (
     "canny", "sobel", "latent-gradient", "step-variance", "step-variance-moving", "velocity-variance",
     "text-attention", "even",
@@ -72,49 +64,6 @@ def variants(preset: str) -> Iterator[tuple[str, RALU]]:
         yield f"plan: ends {ends[0]}, {ends[1]}", replace(default, ends=(*ends, 1.0))
 
 
-class Lab:
-    """The embedded model, its prompts and seeds, and the full runs to compare with."""
-
-    def __init__(self, prompts: int, seed: int = 2026) -> None:
-        self.pipe = load_tiny_flux()
-        self.pipe.set_progress_bar_config(disable=True)
-        rng = np.random.default_rng(seed)
-        self.prompts = [sample_scene(rng).prompt for _ in range(prompts)]
-
-    def images(self, steps: int, guidance: str) -> Tensor:
-        """(B, 3, 128, 128) in [0, 1]; image i has the seed i."""
-        generators = [torch.Generator().manual_seed(i) for i in range(len(self.prompts))]
-        return self.pipe(
-            self.prompts, height=128, width=128, num_inference_steps=steps, max_sequence_length=16,
-            generator=generators, output_type="pt", **GUIDANCE[guidance],
-        ).images.float()  # fmt: skip
-
-    def accelerated(self, plan: RALU, guidance: str) -> tuple[Tensor, float]:
-        """The images of a plan, and its FLOP ratio over the full run."""
-        with accelerate(self.pipe, spatial=plan) as handle:
-            images = self.images(STEPS, guidance)
-            assert handle.report is not None
-            return images, handle.report.flop_ratio
-
-
-def compare(images: Tensor, reference: Tensor) -> tuple[Tensor, float]:
-    """(PSNR of each image in dB, mean SSIM)."""
-    psnr = -10 * (images - reference).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
-    return psnr, float(ssim(images, reference, data_range=1.0))
-
-
-def strip(rows: dict[str, Tensor], path: Path, columns: int = 8) -> None:
-    """Labelled rows of images."""
-    label, size = 120, 128
-    sheet = Image.new("RGB", (label + columns * size, len(rows) * size), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (name, images) in enumerate(rows.items()):
-        draw.text((4, i * size + size // 2 - 6), name, fill="black")
-        line = torch.cat(list(images[:columns]), 2).permute(1, 2, 0).clamp(0, 1)
-        sheet.paste(Image.fromarray((line * 255).round().byte().numpy()), (label, i * size))
-    sheet.save(path)
-
-
 def table(rows: list[Row]) -> str:
     """Markdown: one line a variant, PSNR / SSIM for each guidance."""
     lines = []
@@ -145,10 +94,10 @@ def main() -> None:
             reference = lab.images(STEPS, guidance)
             strips = {preset: {"full run": reference} for preset in options.presets}
             for preset, name, plan in work:
-                images, ratio = lab.accelerated(plan, guidance)
+                images, report = lab.accelerated(STEPS, guidance, spatial=plan)
                 psnr, structure = compare(images, reference)
                 error = float(psnr.std() / len(psnr) ** 0.5)
-                rows.append(Row(preset, name, guidance, float(psnr.mean()), error, structure, ratio))
+                rows.append(Row(preset, name, guidance, float(psnr.mean()), error, structure, report.flop_ratio))
                 if name in STRIP:
                     strips[preset][name] = images
                 bar.update()
