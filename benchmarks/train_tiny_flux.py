@@ -59,7 +59,7 @@ def transformer_config(options: argparse.Namespace) -> TransformerConfig:
         minutes=options.minutes,
         steps=options.steps,
         size=ModelSize(*options.size),
-        phases=((float("inf"), (1.0, 0.0, 0.0)),) if options.half_only else phases,
+        phases=((1.0, (1.0, 0.0, 0.0)),) if options.half_only else phases,
         rate=options.rate or (1.0 if options.init is None else 0.25),
         warmup=options.warmup,
         hold=options.hold,
