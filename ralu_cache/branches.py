@@ -41,12 +41,14 @@ class Branch:
         self._inherit = policy.transition == "inherit"
         self._previous: Tensor | None = None
         self._decision: Decision | None = None
+        self._found: Tensor | None = None
 
     def plan(self, situation: Situation, modulated: Callable[[], Tensor], canvas: Tensor) -> list[Group]:
         """Who is computed and who reuses in this call; the computed first. Each sample decides for itself.
 
         modulated: gives the first block's modulated input (B, n + extra, d); canvas: the latent image (B, C, H, W).
         """
+        self._found = self._marks()
         signal = self._signal(modulated, canvas)
         reading = self.ledger.read("residual", self.layout, inherited=self._inherit)
         readable = torch.zeros(self.layout.batch, dtype=torch.bool, device=self.layout.refined.device)
@@ -86,11 +88,10 @@ class Branch:
 
     def report(self) -> BranchRecord:
         """What was decided in the latest call, and how far what is cached now holds."""
-        decision = self._decision
-        assert decision is not None
-        counts = [0] * len(Mark)
-        if "residual" in self.ledger:
-            counts = self.ledger.counts("residual").sum(0).tolist()
+        decision, found = self._decision, self._found
+        assert decision is not None and found is not None
+        counts = self._marks().tolist()
+        empty, inherited, valid = found.tolist()
         return BranchRecord(
             reused=tuple(decision.reuse.tolist()),
             distance=tuple(decision.distance.tolist()),
@@ -99,7 +100,15 @@ class Branch:
             inherited=counts[Mark.INHERITED],
             valid=counts[Mark.VALID],
             cached_bytes=self.ledger.nbytes,
+            found=(empty, inherited, valid),
+            total=() if decision.total is None else tuple(decision.total.tolist()),
         )
+
+    def _marks(self) -> Tensor:
+        """(3,) int64: how many tokens of all samples are EMPTY, INHERITED and VALID now."""
+        if "residual" in self.ledger:
+            return self.ledger.counts("residual").sum(0)
+        return torch.tensor([self.layout.batch * self.layout.tokens, 0, 0])
 
     def _signal(self, modulated: Callable[[], Tensor], canvas: Tensor) -> Tensor | None:
         kind = self.policy.signal

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ralu_cache.report import Report, readable_flops
+from ralu_cache.report import Report
+from ralu_cache.report_text import readable_flops
 
 Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1]
 Metric = Callable[[Pictures, Pictures], list[float]]

@@ -144,16 +144,18 @@ class RootHook:
     def _enter(self, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
         call = pending.call if group.rows is None else self.adapter.rows(pending.call, group.rows)
-        flops = self.adapter.flops
+        spent, uncached = self.adapter.flops, 0.0
         if group.residual is not None:
             assert self.stack is not None
-            call, flops = self.adapter.without_control(call), self.adapter.skipped_flops
+            uncached = self.adapter.flops(call)
+            call, spent = self.adapter.without_control(call), self.adapter.skipped_flops
             self.stack.skip(group.residual)
         elif pending.branch is not None and self.stack is not None:
             self.stack.run()
         self.active = LayoutCall(pending.layout, pending.positions, call, pending.run.tables, group.rows)
         if not self.reduce_only:
-            pending.run.add_flops(flops(call))
+            flops = spent(call)
+            pending.run.add_flops(flops, max(0.0, uncached - flops))
         return call
 
     def _leave(self, pending: Pending, group: Group, prediction: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import groupby, zip_longest
 from operator import attrgetter
 from os import PathLike
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ralu_cache.report_text import describe
 
 StageKind = Literal["coarse", "mixed", "fine"]
 RegionMask = NDArray[np.bool_]
@@ -23,8 +26,11 @@ class BranchRecord:
     """What a temporal policy did in one denoiser call (one guidance branch) of one step.
 
     reused: per sample, True if its blocks were passed over. distance: per sample, how much the policy's signal had
-    changed, nan where unknown. threshold: what the added-up distance was held against, nan if there is none.
-    empty, inherited, valid: tokens of all samples by how far their cached feature holds after the call.
+    changed, nan where unknown. total: per sample, the added-up distances (through the policy's polynomial, if it has
+    one) that were held against `threshold`; empty and nan for policies without such a sum.
+    empty, inherited, valid: tokens of all samples by how far their cached feature holds after the call; `found`: the
+    same three as the call found them. cached_bytes: held after the call.
+    flops: of the call, all samples; saved_flops: how much more it would have cost with every sample computed.
     """
 
     reused: tuple[bool, ...]
@@ -34,6 +40,10 @@ class BranchRecord:
     inherited: int
     valid: int
     cached_bytes: int
+    found: tuple[int, int, int] = (0, 0, 0)
+    total: tuple[float, ...] = ()
+    flops: float = 0.0
+    saved_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class StepRecord:
     """One scheduler step: from `sigma` to `sigma_next` (1 noise, 0 clean) with `tokens` image tokens per sample.
 
     `calls` counts the denoiser's calls, `flops` and `seconds` are those of all calls and samples. `branches` has one
-    record a call under a temporal policy.
+    record a call under a temporal policy; `saved_flops` is what its reuse spared.
     """
 
     index: int
@@ -53,11 +63,27 @@ class StepRecord:
     flops: float
     seconds: float
     branches: tuple[BranchRecord, ...] = ()
+    saved_flops: float = 0.0
 
     @property
     def reused(self) -> int:
         """How many samples of how many calls passed over their blocks."""
         return sum(sum(branch.reused) for branch in self.branches)
+
+    @property
+    def cached_bytes(self) -> int:
+        """What all branches held after this step."""
+        return sum(branch.cached_bytes for branch in self.branches)
+
+
+@dataclass(frozen=True)
+class BranchTotals:
+    """One branch's calls in a stage, added up; `computed` and `reused` count samples."""
+
+    computed: int
+    reused: int
+    flops: float
+    saved_flops: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +100,8 @@ class StageRecord:
     seconds: float
     computed: int = 0
     reused: int = 0
+    saved_flops: float = 0.0
+    branches: tuple[BranchTotals, ...] = ()
 
 
 @dataclass
@@ -118,6 +146,26 @@ class Report:
         """How many times fewer FLOPs than the plain run; 1.0 while nothing is recorded."""
         return self.baseline_flops / self.flops if self.flops else 1.0
 
+    @property
+    def caches(self) -> bool:
+        """True if a temporal policy was at work."""
+        return any(step.branches for step in self.steps)
+
+    @property
+    def temporal_saved_flops(self) -> float:
+        """FLOPs that reuse spared: those of the same plan uncached, less `flops`."""
+        return sum(step.saved_flops for step in self.steps)
+
+    @property
+    def spatial_saved_flops(self) -> float:
+        """FLOPs that fewer tokens, and the plan's own number of steps, spared: the plain run's, less the plan's."""
+        return self.baseline_flops - self.flops - self.temporal_saved_flops
+
+    @property
+    def peak_cached_bytes(self) -> int:
+        """The most that all branches held together after a step."""
+        return max((step.cached_bytes for step in self.steps), default=0)
+
     def _stage(self, steps: Sequence[StepRecord]) -> StageRecord:
         first, last = steps[0], steps[-1]
         return StageRecord(
@@ -131,44 +179,31 @@ class Report:
             seconds=sum(step.seconds for step in steps),
             computed=sum(step.calls * self.batch - step.reused for step in steps),
             reused=sum(step.reused for step in steps),
+            saved_flops=sum(step.saved_flops for step in steps),
+            branches=_branch_totals(steps),
         )
 
     def __str__(self) -> str:
-        rows, columns = self.size
-        lines = [
-            f"{self.pipeline}, batch {self.batch}, {rows}x{columns} tokens",
-            f"spatial {self.spatial}",
-            f"temporal {self.temporal}",
-            f"{'stage':<8}{'steps':>6}{'sigma':>17}{'tokens':>8}{'calls':>7}{'FLOPs':>11}{'seconds':>9}",
-        ]
-        for stage in self.stages:
-            sigmas = f"{stage.sigma_start:.3f} -> {stage.sigma_end:.3f}"
-            head = f"{stage.kind:<8}{stage.steps:>6}{sigmas:>17}{stage.tokens:>8}"
-            lines.append(head + _cost(stage.calls, stage.flops, stage.seconds))
-        calls = sum(step.calls for step in self.steps)
-        lines.append(f"{'total':<8}{len(self.steps):>6}{'':>25}" + _cost(calls, self.flops, self.seconds))
-        if self.baseline_steps:
-            lines.append(f"{self.flop_ratio:.2f}x fewer FLOPs than {self.baseline_steps} full-resolution steps")
-        lines += [f"refined in mixed stage {n}: {mask.mean():.0%}" for n, mask in enumerate(self.regions, 1)]
-        if not self.completed:
-            lines.append("the run did not finish")
-        return "\n".join(lines + [f"notice: {notice}" for notice in self.notices])
+        return describe(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; a region mask becomes one string of 0 and 1 per row."""
+        """Plain JSON data: a region mask becomes one string of 0 and 1 per row, nan and inf become None."""
         data = asdict(self)
         data["regions"] = [[_mask_rows(sample) for sample in mask] for mask in self.regions]
         data["stages"] = [asdict(stage) for stage in self.stages]
-        return data | {"flops": self.flops, "seconds": self.seconds, "flop_ratio": self.flop_ratio}
+        totals = ("flops", "seconds", "flop_ratio", "spatial_saved_flops", "temporal_saved_flops", "peak_cached_bytes")
+        return finite(data | {name: getattr(self, name) for name in totals})
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes `to_dict()` as JSON; makes the folder."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        target.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     def plot(self, path: str | PathLike[str], image: Any = None) -> None:
         """Draws sigma and tokens over the steps and, with `image`, the refined regions over the finished pictures.
+
+        Of a run that caches, the tokens are coloured by what was computed and reused, above distances and ledger.
 
         image: a PIL image, a (Y, X, 3) array, or a list of them in the order of the batch.
         Raises ImportError if matplotlib is missing.
@@ -186,16 +221,28 @@ def stage_kind(tokens: int, size: tuple[int, int]) -> StageKind:
     return "coarse" if 4 * tokens == full else "mixed"
 
 
-def readable_flops(flops: float) -> str:
-    """1.5e12 -> '1.50 T'."""
-    for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if flops >= scale:
-            return f"{flops / scale:.2f} {unit}"
-    return f"{flops / 1e6:.2f} M"
+def finite(data: Any) -> Any:
+    """The same data with None for every nan and inf, which JSON does not know; tuples become lists."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _cost(calls: int, flops: float, seconds: float) -> str:
-    return f"{calls:>7}{readable_flops(flops):>11}{seconds:>9.2f}"
+def _branch_totals(steps: Sequence[StepRecord]) -> tuple[BranchTotals, ...]:
+    """The branches of a stage's steps, each added up; a step may have called fewer than another."""
+    groups = zip_longest(*(step.branches for step in steps))
+    present = [[branch for branch in group if branch is not None] for group in groups]
+    return tuple(
+        BranchTotals(
+            computed=sum(len(branch.reused) - sum(branch.reused) for branch in group),
+            reused=sum(sum(branch.reused) for branch in group),
+            flops=sum(branch.flops for branch in group),
+            saved_flops=sum(branch.saved_flops for branch in group),
+        )
+        for group in present
+    )
 
 
 def _mask_rows(mask: RegionMask) -> list[str]:

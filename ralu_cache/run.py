@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.regions import Evidence, get_scorer, select_top
-from ralu_cache.report import Report, StepRecord
+from ralu_cache.report import BranchRecord, Report, StepRecord
 from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
 from ralu_cache.temporal.base import Policy, Situation
 from ralu_cache.transition import Codec, coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
@@ -74,7 +74,7 @@ class Run:
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
         self.index = 0
         self.calls = 0
-        self.call_flops = 0.0
+        self._costs: list[tuple[float, float]] = []
         self.grid: tuple[int, int] | None = None
         self.layout: TokenLayout | None = None
         self.noise: Tensor | None = None
@@ -175,10 +175,12 @@ class Run:
         if not self.report.steps:
             self.report.baseline_flops += full_flops * self.report.baseline_steps
         self.calls += 1
+        self._costs.append((0.0, 0.0))
 
-    def add_flops(self, flops: float) -> None:
-        """Note what (a part of) the present call costs."""
-        self.call_flops += flops
+    def add_flops(self, flops: float, saved: float = 0.0) -> None:
+        """Note what (a part of) the present call costs, and how much more it would without reuse."""
+        before = self._costs[-1]
+        self._costs[-1] = (before[0] + flops, before[1] + saved)
 
     def branch(self, layout: TokenLayout) -> Branch:
         """The temporal state of the present call's place within the step; `layout` is that of its whole batch."""
@@ -227,17 +229,17 @@ class Run:
         x0 = x - self.sigma * v
         self._history = [*self._history, x0][-HISTORY:]
         x = x + (self.sigma_next - self.sigma) * v
-        layout = self.layout
+        layout, branches = self.layout, self._branch_records()
         if self.ends_stage:
             x = self._transition(x, v, x0)
         self._canvas = x
         out = self.geometry.from_image(x, sample).to(velocity.dtype)
         self._emitted = (out, out._version)
-        self.close_step(layout)
+        self.close_step(layout, branches)
         return out
 
-    def close_step(self, layout: TokenLayout | None = None) -> None:
-        """Note the step, made on `layout` (by default the current one), and go to the next."""
+    def close_step(self, layout: TokenLayout | None = None, branches: tuple[BranchRecord, ...] | None = None) -> None:
+        """Note the step, made on `layout` with `branches` (by default the current ones), and go to the next."""
         layout = layout or self.layout
         assert layout is not None
         now = time.perf_counter()
@@ -248,16 +250,22 @@ class Run:
             sigma_next=self.sigma_next,
             tokens=layout.tokens,
             calls=self.calls,
-            flops=self.call_flops,
+            flops=sum(flops for flops, _ in self._costs),
             seconds=now - self._clock,
-            branches=tuple(branch.report() for branch in self._branches[: self.calls]),
+            branches=self._branch_records() if branches is None else branches,
+            saved_flops=sum(saved for _, saved in self._costs),
         )
         self.report.steps.append(record)
-        self._clock, self.calls, self.call_flops = now, 0, 0.0
+        self._clock, self.calls, self._costs = now, 0, []
         self.index += 1
         self.report.completed = self.finished
 
     # ---- inner workings
+
+    def _branch_records(self) -> tuple[BranchRecord, ...]:
+        """What the branches did in this step; asked for before a transition moves what they have cached."""
+        calls = zip(self._branches, self._costs, strict=False)  # a step may have called fewer branches than there are
+        return tuple(replace(branch.report(), flops=flops, saved_flops=saved) for branch, (flops, saved) in calls)
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         rows, columns = grid

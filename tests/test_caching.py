@@ -186,6 +186,45 @@ def test_what_a_transition_leaves_behind(pipe: Any, transition: str) -> None:
         assert report.steps[first + 1].branches[0].valid == 2 * report.steps[first].tokens
 
 
+@pytest.mark.parametrize("spatial", [None, PLAN])
+def test_flops_saved_are_those_of_the_same_plan_uncached(pipe: Any, spatial: RALU | None) -> None:
+    steps = 12 if spatial is not None else 8
+    script = tuple((i % 2 == 1, i % 3 == 1) for i in range(steps))
+    plain = 0.0
+    if spatial is not None:
+        with accelerate(pipe, spatial=spatial) as uncached:
+            latents(pipe)
+            assert uncached.report is not None and uncached.report.temporal_saved_flops == 0
+            plain = uncached.report.flops
+    with accelerate(pipe, spatial=spatial, temporal=Scripted(script=script)) as handle:
+        latents(pipe)
+    report = handle.report
+    assert report is not None and report.temporal_saved_flops > 0
+    assert report.flops + report.temporal_saved_flops == (plain or report.baseline_flops)
+    assert spatial is not None or report.spatial_saved_flops == 0
+    for step in report.steps:
+        assert sum(branch.flops for branch in step.branches) == step.flops
+        assert (step.saved_flops > 0) == (step.reused > 0)
+
+
+@pytest.mark.parametrize("transition", ["reset", "inherit"])
+def test_marks_are_those_found_and_those_left(pipe: Any, transition: str) -> None:
+    script = tuple((i % 4 == 0,) * 2 for i in range(12))
+    handle = accelerate(pipe, spatial=PLAN, temporal=Scripted(script=script, transition=transition))
+    latents(pipe)
+    assert handle.report is not None
+    steps = [(step.branches[0], 2 * step.tokens) for step in handle.report.steps]
+    assert steps[0][0].found == (steps[0][1], 0, 0)
+    for first in (4, 8):
+        last, tokens = steps[first - 1]
+        assert (last.empty, last.inherited, last.valid) == (0, 0, tokens), "as they were before the transition"
+        branch, tokens = steps[first]
+        if transition == "reset":
+            assert branch.found == (tokens, 0, 0)
+        else:
+            assert branch.found == (branch.empty, branch.inherited, branch.valid) and branch.inherited > 0
+
+
 def test_fresh_noise_leaves_nothing_valid(pipe: Any) -> None:
     script = tuple((i % 2 == 0,) * 2 for i in range(6))
     plan = RALU(steps=(2, 2, 2), noise="paper")

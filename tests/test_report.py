@@ -1,6 +1,7 @@
 """The report's sums, its text, its JSON and its figures."""
 
 import builtins
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.report import Report, StepRecord, readable_flops, stage_kind
+from ralu_cache.report import BranchRecord, Report, StepRecord, finite, stage_kind
+from ralu_cache.report_text import readable_bytes, readable_flops
 
 PLAN = ((2, 64), (3, 118), (5, 256))  # steps and tokens of the coarse, mixed and fine stage on a 16x16 grid
 
@@ -27,6 +29,65 @@ def report() -> Report:
     record.regions.append(mask)
     record.notices.append("num_inference_steps=50 is replaced by the plan's 10 steps")
     return record
+
+
+@pytest.fixture
+def cached(report: Report) -> Report:
+    """The same run with a policy: every second step reused in branch 1, in branch 2 by the first sample alone."""
+    report.temporal = "seacache"
+    for i, step in enumerate(report.steps):
+        tokens, odd = 2 * step.tokens, i % 2 == 1
+        branches = [
+            BranchRecord(
+                (odd, odd and number == 0), (float("nan"), 0.1 * i), 0.3, 0, tokens // 4 if i == 5 else 0,
+                tokens - (tokens // 4 if i == 5 else 0), 2**20, total=(0.1, 0.2), flops=5e8,
+                found=(tokens, 0, 0) if i in (0, 2) else (0, 0, tokens), saved_flops=(2 - number) * 1e8 * odd,
+            )
+            for number in (0, 1)
+        ]  # fmt: skip
+        saved = sum(branch.saved_flops for branch in branches)
+        report.steps[i] = dataclasses.replace(step, branches=tuple(branches), saved_flops=saved)
+    return report
+
+
+def test_reuse_is_added_up_by_stage_and_branch(cached: Report) -> None:
+    assert [(stage.computed, stage.reused) for stage in cached.stages] == [(5, 3), (9, 3), (11, 9)]
+    fine = cached.stages[2].branches
+    assert [(branch.computed, branch.reused) for branch in fine] == [(4, 6), (7, 3)]
+    assert [branch.saved_flops for branch in fine] == [pytest.approx(6e8), pytest.approx(3e8)]
+    assert cached.temporal_saved_flops == pytest.approx(15e8)
+    assert cached.spatial_saved_flops == pytest.approx(50e9 - 10e9 - 1.5e9)
+    assert cached.peak_cached_bytes == 2 * 2**20
+
+
+def test_text_of_a_cached_run_names_what_each_part_saved(cached: Report) -> None:
+    text = str(cached)
+    saved = "FLOPs saved: 38.50 G by spatial (4.35x), 1.50 G by temporal (1.15x)"
+    for part in ("computed", "reused", "branch 2", saved, "cache: at most 2.0 MiB"):
+        assert part in text
+    (total,) = (line for line in text.splitlines() if line.startswith("total"))
+    assert total.split()[:5] == ["total", "10", "20", "6.2", "3.8"]
+    cached.completed = False
+    assert "by spatial" not in str(cached) and "1.50 G by temporal" in str(cached)
+
+
+def test_json_knows_no_nan(cached: Report, tmp_path: Path) -> None:
+    cached.save(tmp_path / "run.json")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    data = json.loads((tmp_path / "run.json").read_text(), parse_constant=refuse)
+    branch = data["steps"][3]["branches"][1]
+    assert branch["distance"] == [None, pytest.approx(0.3)] and branch["reused"] == [True, False]
+    assert data["stages"][2]["branches"][0]["reused"] == 6
+    assert data["temporal_saved_flops"] == pytest.approx(1.5e9)
+    assert finite({"a": (float("inf"), 1, "b")}) == {"a": [None, 1, "b"]}
+
+
+@pytest.mark.parametrize(("size", "text"), [(512, "0.5 KiB"), (2.5 * 2**20, "2.5 MiB"), (3 * 2**30, "3.0 GiB")])
+def test_readable_bytes(size: float, text: str) -> None:
+    assert readable_bytes(size) == text
 
 
 def test_stages_are_the_steps_added_up(report: Report) -> None:

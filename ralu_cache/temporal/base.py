@@ -58,12 +58,14 @@ class Decision:
     distance: (B,) float32, this step's change of the signal; nan where none was measured.
     threshold: what the added-up distances were held against; nan for policies without one.
     signal: what the caller keeps and hands over as `previous` at the next step; None for policies without a signal.
+    total: (B,) float32, the added-up increments that were held against the threshold; None without such a sum.
     """
 
     reuse: Tensor
     distance: Tensor
     threshold: float
     signal: Tensor | None = None
+    total: Tensor | None = None
 
 
 class PolicyState(Protocol):
@@ -223,7 +225,7 @@ class RuleState:
             reuse = torch.zeros_like(reuse)
         self.total = torch.where(reuse, total, 0.0)
         self.age = torch.where(reuse, self.age + 1, 0)
-        return Decision(reuse, distance, threshold, kept)
+        return Decision(reuse, distance, threshold, kept, total)
 
     def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
         """See `PolicyState.forecast`; polynomials in sigma of the policy's order (see `extrapolate`)."""
