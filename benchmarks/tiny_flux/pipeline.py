@@ -20,8 +20,7 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
 def load_text_models(folder: Path | None) -> TextModels:
     """The frozen text parts of a saved pipeline, or freshly built ones.
 
-    Building is exact to the last bit on one kind of processor only: the orthogonal matrices come from LAPACK, whose
-    rounding differs between them. A model that is trained further keeps the encoders that it was trained with.
+    A model that is trained further keeps the encoders that it was trained with, whatever another LAPACK would build.
     """
     if folder is None:
         return build_text_models()

@@ -39,9 +39,17 @@ class TextModels:
 
 
 def build_text_models() -> TextModels:
-    """Both encoders and tokenizers from their seeds, rounded through float16: what is trained on is what is stored."""
+    """Both encoders and tokenizers from their seeds, rounded through float16: what is trained on is what is stored.
+
+    Built on one thread: the rounding of the orthogonal matrices' QR depends on the number of threads.
+    """
     clip_tokenizer, t5_tokenizer = build_clip_tokenizer(), build_t5_tokenizer()
-    clip, t5 = build_clip(len(clip_tokenizer)), build_t5(len(t5_tokenizer))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        clip, t5 = build_clip(len(clip_tokenizer)), build_t5(len(t5_tokenizer))
+    finally:
+        torch.set_num_threads(threads)
     return TextModels(
         clip_tokenizer,
         clip.requires_grad_(False).half().float(),
