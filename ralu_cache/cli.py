@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 EMBEDDED = "tiny-flux"
+METHODS = "SPATIAL, +TEMPORAL or SPATIAL+TEMPORAL, such as ralu-4x+seacache:0.3"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,21 +31,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ralu-cache", description="Faster diffusers pipelines, training-free.")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_demo(commands.add_parser("demo", help="sample the embedded model in full and with RALU, and compare"))
+    _add_demo(
+        commands.add_parser("demo", help="sample the embedded model in full, with RALU and with caching, and compare")
+    )
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
-    info = commands.add_parser("info", help="versions, devices, supported pipelines, presets, attention backends")
+    info = commands.add_parser(
+        "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
+    )
     info.set_defaults(run=_info)
     return parser
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/demo", metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="two prompts, two presets, one round")
+    parser.add_argument("--quick", action="store_true", help="two prompts, three methods, one round")
     parser.add_argument("--steps", type=_positive, help="steps of the full run (50)")
     parser.add_argument("--size", type=_positive, help="pixels of a side (128)")
     parser.add_argument("--seeds", type=int, nargs="+", help="one batch of pictures per seed (0)")
     parser.add_argument("--repeats", type=_positive, help="rounds of the interleaved timing (3)")
-    parser.add_argument("--methods", nargs="+", metavar="SPATIAL", help="spatial methods (ralu-4x ralu-5x ralu-7x)")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"{METHODS} (three presets, four with caching)")
     parser.add_argument("--device", help="cpu, cuda, ... (cpu)")
     parser.set_defaults(run=_demo)
 
@@ -57,7 +62,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
     add("--guidance-scale", type=float)
     add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
-    add("--temporal", default="none", help="default: %(default)s")
+    add("--temporal", default="none", metavar="NAME[:VALUE]", help="such as seacache:0.3; default: %(default)s")
     add("--height", type=_positive, help="pixels")
     add("--width", type=_positive, help="pixels")
     add("--steps", type=_positive, help="num_inference_steps; presets bring their own")
@@ -69,7 +74,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
     add("--out", default="out/generate", metavar="FILE_OR_FOLDER", help="default: %(default)s")
     add("--report", metavar="FILE.json", help="save what the run did")
-    add("--plot", metavar="FILE.png", help="draw the run's timeline and regions")
+    add("--plot", metavar="FILE.png", help="draw the run's timeline, caching and regions")
     parser.set_defaults(run=_generate)
 
 

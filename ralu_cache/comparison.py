@@ -20,26 +20,35 @@ from ralu_cache.report_text import readable_flops
 Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1]
 Metric = Callable[[Pictures, Pictures], list[float]]
 
-HEADER = "| method | steps | FLOPs | fewer FLOPs | seconds | faster | PSNR to full | SSIM to full |"
-COLUMNS = "|---|---:|---:|---:|---:|---:|---:|---:|"
+TITLES = ("method", "steps", "FLOPs", "fewer FLOPs", "seconds", "faster", "PSNR to full", "SSIM to full")
+CACHED = ("faster than uncached", "PSNR to uncached")  # beside them, if a method caches
+
+
+KINDS = ("computed", "reused")
 
 
 @dataclass
 class Trial:
-    """One method and what was measured of it; `spatial` is None for plain sampling."""
+    """One method and what was measured of it; `spatial` and `temporal` are None for plain sampling."""
 
     name: str
     steps: int
     flops: float
     spatial: str | None = None
+    temporal: str | None = None
     seconds: list[float] = field(default_factory=list)  # one per run, in the order of the interleaving
     pictures: dict[int, Pictures] = field(default_factory=dict)  # by seed
     reports: dict[int, Report] = field(default_factory=dict)  # by seed
 
 
-def comparison_row(trial: Trial, full: Trial, metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """One trial's figures; the speed-up is the median of the ratios within each round of the interleaving."""
-    ratios = [base / mine for base, mine in zip(full.seconds, trial.seconds, strict=True)]
+def comparison_row(
+    trial: Trial, full: Trial, metrics: Mapping[str, Metric], uncached: Trial | None = None
+) -> dict[str, Any]:
+    """One trial's figures; the speed-up is the median of the ratios within each round of the interleaving.
+
+    uncached: the same plan without temporal caching, which a cached run is compared with as well.
+    """
+    ratios = _ratios(full, trial)
     row: dict[str, Any] = {
         "steps": trial.steps,
         "seconds": statistics.median(trial.seconds),
@@ -48,21 +57,48 @@ def comparison_row(trial: Trial, full: Trial, metrics: Mapping[str, Metric]) -> 
         "flops": trial.flops,
         "flop_ratio": full.flops / trial.flops,
     }
-    for name, metric in metrics.items():
-        values = [value for seed, shown in trial.pictures.items() for value in metric(shown, full.pictures[seed])]
-        if trial is full or not all(map(math.isfinite, values)):  # equal pictures have no PSNR
-            row[name] = row[f"{name}_spread"] = None
-        else:
-            row[name], row[f"{name}_spread"] = statistics.fmean(values), statistics.pstdev(values)
-    for report in list(trial.reports.values())[:1]:
+    row |= _likeness(trial, full, metrics)
+    if uncached is not None:
+        likeness = _likeness(trial, uncached, metrics)
+        row["uncached"] = uncached.name
+        row["ratio_to_uncached"] = statistics.median(_ratios(uncached, trial))
+        row["flop_ratio_to_uncached"] = uncached.flops / trial.flops
+        row |= {f"{name}_to_uncached": likeness[name] for name in metrics}
+        row |= {f"{name}_to_uncached_spread": likeness[f"{name}_spread"] for name in metrics}
+    reports = list(trial.reports.values())
+    if uncached is not None and reports:
+        counts = {kind: sum(getattr(stage, kind) for report in reports for stage in report.stages) for kind in KINDS}
+        row["reused_share"] = counts["reused"] / max(sum(counts.values()), 1)
+        row["peak_cached_bytes"] = max(report.peak_cached_bytes for report in reports)
+    for report in reports[:1]:
         row["stages"] = report.to_dict()["stages"]
         row["notices"] = report.notices
     return row
 
 
+def _ratios(base: Trial, trial: Trial) -> list[float]:
+    """How many times faster than `base`, in each round."""
+    return [before / mine for before, mine in zip(base.seconds, trial.seconds, strict=True)]
+
+
+def _likeness(trial: Trial, base: Trial, metrics: Mapping[str, Metric]) -> dict[str, float | None]:
+    """Each metric and its spread over the pictures of all seeds; None where there is no such number."""
+    row: dict[str, float | None] = {}
+    for name, metric in metrics.items():
+        values = [value for seed, shown in trial.pictures.items() for value in metric(shown, base.pictures[seed])]
+        if trial is base or not all(map(math.isfinite, values)):  # equal pictures have no PSNR
+            row[name] = row[f"{name}_spread"] = None
+        else:
+            row[name], row[f"{name}_spread"] = statistics.fmean(values), statistics.pstdev(values)
+    return row
+
+
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """The figures of a demo's report.json as a Markdown table, and below it how they were measured."""
-    rows = [_table_row(name, row) for name, row in summary["methods"].items()]
+    cached = any("uncached" in row for row in summary["methods"].values())
+    titles = (*TITLES, *CACHED) if cached else TITLES
+    header = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
+    rows = [_table_row(name, row, cached) for name, row in summary["methods"].items()]
     hardware, size = summary["hardware"], summary["size"]
     caption = (
         f"{summary['model']}, guided, {len(summary['prompts'])} prompts as one batch at {size}x{size} pixels; "
@@ -70,14 +106,20 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
         f"Seconds: median of {summary['repeats'] * len(summary['seeds'])} interleaved runs of the whole call. "
         "PSNR and SSIM: mean and standard deviation over the pictures, to the full run of the same seed."
     )
-    return "\n".join([HEADER, COLUMNS, *rows, "", caption]) + "\n"
+    if cached:
+        caption += (
+            " Steps in brackets: those computed, on average over pictures and guidance branches; the others reused what"
+            " was cached. Uncached: the same spatial plan without temporal caching."
+        )
+    return "\n".join([*header, *rows, "", caption]) + "\n"
 
 
-def _table_row(name: str, row: Mapping[str, Any]) -> str:
+def _table_row(name: str, row: Mapping[str, Any], cached: bool) -> str:
     low, high = row["ratio_range"]
+    share = row.get("reused_share", 0)
     cells = [
         name,
-        str(row["steps"]),
+        str(row["steps"]) + (f" ({row['steps'] * (1 - share):.1f})" if share else ""),
         readable_flops(row["flops"]),
         f"{row['flop_ratio']:.2f}x",
         f"{row['seconds']:.2f}",
@@ -85,6 +127,10 @@ def _table_row(name: str, row: Mapping[str, Any]) -> str:
         "" if row["psnr"] is None else f"{row['psnr']:.1f} ± {row['psnr_spread']:.1f} dB",
         "" if row["ssim"] is None else f"{row['ssim']:.3f} ± {row['ssim_spread']:.3f}",
     ]
+    if cached:
+        psnr = row.get("psnr_to_uncached")
+        cells.append(f"{row['ratio_to_uncached']:.2f}x" if "uncached" in row else "")
+        cells.append("" if psnr is None else f"{psnr:.1f} ± {row['psnr_to_uncached_spread']:.1f} dB")
     return f"| {' | '.join(cells)} |"
 
 

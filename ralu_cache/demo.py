@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -20,7 +21,8 @@ from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
 from ralu_cache.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
-from ralu_cache.report import RegionMask, Report
+from ralu_cache.methods import Method, parse_method
+from ralu_cache.report import RegionMask, Report, finite
 
 
 def load_tiny_flux(dtype: torch.dtype = torch.float32) -> Any:
@@ -52,7 +54,8 @@ TINY_FLUX = DemoModel("tiny-flux", load_tiny_flux, {"true_cfg_scale": 3.0, "max_
 class DemoPlan:
     """What the demo runs: each method on all prompts as one batch, for every seed, `repeats` times in turn.
 
-    methods: spatial methods by name. size: pixels of a side. steps: those of the full run that all is compared with.
+    methods: as `methods.parse_method` reads them; of a cached one the uncached plan is run too. size: pixels of a
+    side. steps: those of the full run that all is compared with.
     """
 
     model: DemoModel
@@ -72,6 +75,9 @@ class DemoPlan:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be one or more, all different; got {values}")
+        parsed = [parse_method(name) for name in self.methods]
+        if len(set(parsed)) < len(parsed) or Method(None, None) in parsed:
+            raise ValueError(f"methods must be accelerations, all different; got {self.methods}")
 
 
 DEMO = DemoPlan(
@@ -84,23 +90,40 @@ DEMO = DemoPlan(
         "a pink square in the center on a cyan to white gradient background",
         "a blue square and an orange triangle on a white background",
     ),
-    methods=("ralu-4x", "ralu-5x", "ralu-7x"),
+    methods=(
+        "ralu-4x",
+        "ralu-5x",
+        "ralu-7x",
+        "+seacache:0.2",
+        "ralu-4x+seacache:0.4",
+        "ralu-4x+teacache:0.4",
+        "ralu-4x+taylorseer:2",
+    ),
     size=128,
 )
-QUICK = replace(DEMO, prompts=DEMO.prompts[:2], methods=("ralu-4x", "ralu-7x"), repeats=1)
+QUICK = replace(DEMO, prompts=DEMO.prompts[:2], methods=("ralu-4x", "+seacache:0.2", "ralu-4x+seacache:0.4"), repeats=1)
 
 
 def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> dict[str, Any]:
-    """Runs the plan and writes grid.png, regions.png, timeline.png, report.json and table.md into `out`.
+    """Runs the plan and writes its pictures, report.json and table.md into `out`.
+
+    grid.png: the drawings; regions.png: what was refined; timeline.png: the stages of the uncached runs;
+    composition.png: stages and caching of the cached ones. A picture for which there are no such runs is left out.
 
     Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
     """
-    from ralu_cache import metrics, plots
+    from ralu_cache import metrics, plots  # noqa: F401  (what is missing should not cost a run)
 
     folder = Path(out)
     trials = measure(plan, plan.model.load().to(plan.device))
     likeness = {"psnr": metrics.psnr, "ssim": metrics.ssim}
-    rows = {trial.name: comparison_row(trial, trials[0], likeness) for trial in trials}
+    uncached = {Method(trial.spatial, None): trial for trial in reversed(trials) if trial.temporal is None}
+    rows = {
+        trial.name: comparison_row(
+            trial, trials[0], likeness, uncached[Method(trial.spatial, None)] if trial.temporal else None
+        )
+        for trial in trials
+    }
     summary = {
         "model": plan.model.name,
         "arguments": dict(plan.model.arguments),
@@ -113,39 +136,51 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
         "versions": {name: version(name) for name in ("ralu-cache", "torch", "diffusers", "transformers", "numpy")},
         "methods": rows,
     }
+    _draw(plan, trials, rows, folder)
+    (folder / "report.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    (folder / "table.md").write_text(markdown_table(summary))
+    return summary
+
+
+def _draw(plan: DemoPlan, trials: list[Trial], rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """The figures, of the first seed."""
+    from ralu_cache import composition, plots
+
     seed = plan.seeds[0]
     reports = {trial.name: trial.reports[seed] for trial in trials if trial.reports}
     pictures = {trial.name: list(trial.pictures[seed]) for trial in trials}
     captions = {_caption(name, row): pictures[name] for name, row in rows.items()}
     plots.save_grid(captions, plan.prompts, folder / "grid.png")
-    masks = {name: _masks(report) for name, report in reports.items()}
-    plots.save_grid({name: pictures[name] for name in masks}, plan.prompts, folder / "regions.png", masks)
-    plots.save_timelines(
-        {f"{name}, {report.flop_ratio:.2f}x fewer FLOPs": report for name, report in reports.items()},
-        folder / "timeline.png",
-    )
-    (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (folder / "table.md").write_text(markdown_table(summary))
-    return summary
+    masks = {name: _masks(report) for name, report in reports.items() if report.regions}
+    if masks:
+        plots.save_grid({name: pictures[name] for name in masks}, plan.prompts, folder / "regions.png", masks)
+    for file, save, caches in (
+        ("timeline.png", plots.save_timelines, False),
+        ("composition.png", composition.save_compositions, True),
+    ):
+        chosen = {name: report for name, report in reports.items() if report.caches is caches}
+        if chosen:
+            gains = {name: f"{report.flop_ratio:.2f}x fewer FLOPs" for name, report in chosen.items()}
+            save({f"{name}, {gains[name]}": report for name, report in chosen.items()}, folder / file)
 
 
 def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
-    """Full sampling, the spatial methods and plain runs of the same cost, one after the other in every round.
+    """Full sampling, the plan's methods and plain runs of the same cost, one after the other in every round.
 
-    An untimed run of each spatial method comes first: it warms up every shape, and tells the cost in FLOPs.
+    An untimed run of each method comes first: it warms up every shape, and tells the cost in FLOPs.
     """
     pipe.set_progress_bar_config(disable=True)
     pace = 0.1 if sys.stderr.isatty() else 10.0  # seconds between updates: a log file needs fewer lines
     with tqdm(desc="warm-up", unit="step", mininterval=pace) as bar, _quiet():
-        spatial = [Trial(name, 0, 0.0, spatial=name) for name in plan.methods]
-        for trial in spatial:
+        fast = _accelerated(plan.methods)
+        for trial in fast:
             report = _sample(plan, pipe, trial, plan.seeds[0], bar)[1]
             assert report is not None
             trial.steps, trial.flops = len(report.steps), report.flops
             step = report.baseline_flops / report.baseline_steps  # one full-resolution step of batch and branches
-        equal = sorted({max(1, round(trial.flops / step)) for trial in spatial} - {plan.steps}, reverse=True)
+        equal = sorted({max(1, round(trial.flops / step)) for trial in fast} - {plan.steps}, reverse=True)
         plain = [Trial(f"{steps} plain steps", steps, steps * step) for steps in equal]
-        trials = [Trial("full", plan.steps, plan.steps * step), *spatial, *plain]
+        trials = [Trial("full", plan.steps, plan.steps * step), *fast, *plain]
 
         rounds = [(repeat, seed) for repeat in range(plan.repeats) for seed in plan.seeds]
         bar.reset(total=len(rounds) * sum(trial.steps for trial in trials))
@@ -158,7 +193,20 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
                 trial.pictures.setdefault(seed, pictures)
                 if report is not None:
                     trial.reports.setdefault(seed, report)
+    for trial in fast:  # what is reused differs from seed to seed
+        trial.flops = fmean(report.flops for report in trial.reports.values())
     return trials
+
+
+def _accelerated(methods: Sequence[str]) -> list[Trial]:
+    """A trial for each method, and for the uncached plan of a cached one before it, unless that is plain sampling."""
+    names = {parse_method(name): name for name in methods}
+    ordered: dict[Method, str] = {}
+    for method, name in names.items():
+        if method.temporal and method.spatial and method.uncached not in names:
+            ordered.setdefault(method.uncached, method.spatial)
+        ordered[method] = name
+    return [Trial(name, 0, 0.0, method.spatial, method.temporal) for method, name in ordered.items()]
 
 
 def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> tuple[Pictures, Report | None]:
@@ -169,13 +217,14 @@ def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> tu
         return tensors
 
     batch = len(plan.prompts)
-    with nullcontext() if trial.spatial is None else accelerate(pipe, spatial=trial.spatial) as handle:
+    plain = trial.spatial is None and trial.temporal is None
+    with nullcontext() if plain else accelerate(pipe, trial.spatial, trial.temporal) as handle:
         pictures = pipe(
             list(plan.prompts),
             negative_prompt=[""] * batch,
             height=plan.size,
             width=plan.size,
-            num_inference_steps=trial.steps if trial.spatial is None else plan.steps,
+            num_inference_steps=trial.steps if plain else plan.steps,
             generator=[torch.Generator().manual_seed(1000 * seed + index) for index in range(batch)],
             callback_on_step_end=count,
             output_type="np",

@@ -11,6 +11,7 @@ import torch
 
 from ralu_cache.api import accelerate
 from ralu_cache.demo import TINY_FLUX, load_tiny_flux
+from ralu_cache.methods import Method, parse_method
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -42,8 +43,13 @@ class Request:
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise ValueError(f"num-images must be at least 1, got {self.num_images}")
-        if (self.report or self.plot) and self.spatial == self.temporal == "none":
+        if (self.report or self.plot) and self.method == Method(None, None):
             raise ValueError("--report and --plot need an acceleration, but --spatial and --temporal are none")
+
+    @property
+    def method(self) -> Method:
+        """Both parts, read as the demo reads them."""
+        return parse_method(f"{self.spatial}+{self.temporal}")
 
 
 def generate(request: Request) -> list[Path]:
@@ -51,8 +57,7 @@ def generate(request: Request) -> list[Path]:
     if request.plot:  # a missing matplotlib should not cost a run
         from ralu_cache import plots  # noqa: F401
     pipe = load(request)
-    names: dict[str, Any] = {"spatial": request.spatial, "temporal": request.temporal}
-    with accelerate(pipe, **{kind: None if name == "none" else name for kind, name in names.items()}) as handle:
+    with accelerate(pipe, request.method.spatial, request.method.temporal) as handle:
         images = pipe(**call_arguments(request, pipe)).images
     paths = picture_paths(request.out, len(images))
     for image, path in zip(images, paths, strict=True):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from ralu_cache.adapters import supported_pipelines
 from ralu_cache.presets import PRESETS
 from ralu_cache.regions import scorer_names
+from ralu_cache.temporal import resolve_temporal, temporal_names
 
 PACKAGES = (
     "ralu-cache",
@@ -42,9 +45,20 @@ def describe() -> str:
         "pipelines": supported_pipelines(),
         "spatial presets (ends in t = 1 - sigma)": presets,
         "region scorers": [", ".join(scorer_names())],
-        "temporal methods": ["none yet"],
+        "temporal policies (a value after a colon sets the first option)": _policies(),
     }
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
+
+
+def _policies() -> list[str]:
+    """Every policy by name, with its defaults, the important ones first."""
+    lines = []
+    for name in temporal_names():
+        policy: Any = resolve_temporal(name)
+        options = sorted(fields(policy), key=lambda option: bool(option.kw_only))
+        values = ", ".join(f"{option.name} {getattr(policy, option.name)}" for option in options)
+        lines.append(f"{name:<10} {values}")
+    return lines
 
 
 def _version(package: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,33 @@ try:
 except ImportError as error:
     raise ImportError("plotting needs matplotlib: pip install 'ralu-cache[plot]'") from error
 
+Draw = Callable[[FigureBase, Mapping[str, Report]], None]
 COLOURS = {"coarse": "#e09f3e", "mixed": "#2a9d8f", "fine": "#3d5a98"}
 INK = "#30343f"
 MAX_SAMPLES = 8  # pictures shown beside a timeline
 CELL = 1.6  # inches of one picture in a grid
 
 
-def save_report(report: Report, path: str | PathLike[str], image: Any = None) -> None:
-    """The timeline of `report` and, with `image` (PIL, array, or a list of them), its regions over the pictures."""
+def save_report(
+    report: Report, path: str | PathLike[str], image: Any = None, draw: Draw | None = None, height: float = 4.6
+) -> None:
+    """The timeline of `report` and, with `image` (PIL, array, or a list of them), its regions over the pictures.
+
+    draw: what is drawn in the timeline's place, at least `height` inches high.
+    """
+    draw = draw or draw_timeline
     pictures = as_pictures(image)[:MAX_SAMPLES]
     columns = 2 if len(pictures) > 1 else len(pictures)
     shown_rows = -(-len(pictures) // columns) if pictures else 0
     width = 3.6 if len(pictures) == 1 else 2.2 * columns
-    figure = Figure(figsize=(7.5 + width, max(4.6, 2.1 * shown_rows)), layout="constrained")
+    figure = Figure(figsize=(7.5 + width, max(height, 2.1 * shown_rows)), layout="constrained")
     gain = f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps"
-    timeline = {f"{textwrap.shorten(report.spatial, 40, placeholder=' ...)')}: {gain}": report}
+    parts = [textwrap.shorten(part, 40, placeholder=" ...)") for part in (report.spatial, report.temporal)]
+    name = " + ".join(part for part in parts if part != "none")
+    timeline = {f"{name}: {gain}" if len(name) < 40 else f"{name}\n{gain}": report}
     if pictures:
         halves = figure.add_gridspec(1, 2, width_ratios=(7.5, width))
-        draw_timeline(figure.add_subfigure(halves[0]), timeline)
+        draw(figure.add_subfigure(halves[0]), timeline)
         right = figure.add_subfigure(halves[1])
         right.suptitle("refined regions", color=INK, fontsize=10)
         axes = right.subplots(shown_rows, columns, squeeze=False).flat
@@ -47,15 +56,15 @@ def save_report(report: Report, path: str | PathLike[str], image: Any = None) ->
             if sample < len(pictures):
                 draw_regions(axis, pictures[sample], [masks[sample] for masks in report.regions if sample < len(masks)])
     else:
-        draw_timeline(figure, timeline)
-    _save(figure, path)
+        draw(figure, timeline)
+    save(figure, path)
 
 
 def save_timelines(reports: Mapping[str, Report], path: str | PathLike[str]) -> None:
     """One timeline per named run, side by side on common axes."""
     figure = Figure(figsize=(0.6 + 4.2 * len(reports), 4.6), layout="constrained")
     draw_timeline(figure, reports)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_grid(
@@ -78,21 +87,22 @@ def save_grid(
             draw_regions(axis, picture, masks[label][column] if masks and label in masks else [])
     for axis, caption in zip(axes[0], columns, strict=True):
         axis.set_title(textwrap.fill(caption, 22), fontsize=7.5, color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_timeline(figure: FigureBase, reports: Mapping[str, Report]) -> None:
     """Above: sigma over the steps, stages shaded, transitions as jumps. Below: the tokens of each step."""
     axes = figure.subplots(2, len(reports), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 1.4))
     for column, (title, report) in enumerate(reports.items()):
-        _draw_sigmas(axes[0, column], report)
+        draw_sigmas(axes[0, column], report)
         _draw_tokens(axes[1, column], report)
         axes[0, column].set_title(title, fontsize=10, color=INK)
     axes[0, 0].set_ylabel("sigma (1 noise, 0 clean)")
     axes[1, 0].set_ylabel("tokens")
 
 
-def _draw_sigmas(axis: Axes, report: Report) -> None:
+def draw_sigmas(axis: Axes, report: Report) -> None:
+    """Sigma over the steps, stages shaded and named, transitions as jumps."""
     start = 0
     for number, stage in enumerate(report.stages):
         colour = COLOURS[stage.kind]
@@ -107,7 +117,7 @@ def _draw_sigmas(axis: Axes, report: Report) -> None:
         axis.text(start + stage.steps / 2, 1.08, _label(stage), color=colour, fontsize=8, ha="center", va="center")
         start += stage.steps
     axis.set(ylim=(-0.03, 1.17), xlim=(0, max(start, 1)), yticks=(0, 0.25, 0.5, 0.75, 1))
-    _plain(axis)
+    plain(axis)
 
 
 def _draw_tokens(axis: Axes, report: Report) -> None:
@@ -119,14 +129,15 @@ def _draw_tokens(axis: Axes, report: Report) -> None:
         start += stage.steps
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(axis)
+    plain(axis)
 
 
 def _label(stage: StageRecord) -> str:
     return f"{stage.kind}\n{stage.steps} step{'s' if stage.steps > 1 else ''}"
 
 
-def _plain(axis: Axes) -> None:
+def plain(axis: Axes) -> None:
+    """A frame that does not compete with what it holds."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#9aa0ac")
     axis.tick_params(colors=INK, labelsize=8)
@@ -185,7 +196,8 @@ def _as_array(image: Any) -> NDArray[np.float64]:
     return np.clip(array[..., :3].astype(np.float64) / scale, 0, 1)
 
 
-def _save(figure: Figure, path: str | PathLike[str]) -> None:
+def save(figure: Figure, path: str | PathLike[str]) -> None:
+    """Writes the figure; makes the folder."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=140, facecolor="white")

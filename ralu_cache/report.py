@@ -210,7 +210,12 @@ class Report:
         """
         from ralu_cache import plots
 
-        plots.save_report(self, path, image)
+        if not self.caches:
+            plots.save_report(self, path, image)
+            return
+        from ralu_cache import composition
+
+        composition.save_composition(self, path, image)
 
 
 def stage_kind(tokens: int, size: tuple[int, int]) -> StageKind:

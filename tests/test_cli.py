@@ -44,6 +44,8 @@ def test_info_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in ("torch 2.", "diffusers 0.", "FluxPipeline", "ralu-4x", "5/6/7", "latent-gradient", "SDPA", "cpu"):
         assert part in text
+    for part in ("teacache   threshold 0.4, ", "seacache   threshold 0.3, ", "taylorseer interval 3, ", "max_age None"):
+        assert part in text
 
 
 def test_generate_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +76,17 @@ def test_generate_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "coarse" in capsys.readouterr().out
 
 
+def test_generate_passes_both_parts_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(
+        *("generate", "--prompt", PROMPT, "--spatial", "ralu-7x", "--temporal", "taylorseer:2", "--height", "64"),
+        *("--width", "64", "--true-cfg-scale", "1", "--out", str(tmp_path), "--report", str(tmp_path / "run.json")),
+    )
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert (report["spatial"], report["temporal"]) == ("ralu-7x", "taylorseer:2")
+    assert sum(stage["reused"] for stage in report["stages"]) > 0
+    assert "by temporal" in capsys.readouterr().out
+
+
 def test_generate_can_leave_the_pipeline_alone(tmp_path: Path) -> None:
     run(
         *("generate", "--prompt", PROMPT, "--spatial", "none", "--height", "64", "--width", "64", "--steps", "2"),
@@ -88,6 +101,9 @@ def test_generate_can_leave_the_pipeline_alone(tmp_path: Path) -> None:
     [
         (("--spatial", "ralu-9x"), ("ralu-9x", "ralu-4x")),
         (("--temporal", "magic"), ("magic", "None")),
+        (("--temporal", "seacache:much"), ("seacache:much", "not a number")),
+        (("--temporal", "seacache:-1"), ("threshold", "-1")),
+        (("--spatial", "seacache"), ("seacache", "'+seacache'")),
         (("--guidance-scale", "3", "--true-cfg-scale", "2", "--height", "40"), ("40",)),
         (("--spatial", "none", "--report", "run.json"), ("--report", "--spatial")),
         (("--model", "no/such/folder"), ("no/such/folder",)),
@@ -124,10 +140,15 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
     plans: list[tuple[demo.DemoPlan, str]] = []
     monkeypatch.setattr(demo, "run_demo", lambda plan, out: plans.append((plan, out)))
     monkeypatch.setattr(comparison, "markdown_table", lambda summary: "| table |")
-    run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "--out", "there")
+    run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "+seacache:0.3", "--out", "there")
     run("demo", "--steps", "20", "--size", "64", "--repeats", "2")
     (quick, there), (full, default) = plans
-    assert (quick.seeds, quick.methods, quick.steps, there) == ((3, 5), ("ralu-5x",), demo.QUICK.steps, "there")
+    assert (quick.seeds, quick.methods, quick.steps, there) == (
+        (3, 5),
+        ("ralu-5x", "+seacache:0.3"),
+        demo.QUICK.steps,
+        "there",
+    )
     assert (full.steps, full.size, full.repeats, default) == (20, 64, 2, "out/demo")
     assert full.prompts == demo.DEMO.prompts
     assert "| table |" in capsys.readouterr().out

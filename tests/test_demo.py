@@ -18,7 +18,9 @@ from ralu_cache.report import Report
 pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
 
-SMALL = replace(DEMO, prompts=DEMO.prompts[:2], methods=("ralu-7x",), size=64, steps=14, repeats=1)
+SMALL = replace(
+    DEMO, prompts=DEMO.prompts[:2], methods=("ralu-7x+taylorseer:2", "+seacache:0.3"), size=64, steps=14, repeats=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +45,26 @@ def test_the_embedded_model_draws_at_its_default_size() -> None:
 def test_report_holds_every_method(out: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     assert report["prompts"] == list(SMALL.prompts)
-    full, ralu, plain = report["methods"].values()
-    assert list(report["methods"])[:2] == ["full", "ralu-7x"]
+    names = ["full", "ralu-7x", "ralu-7x+taylorseer:2", "+seacache:0.3"]
+    assert list(report["methods"])[:4] == names, "the uncached plan of a cached method is run too"
+    full, ralu, both, cached, *others = report["methods"].values()
+    plain = next(row for row in others if row["flops"] == pytest.approx(ralu["flops"], rel=0.15))
     assert (full["steps"], full["ratio"], full["flop_ratio"], full["psnr"]) == (14, 1.0, 1.0, None)
     assert ralu["steps"] == 10 and [stage["kind"] for stage in ralu["stages"]] == ["coarse", "mixed", "fine"]
     assert ralu["flop_ratio"] == pytest.approx(full["flops"] / ralu["flops"]) and ralu["flop_ratio"] > 1
-    assert plain["flops"] == pytest.approx(ralu["flops"], rel=0.15)
-    for row in (ralu, plain):
+    assert (both["uncached"], cached["uncached"]) == ("ralu-7x", "full") and "uncached" not in ralu
+    for row, plan in ((both, ralu), (cached, full)):
+        assert row["flop_ratio_to_uncached"] == pytest.approx(plan["flops"] / row["flops"])
+        assert 0 < row["reused_share"] < 1 and row["peak_cached_bytes"] > 0 and row["ratio_to_uncached"] > 0
+        assert row["psnr_to_uncached"] > 5 and 0 < row["ssim_to_uncached"] <= 1
+    assert cached["psnr_to_uncached"] == cached["psnr"]
+    assert both["psnr_to_uncached"] > both["psnr"], "the same plan is nearer than the full run"
+    for row in (ralu, both, cached, plain):
         assert 5 < row["psnr"] < 60 and 0 < row["ssim"] < 1 and row["seconds"] > 0
 
 
 def test_pictures_are_written(out: Path) -> None:
-    for name in ("grid.png", "regions.png", "timeline.png"):
+    for name in ("grid.png", "regions.png", "timeline.png", "composition.png"):
         with Image.open(out / name) as picture:
             assert picture.width > 300 and len(np.unique(np.asarray(picture))) > 50
 
@@ -63,8 +73,23 @@ def test_table_has_a_line_for_every_method(out: Path) -> None:
     table = (out / "table.md").read_text()
     report = json.loads((out / "report.json").read_text())
     assert table == markdown_table(report)
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == list(report["methods"])
-    assert {line.count("|") for line in table.splitlines()[:5]} == {9}
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in lines[2:]] == list(report["methods"])
+    assert {line.count("|") for line in lines} == {11}
+    both = lines[2 + list(report["methods"]).index("ralu-7x+taylorseer:2")]
+    share = report["methods"]["ralu-7x+taylorseer:2"]["reused_share"]
+    assert f"| 10 ({10 * (1 - share):.1f}) |" in both and both.count(" dB |") == 2
+    assert "Uncached: the same spatial plan" in table
+
+
+def test_a_table_without_caching_has_no_columns_for_it() -> None:
+    row = comparison_row(Trial("full", 50, 1e9, seconds=[1.0]), Trial("full", 50, 1e9, seconds=[1.0]), {})
+    summary = {
+        "model": "tiny-flux", "size": 128, "prompts": ["a"], "seeds": [0], "repeats": 1, "versions": {"torch": "2.13"},
+        "hardware": {"name": "a processor", "threads": 2}, "methods": {"full": {**row, "psnr": None, "ssim": None}},
+    }  # fmt: skip
+    table = markdown_table(summary)
+    assert "uncached" not in table and {line.count("|") for line in table.splitlines()[:3]} == {9}
 
 
 def test_runs_are_interleaved_and_pictures_kept_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +98,7 @@ def test_runs_are_interleaved_and_pictures_kept_by_seed(monkeypatch: pytest.Monk
     def sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: Any) -> tuple[np.ndarray, Report | None]:
         order.append((trial.name, seed))
         shown = np.full((2, 4, 4, 3), len(order), dtype=np.float32)
-        if trial.spatial is None:
+        if trial.spatial is None and trial.temporal is None:
             return shown, None
         return shown, Report("Pipe", trial.name, "none", baseline_steps=50, baseline_flops=50.0)
 
@@ -109,7 +134,11 @@ def test_likeness_is_averaged_over_pictures_and_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("steps", 0), ("repeats", -1), ("prompts", ()), ("methods", ("ralu", "ralu")), ("seeds", ())]
+    ("option", "value"),
+    [
+        *(("steps", 0), ("repeats", -1), ("prompts", ()), ("seeds", ())),
+        *(("methods", methods) for methods in ((), ("ralu", "ralu"), ("ralu-4x", "ralu-4x+none"), ("none",))),
+    ],
 )
 def test_a_plan_that_cannot_run_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):

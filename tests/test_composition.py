@@ -1,0 +1,102 @@
+"""The composition figure shows what the report says."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ralu_cache.report import BranchRecord, Report, StepRecord
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ralu_cache import composition
+
+NAN = float("nan")
+
+
+def branch(tokens: int, reused: tuple[bool, bool], inherited: int = 0, total: tuple[float, ...] = ()) -> BranchRecord:
+    return BranchRecord(
+        reused, total or (NAN, NAN), 0.4 if total else NAN, 0, inherited, 2 * tokens - inherited, 100,
+        found=(tokens, tokens - inherited, inherited), total=total,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def report() -> Report:
+    """Coarse steps of 64 tokens, fine ones of 256; two samples, two branches."""
+    record = Report("FluxPipeline", "ralu-4x", "seacache", (16, 16), 2, completed=True, baseline_steps=4)
+    reuse = ((False, False), (True, False), (True, True), (False, False))
+    for index, reused in enumerate(reuse):
+        tokens = 64 if index < 2 else 256
+        calls = tuple(branch(tokens, reused, 128 * (index == 2), (0.1 * index, 0.2 * index)) for _ in range(2))
+        levels = (1 - index / 4, 1 - (index + 1) / 4)
+        record.steps.append(StepRecord(index, index // 2, *levels, tokens, 2, 1e9, 0.1, branches=calls))
+    return record
+
+
+def bars(axis: Axes) -> list[list[tuple[float, float]]]:
+    """(bottom, height) of each step, a list for each colour."""
+    return [[(bar.get_y(), bar.get_height()) for bar in group] for group in axis.containers]
+
+
+def test_shares_of_work_are_those_of_samples_and_branches(report: Report) -> None:
+    shares = [composition.work(step) for step in report.steps]
+    assert shares == [(1, 0, 0), (0.5, 0.5, 0), (0, 0.75, 0.25), (1, 0, 0)]
+    assert composition.work(dataclasses.replace(report.steps[0], branches=())) == (1, 0, 0)
+
+
+def test_bars_are_as_high_as_the_layout_has_tokens(report: Report) -> None:
+    axis = Figure().subplots()
+    composition.draw_work(axis, report)
+    computed, reused, inherited = bars(axis)
+    assert computed == [(0, 64), (0, 32), (0, 0), (0, 256)]
+    assert reused == [(64, 0), (32, 32), (0, 192), (256, 0)]
+    assert inherited == [(64, 0), (64, 0), (192, 64), (256, 0)]
+    assert [text.get_text() for text in axis.texts] == ["25% reused", "50% reused"]
+
+
+def test_marks_are_what_the_calls_found(report: Report) -> None:
+    axis = Figure().subplots()
+    composition.draw_marks(axis, report)
+    valid, inherited, empty = (np.array([height for _, height in group]) for group in bars(axis))
+    assert np.allclose(valid + inherited + empty, 1)
+    assert np.allclose(valid, [0, 0, 0.25, 0]) and np.allclose(empty, 0.5)
+
+
+def test_distances_show_samples_and_threshold(report: Report) -> None:
+    axis = Figure().subplots()
+    composition.draw_distances(axis, report, 1)
+    points = [line for line in axis.lines if line.get_marker() == "o"]
+    filled = sum(np.isfinite(line.get_ydata()).sum() for line in points if line.get_markerfacecolor() != "white")
+    hollow = sum(np.isfinite(line.get_ydata()).sum() for line in points if line.get_markerfacecolor() == "white")
+    assert (filled, hollow) == (5, 3)
+    assert sum(list(line.get_ydata()) == [0.4, 0.4] for line in axis.lines) == 4
+
+
+def test_a_policy_without_distances_needs_no_panel(report: Report) -> None:
+    for index, step in enumerate(report.steps):
+        calls = tuple(branch(step.tokens, call.reused) for call in step.branches)
+        report.steps[index] = dataclasses.replace(step, branches=calls)
+    figure = Figure()
+    composition.draw_compositions(figure, {"run": report})
+    assert len(figure.axes) == 3
+    axis = Figure().subplots()
+    composition.draw_distances(axis, report, 0)
+    assert "no distance" in axis.texts[0].get_text()
+
+
+@pytest.mark.parametrize("pictures", [None, [np.full((64, 64, 3), 0.5)] * 2])
+def test_a_cached_run_plots_its_composition(report: Report, tmp_path: Path, pictures: list[np.ndarray] | None) -> None:
+    report.plot(tmp_path / "new" / "run.png", pictures)
+    composition.save_compositions({"one": report, "two": report}, tmp_path / "two.png")
+    colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in composition.WORK.values()]
+    for name in ("new/run.png", "two.png"):
+        with Image.open(tmp_path / name) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        for colour in colours:
+            assert (pixels == colour).all(-1).sum() > 200
