@@ -127,13 +127,20 @@ class RootHook:
         pending = self._pending
         if pending is None or self._nested:
             return None
-        parts = [self._leave(pending, pending.groups[0], output[0])]
-        self._nested = True
         try:
-            for group in pending.groups[1:]:
-                parts.append(self._leave(pending, group, module(**self._enter(pending, group))[0]))
+            return self._finish(module, pending, output)
+        except BaseException:
+            self.owner.drop_run()
+            raise
         finally:
             self._rest()
+
+    def _finish(self, module: nn.Module, pending: Pending, output: Any) -> Any:
+        """Call the model for the remaining groups; returns the full prediction, None if it is the output as it is."""
+        parts = [self._leave(pending, pending.groups[0], output[0])]
+        self._nested = True
+        for group in pending.groups[1:]:
+            parts.append(self._leave(pending, group, module(**self._enter(pending, group))[0]))
         if self.reduce_only or (len(parts) == 1 and pending.positions is None):
             return None
         prediction = _assemble(parts, pending.groups)

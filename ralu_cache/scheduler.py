@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         grid = run.grid if sample.ndim != 4 else (0, 0)
         assert grid is not None
         to_image, from_image = run.geometry.to_image, run.geometry.from_image
-        return from_image(run.add_noise(to_image(sample, grid), to_image(noise, grid)), sample).to(sample.dtype)
+        with self._dropping_what_fails():
+            return from_image(run.add_noise(to_image(sample, grid), to_image(noise, grid)), sample).to(sample.dtype)
 
     def step(
         self,
@@ -139,16 +141,26 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
                 "the denoiser ran without ralu_cache's hook (it was replaced, or its hooks were removed, after "
                 "accelerate()); call accelerate(pipe, ...) again"
             )
-        if run.method is None:
-            output = super().step(*stock)
-            run.close_step()
-        else:
-            previous = run.advance(model_output, sample)
-            self._step_index = run.index
-            output = FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+        with self._dropping_what_fails():
+            if run.method is None:
+                output = super().step(*stock)
+                run.close_step()
+            else:
+                previous = run.advance(model_output, sample)
+                self._step_index = run.index
+                output = FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
         if run.finished:
             self.run = None
         return output
+
+    @contextmanager
+    def _dropping_what_fails(self) -> Iterator[None]:
+        """A run whose arithmetic fails, say in a transition or a scorer, is over: free what it holds."""
+        try:
+            yield
+        except BaseException:
+            self.run = None
+            raise
 
     def save_pretrained(self, save_directory: str, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the stock scheduler with the same configuration, so that a saved pipeline loads without this library."""
