@@ -153,6 +153,10 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
             self.run = None
         return output
 
+    def _reset_stateful_cache(self) -> None:
+        """Pipelines call this on their components at their end, so that a run which was stopped early ends there."""
+        self.run = None
+
     @contextmanager
     def _dropping_what_fails(self) -> Iterator[None]:
         """A run whose arithmetic fails, say in a transition or a scorer, is over: free what it holds."""
