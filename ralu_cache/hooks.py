@@ -96,9 +96,13 @@ class RootHook:
             return None
         self._rest()
         run = self.owner.current_run()
+        if run is not None and run.in_call:  # that never returned: hooks do not see a KeyboardInterrupt
+            self.owner.drop_run()
+            run = None
         call = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
             return None
+        run.in_call = True
         grid = run.grid or self.adapter.grid(call)
         latents = self.adapter.latents(call, grid)
         run.begin(grid, latents)
@@ -133,6 +137,7 @@ class RootHook:
             self.owner.drop_run()
             raise
         finally:
+            pending.run.in_call = False
             self._rest()
 
     def _finish(self, module: nn.Module, pending: Pending, output: Any) -> Any:

@@ -74,6 +74,7 @@ class Run:
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
         self.index = 0
         self.calls = 0
+        self.in_call = False  # of the denoiser or a ControlNet
         self._costs: list[tuple[float, float]] = []
         self.grid: tuple[int, int] | None = None
         self.layout: TokenLayout | None = None
