@@ -43,16 +43,19 @@ class Branch:
         self._decision: Decision | None = None
         self._found: Tensor | None = None
 
-    def plan(self, situation: Situation, modulated: Callable[[], Tensor], canvas: Tensor) -> list[Group]:
+    def plan(
+        self, situation: Situation, modulated: Callable[[], Tensor], canvas: Tensor, compute: bool = False
+    ) -> list[Group]:
         """Who is computed and who reuses in this call; the computed first. Each sample decides for itself.
 
-        modulated: gives the first block's modulated input (B, n + extra, d); canvas: the latent image (B, C, H, W).
+        modulated: gives the first block's modulated input (B, n + extra, d); canvas: the latent image (B, C, H, W);
+        compute: nothing may be reused in this call, whatever the policy.
         """
         self._found = self._marks()
         signal = self._signal(modulated, canvas)
         reading = self.ledger.read("residual", self.layout, inherited=self._inherit)
         readable = torch.zeros(self.layout.batch, dtype=torch.bool, device=self.layout.refined.device)
-        if reading is not None:
+        if reading is not None and not compute:
             readable = reading.readable
         decision = self.state.decide(situation, signal, self._last_signal(), readable)
         self._keep_signal(decision.signal, situation)

@@ -118,7 +118,10 @@ class RootHook:
             run.count_call(self.adapter.flops(call))
             if run.policy is not None:
                 branch = run.branch(layout)
-                groups = branch.plan(run.situation(), lambda: self.adapter.modulated_input(module, short), seen)
+                groups = branch.plan(
+                    run.situation(), lambda: self.adapter.modulated_input(module, short), seen,
+                    compute=run.wants_text_attention,
+                )  # fmt: skip
         self._pending = Pending(run, layout, positions, short, branch, groups)
         first = self._enter(self._pending, groups[0])
         return None if first is call else ((), dict(first))
