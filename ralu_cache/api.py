@@ -40,6 +40,8 @@ def accelerate(
     stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
     check_scheduler(stock)
     _check_not_compiled(pipe.transformer)
+    if policy is not None:
+        _check_not_cached(pipe.transformer)
     if (previous := installed_owner(pipe.transformer)) is not None:
         previous.disable()
     pipe.scheduler = stock
@@ -164,6 +166,15 @@ def _check_not_compiled(transformer: nn.Module) -> None:
         raise RuntimeError(
             "the whole transformer was compiled in place, which compiles ralu_cache's hooks away; use "
             "transformer.compile_repeated_blocks() instead"
+        )
+
+
+def _check_not_cached(transformer: Any) -> None:
+    """Both would wrap the blocks, and diffusers' hooks cannot be taken out from under others."""
+    if getattr(transformer, "is_cache_enabled", False):
+        raise ValueError(
+            f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
+            "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
         )
 
 
