@@ -1,0 +1,241 @@
+"""The nine laws of the ledger: where each is tested, and property tests of a branch for those that join its parts.
+
+A branch is where policy and ledger meet, so what a policy says and what a ledger marks are tested there together;
+what a whole pipeline makes of it is in test_caching.py and test_machine.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ralu_cache import SeaCache, TaylorSeer, TeaCache
+from ralu_cache.branches import Branch, Group
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.ledger import StaleFeature, map_tokens
+from ralu_cache.temporal.base import Rules, Situation
+from tests.strategies import chains, layouts
+
+LAWS = {
+    "1 a feature is never used under another layout": [
+        "test_ledger:test_no_feature_is_read_under_another_layout",
+        "test_ledger:test_put_refuses_samples_of_another_layout_of_the_same_shape",
+        "test_laws:test_law_1_a_branch_reads_nothing_of_another_layout",
+    ],
+    "2 transfers compose and keep bits": [
+        "test_ledger:test_refining_in_two_steps_is_refining_in_one",
+        "test_ledger:test_transfer_by_kind",
+        "test_ledger:test_refining_and_coarsening_gives_the_bits_back",
+    ],
+    "3 inherited only where the policy says so, empty never": [
+        "test_ledger:test_marks_decide_who_may_read",
+        "test_laws:test_law_3_inherited_only_where_the_policy_says_so_and_empty_never",
+    ],
+    "4 reuse impossible: the uncached run": [
+        "test_caching:test_with_reuse_impossible_the_run_is_the_uncached_one_bit_for_bit",
+        "test_machine:TestMachine",
+        "test_laws:test_law_4_a_policy_that_cannot_reuse_never_does",
+    ],
+    "5 computed within max_age steps and at the edges of stages": [
+        "test_temporal_base:test_every_sample_is_computed_within_max_age_steps",
+        "test_temporal_base:test_first_and_last_steps_and_both_sides_of_a_transition_are_computed",
+        "test_machine:TestMachine",
+    ],
+    "6 samples and guidance branches do not see each other": [
+        "test_caching:test_a_sample_decides_for_itself",
+        "test_caching:test_guidance_branches_do_not_see_each_other",
+        "test_laws:test_law_6_a_sample_in_a_batch_is_the_sample_alone",
+    ],
+    "7 permuting tokens permutes the result": [
+        "test_ledger:test_mirroring_the_plane_mirrors_the_transfer",
+        "test_temporal_base:test_permuting_tokens_permutes_forecasts_and_leaves_distances",
+        "test_laws:test_law_7_mirroring_the_plane_mirrors_what_is_reused",
+    ],
+    "8 a run that dies leaves nothing behind": [
+        "test_machine:TestMachine",
+        "test_caching:test_a_failure_between_groups_leaves_nothing_behind",
+        "test_flux:test_a_failed_run_leaves_nothing_behind",
+    ],
+    "9 a broken distance means compute": [
+        "test_temporal_base:test_a_broken_signal_means_compute_for_that_sample_and_heals",
+        "test_laws:test_law_9_a_broken_value_anywhere_means_compute",
+    ],
+}
+WIDTH = 3
+EAGER: dict[str, Rules] = {  # reuse whenever they may; by name of the signal they look at
+    "canvas": SeaCache(1e6, order=1, compute_stage_end=False, last=0, transition="inherit"),
+    "plane": SeaCache(1e6, signal="plane", compute_stage_end=False, last=0, transition="inherit"),
+    "modulated": TeaCache(1e6, "identity", compute_stage_end=False, last=0, transition="inherit"),
+    "none": TaylorSeer(99, order=2, first=1, compute_stage_end=False, last=0, transition="inherit"),
+}
+
+
+@pytest.mark.parametrize(("law", "tests"), LAWS.items(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_law_is_tested_where_the_index_says(law: str, tests: list[str]) -> None:
+    for place in tests:
+        module, name = place.split(":")
+        assert hasattr(import_module(f"tests.{module}"), name), f"law {law}: there is no {place}"
+
+
+def situation(step: int, steps: int = 8, stage_step: int | None = None) -> Situation:
+    stage_step = step if stage_step is None else stage_step
+    return Situation(step, steps, stage_step, steps, False, 1 - step / steps, stage=int(stage_step < step))
+
+
+def draw(layout: TokenLayout, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a branch sees at one step: modulated tokens, canvas, and the residual that its blocks would compute."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = layout.fine_grid
+    sizes = [(layout.tokens, WIDTH), (2, rows * layout.patch, columns * layout.patch), (layout.tokens, WIDTH)]
+    modulated, canvas, residual = (torch.randn(layout.batch, *size, generator=generator) for size in sizes)
+    return modulated + 2, canvas + 2, residual
+
+
+def reused(groups: list[Group], batch: int) -> Tensor:
+    """(B,) bool"""
+    found = torch.zeros(batch, dtype=torch.bool)
+    for group in groups:
+        if group.residual is not None:
+            found[slice(None) if group.rows is None else group.rows] = True
+    return found
+
+
+def residuals(groups: list[Group], computed: Tensor) -> Tensor:
+    """(B, n, d): what the stack adds, computed or reused."""
+    whole = computed.clone()
+    for group in groups:
+        if group.residual is not None:
+            whole[slice(None) if group.rows is None else group.rows] = group.residual
+    return whole
+
+
+def step(branch: Branch, where: Situation, seen: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """One call of a branch: who reused (B,), and what the stack added (B, n, d)."""
+    modulated, canvas, residual = seen
+    groups = branch.plan(where, lambda: modulated, canvas)
+    for group in groups:
+        if group.residual is None:
+            branch.record(group.rows, residual if group.rows is None else residual[group.rows], where)
+    return reused(groups, branch.layout.batch), residuals(groups, residual)
+
+
+@given(layouts(), st.sampled_from(sorted(EAGER)))
+def test_law_1_a_branch_reads_nothing_of_another_layout(layout: TokenLayout, name: str) -> None:
+    """(1) Not even on a layout that refines the same cells: it must be transferred, or forgotten."""
+    branch, seen = Branch(EAGER[name], layout), draw(layout, 0)
+    step(branch, situation(0), seen)
+    branch.layout = TokenLayout(layout.refined.clone(), layout.patch)
+    with pytest.raises(StaleFeature):
+        branch.plan(situation(1), lambda: seen[0], seen[1])
+
+
+@given(chains(2), st.sampled_from(sorted(EAGER)), st.sampled_from(["reset", "inherit"]), st.integers(0, 10**6))
+def test_law_3_inherited_only_where_the_policy_says_so_and_empty_never(
+    chain: list[TokenLayout], name: str, transition: str, seed: int
+) -> None:
+    """(3) After a transition with some fresh noise, and with some tokens emptied."""
+    old, new = chain
+    generator = torch.Generator().manual_seed(seed)
+    branch = Branch(replace(EAGER[name], transition=transition), old)
+    step(branch, situation(0), draw(old, seed))
+    changed, empty = (torch.rand(2, new.batch, new.tokens, generator=generator) < 0.1).unbind()
+    branch.transfer(new, changed)
+    if transition == "inherit":
+        branch.ledger.invalidate("residual", tokens=empty)
+    found, added = step(branch, situation(1, stage_step=0), draw(new, seed))
+    if transition == "reset":
+        assert not found.any()
+        return
+    assert torch.equal(found, ~empty.any(1)), "what is inherited may serve, what is empty may not"
+    source = map_tokens(old, new).source[..., None].expand(-1, -1, WIDTH)
+    parents = draw(old, seed)[2].gather(1, source)
+    assert torch.equal(added[found], parents[found])
+
+
+@given(
+    layouts(),
+    st.sampled_from(
+        [
+            TeaCache(0.0, "identity"), TeaCache((0.0, 0.0), (0.0,)), SeaCache(0.0), TaylorSeer(1),
+            *(replace(policy, max_age=age) for policy in EAGER.values() for age in (0, 1)),
+        ]
+    ),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_law_4_a_policy_that_cannot_reuse_never_does(layout: TokenLayout, policy: Rules, seed: int) -> None:
+    """(4) Even if nothing changes at all from step to step."""
+    branch, seen = Branch(policy, layout), draw(layout, seed)
+    for k in range(8):
+        found, added = step(branch, situation(k), seen)
+        assert not found.any() and torch.equal(added, seen[2])
+
+
+@given(chains(2), st.sampled_from(sorted(EAGER)), st.floats(0.05, 2.0), st.integers(0, 10**6))
+def test_law_6_a_sample_in_a_batch_is_the_sample_alone(
+    chain: list[TokenLayout], name: str, threshold: float, seed: int
+) -> None:
+    """(6) Bit for bit, decisions and what is added, over a transition, whatever its neighbours do."""
+    policy = EAGER[name] if name == "none" else replace(EAGER[name], threshold=threshold)
+    policy = replace(policy, max_age=3)
+    one = [TokenLayout(layout.refined[-1:], layout.patch) for layout in chain]
+    together, alone = Branch(policy, chain[0]), Branch(policy, one[0])
+    for k in range(6):
+        layout = chain[k // 3]
+        if k == 3:
+            together.transfer(chain[1], None)
+            alone.transfer(one[1], None)
+        modulated, canvas, residual = draw(layout, seed + k)
+        seen = modulated[-1:], canvas[-1:], residual[-1:]
+        where = situation(k, stage_step=k % 3)
+        for mine, ours in zip(
+            step(alone, where, seen), step(together, where, (modulated, canvas, residual)), strict=True
+        ):
+            assert torch.equal(mine, ours[-1:]), f"step {k}"
+
+
+@settings(max_examples=25)
+@given(layouts(), st.integers(0, 10**6))
+def test_law_7_mirroring_the_plane_mirrors_what_is_reused(layout: TokenLayout, seed: int) -> None:
+    """(7) Geometry, not token order, decides; distances of images and tokens do not change but for rounding."""
+    mirrored = TokenLayout(layout.refined.flip(2), layout.patch)
+    unit, other = TokenLayout(layout.refined, 1), TokenLayout(mirrored.refined, 1)
+
+    def mirror(tokens: Tensor) -> Tensor:
+        return other.reduce(unit.expand(tokens).flip(3))
+
+    for policy in EAGER.values():
+        here, there = Branch(policy, layout), Branch(policy, mirrored)
+        for k in range(4):
+            modulated, canvas, residual = draw(layout, seed + k)
+            found, added = step(here, situation(k), (modulated, canvas, residual))
+            seen = mirror(modulated), canvas.flip(3), mirror(residual)
+            found_there, added_there = step(there, situation(k), seen)
+            assert torch.equal(found, found_there) and (found == (k > 0)).all()
+            torch.testing.assert_close(mirror(added), added_there)
+
+
+@given(
+    layouts(), st.sampled_from(["canvas", "plane", "modulated"]),
+    st.sampled_from([float("nan"), float("inf"), -float("inf")]), st.integers(0, 10**6),
+)  # fmt: skip
+def test_law_9_a_broken_value_anywhere_means_compute(layout: TokenLayout, name: str, bad: float, seed: int) -> None:
+    """(9) At that step and, compared with it, at the next; its neighbours go on reusing."""
+    branch, generator = Branch(EAGER[name], layout), torch.Generator().manual_seed(seed)
+    sample = int(torch.randint(layout.batch, (), generator=generator))
+    for k in range(5):
+        modulated, canvas, residual = draw(layout, seed + k)
+        if k == 2:
+            signal = canvas if name == "canvas" else modulated
+            signal[sample].view(-1)[torch.randint(signal[sample].numel(), (), generator=generator)] = bad
+        found, added = step(branch, situation(k), (modulated, canvas, residual))
+        expected = torch.full((layout.batch,), k > 0)
+        if k in (2, 3):
+            expected[sample] = False
+        assert torch.equal(found, expected), f"step {k}"
+        assert added.isfinite().all()
