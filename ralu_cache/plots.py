@@ -77,7 +77,7 @@ def save_grid(
 
     masks: for the rows named in it, the region masks of each picture, drawn over it.
     """
-    figure = Figure(figsize=(CELL * len(columns) + 1.2, CELL * len(rows) + 0.6), layout="constrained")
+    figure = Figure(figsize=(CELL * len(columns) + 2.0, CELL * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, color=INK)
