@@ -70,7 +70,7 @@ class Run:
         self.policy = policy
         self._on_layout = on_layout
         self._branches: list[Branch] = []
-        self._start = 0
+        self._start: int | None = None
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
         self.index = 0
         self.calls = 0
@@ -130,8 +130,10 @@ class Run:
 
         Raises ValueError for a grid that cells do not tile, or latents given for a start in mid-schedule.
         """
-        if not self.report.steps:
+        if self._start is None:  # a start in mid-schedule is compared with as late a start of the plain run
             self._start = self.index
+            share = (len(self.places) - self.index) / len(self.places)
+            self.report.baseline_steps = round(self.report.baseline_steps * share)
         if self.layout is not None:
             return
         layout = self._open(grid, latents.shape[0], latents.device)
@@ -193,10 +195,11 @@ class Run:
     def situation(self) -> Situation:
         """Where the run stands, as a temporal policy needs to know it."""
         stage, step = self.places[self.index]
-        before = [i for s, i in self.places[: self._start] if s == stage]
+        start = self._start or 0
+        before = [i for s, i in self.places[:start] if s == stage]
         return Situation(
-            step=self.index - self._start,
-            steps=len(self.places) - self._start,
+            step=self.index - start,
+            steps=len(self.places) - start,
             stage=stage,
             stage_step=step - len(before),
             stage_steps=self.stages[stage].steps - len(before),

@@ -89,6 +89,9 @@ def test_img2img_enters_at_any_stage(strength: float, stages: int) -> None:
     images = pipe(**arguments(pipe, num_inference_steps=9), image=extra["image"], strength=strength).images
     assert images.isfinite().all()
     assert len(handle.report.stages) == stages and handle.report.completed
+    assert handle.report.baseline_steps == len(handle.report.steps), "9 steps in full and in the plan, started alike"
+    if stages == 1:
+        assert handle.report.flop_ratio == 1.0
 
 
 def test_img2img_with_little_noise_stays_near_its_image() -> None:
