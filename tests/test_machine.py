@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ralu_cache import RALU, Acceleration, Report, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.hooks import RootHook
-from ralu_cache.ledger import Ledger
+from ralu_cache.ledger import Ledger, Mark
 from ralu_cache.run import Run
 from ralu_cache.temporal.base import Rules
 from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, random_image
@@ -388,7 +388,8 @@ class Machine(RuleBasedStateMachine):
             if never_reuses(self.temporal):
                 assert torch.equal(result, alone(self.spatial, None, self.call)), f"(4) {told}"
             if self.temporal.transition == "reset":
-                assert not any(b.inherited for step in report.steps for b in step.branches), f"(3) {told}"
+                for branch in (branch for step in report.steps for branch in step.branches):
+                    assert branch.inherited == branch.found[Mark.INHERITED] == 0, f"(3) reset forgets: {told}"
 
     @invariant()
     def nothing_is_left(self) -> None:
