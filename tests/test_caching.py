@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal
+from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal, temporal
 from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
 from tests.pipelines import (
     TOKENS,
@@ -341,7 +341,8 @@ def test_stock_caches_are_reset_at_each_layout(pipe: Any, cache: str) -> None:
     assert len(resets) == 1 + 2 + 1, "once at the start, at each transition, and by the pipeline itself at its end"
 
 
-def test_others_may_register_a_policy(pipe: Any) -> None:
+def test_others_may_register_a_policy(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporal, "_POLICIES", dict(temporal._POLICIES))
     register_temporal("every-second", lambda interval=2: TaylorSeer(interval=interval, order=0, first=1))
     handle = accelerate(pipe, temporal="every-second:3")
     latents(pipe)

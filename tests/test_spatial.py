@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from ralu_cache import RALU, register_spatial
+from ralu_cache import RALU, register_spatial, spatial
 from ralu_cache.presets import PRESETS
 from ralu_cache.schedule import renoised_sigma, solve_nt_dm
 from ralu_cache.spatial import resolve_spatial, spatial_names
@@ -63,7 +63,8 @@ def test_names() -> None:
     assert RALU() == RALU.preset("ralu-4x")
 
 
-def test_others_may_register_a_method() -> None:
+def test_others_may_register_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spatial, "_METHODS", dict(spatial._METHODS))
     register_spatial("half", lambda: RALU(steps=(4, 4), ends=(0.5, 1.0)))
     method = resolve_spatial("half", "ralu-4x")
     assert method is not None and len(method.stages(50, 3.0)) == 2
