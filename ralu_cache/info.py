@@ -13,6 +13,7 @@ import torch
 from ralu_cache.adapters import supported_pipelines
 from ralu_cache.presets import PRESETS
 from ralu_cache.regions import scorer_names
+from ralu_cache.spatial import RALU
 from ralu_cache.temporal import resolve_temporal, temporal_names
 
 PACKAGES = (
@@ -33,6 +34,7 @@ BACKENDS = {"xformers": "xformers", "flash-attn": "flash_attn", "sageattention":
 
 def describe() -> str:
     """The whole text, a section a paragraph."""
+    default = RALU()
     presets = [
         f"{preset.name:<9} {preset.family:<5} steps {_list(preset.steps)}, ends {_list(preset.ends)}, "
         f"shifts {_list(preset.shifts)}, Z {preset.z:g}, refined {preset.ratio:.0%}"
@@ -43,7 +45,8 @@ def describe() -> str:
         "devices": _devices(),
         "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
         "pipelines": supported_pipelines(),
-        "spatial presets (ends in t = 1 - sigma)": presets,
+        "spatial presets as RALU.paper(name) runs them (ends in t = 1 - sigma); by name they keep steps and refined "
+        f"share, with ends {_list(default.ends)}, the sampler's own shift and Z 3": presets,
         "region scorers": [", ".join(scorer_names())],
         "temporal policies (a value after a colon sets the first option)": _policies(),
     }
