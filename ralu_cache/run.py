@@ -161,7 +161,9 @@ class Run:
     def layout_for(self, batch: int) -> TokenLayout:
         """The current layout for a call of `batch`, a whole multiple of ours; the same object all through a stage."""
         assert self.layout is not None
-        return self._layouts.setdefault(batch, self.layout.repeat(batch))
+        if batch not in self._layouts:
+            self._layouts[batch] = self.layout.repeat(batch)
+        return self._layouts[batch]
 
     def positions(self, layout: TokenLayout) -> Tensor:
         """(B, n, 2) float32 position ids of the layout's tokens, made once a layout."""
