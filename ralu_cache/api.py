@@ -120,10 +120,16 @@ class Acceleration:
             hooks += self._adapter.install_text_attention(pipe.transformer, self.current_run)
         return hooks
 
-    def _new_run(self, model_shift: float, sigmas: list[float]) -> Run | None:
+    def _new_run(self, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
+        """See `ralu_cache.scheduler.NewRun`; what is refused is refused before there is a report of it."""
         _check_not_compiled(self._pipe.transformer)
         if self._method is None and self._policy is None:
             return None
+        if self._method is not None and custom:
+            raise ValueError(
+                "custom sigmas= or timesteps= are not supported together with spatial stages, which lay out their own; "
+                "set the plan instead: spatial=RALU(steps=..., ends=...)"
+            )
         num_inference_steps = len(sigmas) - 1
         self._report = Report(
             pipeline=type(self._pipe).__name__, spatial=self._labels[0], temporal=self._labels[1],

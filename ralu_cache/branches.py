@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.ledger import Ledger, Mark, plane
+from ralu_cache.feature import Mark
+from ralu_cache.ledger import Ledger
 from ralu_cache.report import BranchRecord
 from ralu_cache.temporal.base import Decision, Policy, Situation
+from ralu_cache.token_map import plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,26 @@ class Group:
     residual: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """A decision on the host; reading it is the one time per call that the device is waited for."""
+
+    reuse: tuple[bool, ...]
+    distance: tuple[float, ...]
+    total: tuple[float, ...]
+    threshold: float
+
+    @classmethod
+    def read(cls, decision: Decision) -> Verdict:
+        columns = [decision.reuse, decision.distance, *(() if decision.total is None else (decision.total,))]
+        reuse, distance, *total = torch.stack([column.to(torch.float32) for column in columns]).tolist()
+        return cls(tuple(map(bool, reuse)), tuple(distance), tuple(total[0]) if total else (), decision.threshold)
+
+    def rows(self, reuse: bool, device: torch.device) -> Tensor:
+        """(k,) int64: the samples that reuse, or those that do not."""
+        return torch.tensor([row for row, kind in enumerate(self.reuse) if kind is reuse], device=device)
+
+
 class Branch:
     """One branch of one run: plans each call, keeps what was computed, moves it over transitions."""
 
@@ -40,8 +62,9 @@ class Branch:
         self.state = policy.start(layout.batch, layout.refined.device)
         self._inherit = policy.transition == "inherit"
         self._previous: Tensor | None = None
-        self._decision: Decision | None = None
-        self._found: Tensor | None = None
+        self._verdict: Verdict | None = None
+        self._marks = self._count()
+        self._found = self._marks
 
     def plan(
         self, situation: Situation, modulated: Callable[[], Tensor], canvas: Tensor, compute: bool = False
@@ -51,7 +74,6 @@ class Branch:
         modulated: gives the first block's modulated input (B, n + extra, d); canvas: the latent image (B, C, H, W);
         compute: nothing may be reused in this call, whatever the policy.
         """
-        self._found = self._marks()
         signal = self._signal(modulated, canvas)
         reading = self.ledger.read("residual", self.layout, inherited=self._inherit)
         readable = torch.zeros(self.layout.batch, dtype=torch.bool, device=self.layout.refined.device)
@@ -59,18 +81,18 @@ class Branch:
             readable = reading.readable
         decision = self.state.decide(situation, signal, self._last_signal(), readable)
         self._keep_signal(decision.signal, situation)
-        self._decision = decision
-        reuse = decision.reuse.tolist()
-        if not any(reuse):
+        verdict = self._verdict = Verdict.read(decision)
+        self._found = self._marks
+        # what is computed is VALID; to count the ledger's marks anew would be one more host read a call
+        whole = [0, 0, self.layout.tokens]
+        self._marks = [old if r else whole for old, r in zip(self._marks, verdict.reuse, strict=True)]
+        if not any(verdict.reuse):
             return [Group()]
         history = self.ledger.history("residual", self.layout, inherited=self._inherit)
-        if all(reuse):
+        if all(verdict.reuse):
             return [Group(None, self.state.forecast(history, situation.sigma))]
-        reused = decision.reuse.nonzero()[:, 0]
-        return [
-            Group((~decision.reuse).nonzero()[:, 0]),
-            Group(reused, self.state.forecast(history, situation.sigma, reused)),
-        ]
+        computed, reused = (verdict.rows(kind, readable.device) for kind in (False, True))
+        return [Group(computed), Group(reused, self.state.forecast(history, situation.sigma, reused))]
 
     def record(self, rows: Tensor | None, residual: Tensor, situation: Situation) -> None:
         """Keep the residual (k, n + extra, d) that the samples `rows` just computed."""
@@ -88,30 +110,31 @@ class Branch:
             self.ledger.clear()
             self._previous = None
         self.layout = layout
+        self._marks = self._count()
 
     def report(self) -> BranchRecord:
         """What was decided in the latest call, and how far what is cached now holds."""
-        decision, found = self._decision, self._found
-        assert decision is not None and found is not None
-        counts = self._marks().tolist()
-        empty, inherited, valid = found.tolist()
+        verdict = self._verdict
+        assert verdict is not None
+        empty, inherited, valid = (sum(column) for column in zip(*self._marks, strict=True))
+        found = tuple(sum(column) for column in zip(*self._found, strict=True))
         return BranchRecord(
-            reused=tuple(decision.reuse.tolist()),
-            distance=tuple(decision.distance.tolist()),
-            threshold=decision.threshold,
-            empty=counts[Mark.EMPTY],
-            inherited=counts[Mark.INHERITED],
-            valid=counts[Mark.VALID],
+            reused=verdict.reuse,
+            distance=verdict.distance,
+            threshold=verdict.threshold,
+            empty=empty,
+            inherited=inherited,
+            valid=valid,
             cached_bytes=self.ledger.nbytes,
-            found=(empty, inherited, valid),
-            total=() if decision.total is None else tuple(decision.total.tolist()),
+            found=(found[Mark.EMPTY], found[Mark.INHERITED], found[Mark.VALID]),
+            total=verdict.total,
         )
 
-    def _marks(self) -> Tensor:
-        """(3,) int64: how many tokens of all samples are EMPTY, INHERITED and VALID now."""
+    def _count(self) -> list[list[int]]:
+        """Per sample, how many tokens are EMPTY, INHERITED and VALID; asks the ledger."""
         if "residual" in self.ledger:
-            return self.ledger.counts("residual").sum(0)
-        return torch.tensor([self.layout.batch * self.layout.tokens, 0, 0])
+            return self.ledger.counts("residual").tolist()
+        return [[self.layout.tokens, 0, 0]] * self.layout.batch
 
     def _signal(self, modulated: Callable[[], Tensor], canvas: Tensor) -> Tensor | None:
         kind = self.policy.signal

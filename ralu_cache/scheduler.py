@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ralu_cache.run import Run
 
+NewRun = Callable[[float, list[float], bool], Run | None]
+"""From the model's shift, the stock levels and whether the caller gave levels of its own; None runs as stock."""
+
 _UNSUPPORTED = (
     "stochastic_sampling", "invert_sigmas", "shift_terminal",
     "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
@@ -41,14 +44,12 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
     stock: FlowMatchEulerDiscreteScheduler
     timesteps: Tensor
     sigmas: Tensor
-    new_run: Callable[[float, list[float]], Run | None] | None = None
+    new_run: NewRun | None = None
     run: Run | None = None
 
     @classmethod
-    def staged(
-        cls, stock: FlowMatchEulerDiscreteScheduler, new_run: Callable[[float, list[float]], Run | None]
-    ) -> StagedFlowMatchEuler:
-        """A scheduler with the settings of `stock` that asks `new_run(shift, sigmas)` for a run of every call."""
+    def staged(cls, stock: FlowMatchEulerDiscreteScheduler, new_run: NewRun) -> StagedFlowMatchEuler:
+        """A scheduler with the settings of `stock` that asks `new_run` for a run of every call."""
         scheduler = cls.from_config(stock.config)
         scheduler.set_shift(stock.shift)
         scheduler.stock, scheduler.new_run = stock, new_run
@@ -79,14 +80,10 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
         if self.new_run is None:
             return
-        run = self.new_run(self.model_shift(mu), self.sigmas.tolist())
+        custom = timesteps is not None or (sigmas is not None and not _evenly_spaced(sigmas))
+        run = self.new_run(self.model_shift(mu), self.sigmas.tolist(), custom)
         if run is None:
             return
-        if timesteps is not None or (run.method is not None and sigmas is not None and not _evenly_spaced(sigmas)):
-            raise ValueError(
-                "custom sigmas= or timesteps= are not supported together with spatial stages, which lay out their own; "
-                "set the plan instead: spatial=RALU(steps=..., ends=...)"
-            )
         self._begin_index = 0
         self.run = run
         if run.method is None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal, temporal
+from ralu_cache.branches import Branch
+from ralu_cache.report import BranchRecord
 from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
 from tests.pipelines import (
     TOKENS,
@@ -223,6 +225,26 @@ def test_marks_are_those_found_and_those_left(pipe: Any, transition: str) -> Non
             assert branch.found == (tokens, 0, 0)
         else:
             assert branch.found == (branch.empty, branch.inherited, branch.valid) and branch.inherited > 0
+
+
+@pytest.mark.parametrize("transition", ["reset", "inherit"])
+def test_the_reported_marks_are_those_in_the_ledger(
+    pipe: Any, transition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tuple((i % 3 == 0, i % 4 == 0) for i in range(12))
+    seen = []
+    report = Branch.report
+
+    def compare(branch: Branch) -> BranchRecord:
+        record = report(branch)
+        seen.append((record.empty, record.inherited, record.valid))
+        assert list(seen[-1]) == branch.ledger.counts("residual").sum(0).tolist()
+        return record
+
+    monkeypatch.setattr(Branch, "report", compare)
+    accelerate(pipe, spatial=PLAN, temporal=Scripted(script=script, transition=transition))
+    latents(pipe)
+    assert len(seen) == 2 * 12 and any(inherited for _, inherited, _ in seen) == (transition == "inherit")
 
 
 def test_fresh_noise_leaves_nothing_valid(pipe: Any) -> None:

@@ -117,9 +117,10 @@ def test_overridden_steps_are_told_once(pipe: Any, caplog: pytest.LogCaptureFixt
 
 
 def test_custom_sigmas_are_refused(pipe: Any) -> None:
-    accelerate(pipe, spatial=PLAN)
+    handle = accelerate(pipe, spatial=PLAN)
     with pytest.raises(ValueError, match=r"custom sigmas= or timesteps= are not supported.*RALU\(steps"):
         pipe(**call_arguments(sigmas=[1.0, 0.7, 0.2], num_inference_steps=3))
+    assert handle.report is None, "nothing ran"
 
 
 def test_a_lost_hook_is_noticed(pipe: Any) -> None:

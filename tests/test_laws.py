@@ -18,8 +18,9 @@ from torch import Tensor
 from ralu_cache import SeaCache, TaylorSeer, TeaCache
 from ralu_cache.branches import Branch, Group
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.ledger import StaleFeature, map_tokens
+from ralu_cache.feature import StaleFeature
 from ralu_cache.temporal.base import Rules, Situation
+from ralu_cache.token_map import map_tokens
 from tests.strategies import chains, layouts
 
 LAWS = {

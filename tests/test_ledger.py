@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.ledger import Feature, Kind, Ledger, Mark, StaleFeature, map_tokens, plane
+from ralu_cache.feature import Feature, Mark, StaleFeature
+from ralu_cache.ledger import Ledger
+from ralu_cache.token_map import Kind, map_tokens, plane
 from tests.strategies import chains, layouts, pairs
 
 FIELDS = ("values", "step", "sigma", "coarse", "epoch", "mark")

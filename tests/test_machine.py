@@ -22,8 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import Tensor, nn
 
 from ralu_cache import RALU, Acceleration, Report, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.feature import Mark
 from ralu_cache.hooks import RootHook
-from ralu_cache.ledger import Ledger, Mark
+from ralu_cache.ledger import Ledger
 from ralu_cache.run import Run
 from ralu_cache.temporal.base import Rules
 from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, random_image

@@ -130,7 +130,7 @@ def test_a_broken_signal_means_compute_even_to_a_policy_that_does_not_look() -> 
         def signal(self) -> str:
             return "canvas"
 
-        def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+        def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
             return torch.ones_like(total, dtype=torch.bool)
 
     state, readable = Careless().start(2, "cpu"), torch.ones(2, dtype=torch.bool)

@@ -23,6 +23,7 @@ def timetable(policy: TaylorSeer, *stages: int) -> str:
         (TaylorSeer(4, first=1, last=0), (9,), "CrrrCrrrC"),
         (TaylorSeer(1), (5,), "CCCCC"),
         (TaylorSeer(3, first=1), (5, 6, 7), "CrrCC" + "CrrCrC" + "CrrCrrC"),
+        (TaylorSeer((4, 2), first=1, compute_stage_end=False), (5, 6, 4), "CrrrC" + "CrCrCr" + "CrCC"),
         (TaylorSeer(3, first=1, max_age=2), (5, 4), "CrCrC" + "CrCC"),
         (TaylorSeer(4, first=1, transition="inherit", compute_stage_end=False), (3, 6), "Crr" + "rCrrrC"),
     ],

@@ -9,9 +9,9 @@ Pure tensors, no models.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 TRANSITIONS = ("reset", "inherit")
 SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too few digits of their difference
 
+T = TypeVar("T")
 History = Sequence[tuple[Tensor, Tensor]]
 
 
@@ -186,7 +187,7 @@ class Rules:
         """What the sum is held against, nan where the policy has no such number."""
         return math.nan
 
-    def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
         """(B,) bool: True where the policy's own rule lets the residual be reused.
 
         total: (B,) the increments since the last computed step, this one's included; age: (B,) the reuses since.
@@ -218,7 +219,7 @@ class RuleState:
             distance = relative_change(kept, previous)
         threshold = self.policy.threshold_at(situation)
         total = self.total + self.policy.increment(distance)
-        reuse = self.policy.admits(total, threshold, self.age) & self.policy.young(self.age) & readable
+        reuse = self.policy.admits(situation, total, self.age) & self.policy.young(self.age) & readable
         if self.policy.signal is not None:
             reuse = reuse & distance.isfinite()
         if self.policy.forced(situation):
@@ -253,18 +254,13 @@ class Accumulating(Rules):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
-        if not values:
-            raise ValueError("threshold must be a number or one for each stage, got ()")
-        for value in values:
-            check_number("threshold", value, 0)
+        check_per_stage("threshold", self.threshold, lambda value: check_number("threshold", value, 0))
 
     def threshold_at(self, situation: Situation) -> float:
-        if not isinstance(self.threshold, tuple):
-            return float(self.threshold)
-        return float(self.threshold[min(situation.stage, len(self.threshold) - 1)])
+        return float(per_stage(self.threshold, situation.stage))
 
-    def admits(self, total: Tensor, threshold: float, age: Tensor) -> Tensor:
+    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+        threshold = self.threshold_at(situation)
         if threshold == 0:
             return torch.zeros_like(total, dtype=torch.bool)
         return total.isfinite() & (total < threshold)
@@ -319,6 +315,19 @@ def _weights(levels: Tensor, sigma: float) -> Tensor:
         ratio = torch.where(both, (sigma - others) / (level - others), 1.0)
         rows.append(torch.where(used[k], ratio.prod(0), 0.0))
     return torch.stack(rows)
+
+
+def per_stage(setting: T | tuple[T, ...], stage: int) -> T:
+    """A setting that is one for all stages, or one for each, the last of them serving all later ones."""
+    return setting[min(stage, len(setting) - 1)] if isinstance(setting, tuple) else setting
+
+
+def check_per_stage(name: str, setting: object, check: Callable[[Any], None]) -> None:
+    """Raises ValueError for an empty tuple, and whatever `check` raises for the setting or each of a tuple's."""
+    if setting == ():
+        raise ValueError(f"{name} must be a number or one for each stage, got ()")
+    for value in setting if isinstance(setting, tuple) else (setting,):
+        check(value)
 
 
 def check_number(name: str, value: object, low: float) -> None:

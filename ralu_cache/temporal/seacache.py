@@ -25,14 +25,15 @@ class SeaCache(Accumulating):
     To tinker with
         signal: "canvas", the latents, needs no access to the model; "plane", the modulated input spread on the fine
             token grid, is what the published code filters.
-        order: 0 reuses the last residual, 1 continues it linearly in sigma.
+        order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal
+            cost 1 was 4 dB or more closer to the uncached run (benchmarks/results/temporal/curves.md).
         beta: 2 for images, 3 for video; eps: as published.
         first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
     threshold: float | tuple[float, ...] = 0.3
     beta: float = 2.0
-    order: int = 0
+    order: int = 1
     signal: str = field(default="canvas", kw_only=True)
     eps: float = field(default=1e-16, kw_only=True)
 

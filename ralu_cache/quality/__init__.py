@@ -1,0 +1,1 @@
+"""How good pictures are: likeness to references, and what they show of their prompts."""
