@@ -97,7 +97,7 @@ DEMO = DemoPlan(
         "+seacache:0.2",
         "ralu-4x+seacache:0.4",
         "ralu-4x+teacache:0.4",
-        "ralu-4x+taylorseer:2",
+        "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false",
     ),
     size=128,
 )

@@ -228,11 +228,28 @@ def test_names_resolve_to_configs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "policy"),
+    [
+        ("taylorseer:5/2/2,first=1,compute_stage_end=false", TaylorSeer((5, 2, 2), first=1, compute_stage_end=False)),
+        ("seacache:0.7/0.5,order=0,signal=plane", SeaCache((0.7, 0.5), order=0, signal="plane")),
+        ("teacache:coefficients=identity", TeaCache(coefficients="identity")),
+        ("teacache:0.3,coefficients=2/0.5/0,transition=inherit", TeaCache(0.3, (2, 0.5, 0), transition="inherit")),
+    ],
+)
+def test_settings_follow_the_name(spec: str, policy: Policy) -> None:
+    assert resolve_temporal(spec) == policy
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("tea", "unknown temporal policy 'tea'; accepted: None, teacache, seacache, taylorseer"),
         ("teacache:", "'' is not a number"),
         ("teacache:fast", "'fast' is not a number"),
+        ("teacache:0.4/fast", "'0.4/fast' is not a number, nor one for each stage"),
+        ("seacache:0.4,ordre=1", r"'ordre=1' is none of its options; accepted: threshold=, .*order=, signal="),
+        ("seacache:0.4,1", "'1' is none of its options"),
+        ("seacache:0.4,signal=pixels", "signal must be one of 'canvas', 'plane', got 'pixels'"),
         ("teacache:nan", "threshold must be a finite number of at least 0, got nan"),
         ("taylorseer:2.5", "interval must be an integer of at least 1, got 2.5"),
     ],

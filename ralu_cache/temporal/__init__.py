@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation, extrapolate
 from ralu_cache.temporal.seacache import SeaCache
@@ -19,7 +21,7 @@ _POLICIES: dict[str, Factory] = {"teacache": TeaCache, "seacache": SeaCache, "ta
 
 
 def register_temporal(name: str, factory: Factory) -> None:
-    """Make `accelerate(pipe, temporal=name)` use `factory()`, and "name:0.4" `factory(0.4)`.
+    """Make `accelerate(pipe, temporal=name)` use `factory()`, and "name:0.4,order=1" `factory(0.4, order=1)`.
 
     Raises ValueError if the name is empty, taken, or holds a colon.
     """
@@ -35,29 +37,60 @@ def temporal_names() -> tuple[str, ...]:
 
 
 def resolve_temporal(spec: str | Policy | None) -> Policy | None:
-    """None, a name, "name:number" (sets the policy's first parameter) or a config object -> the config.
+    """None, a name, a name with settings or a config object -> the config.
 
-    Raises ValueError for an unknown name or a number that the policy does not accept, TypeError for anything else.
+    Settings follow a colon: the policy's first parameter, then options by name: "teacache:0.4",
+    "seacache:0.7/0.5/0.4,order=0" (slashes between the values of the stages), "taylorseer:first=1". Raises ValueError
+    for an unknown name or option or a value that the policy does not accept, TypeError for anything else.
     """
     if spec is None:
         return None
     if isinstance(spec, str):
-        name, colon, knob = spec.partition(":")
+        name, colon, settings = spec.partition(":")
         if name not in _POLICIES:
             raise ValueError(
                 f"unknown temporal policy {spec!r}; accepted: None, {', '.join(temporal_names())}, a name with its "
                 "main value such as 'teacache:0.4', or a config object such as TeaCache(threshold=0.4)"
             )
-        return _POLICIES[name](_number(spec, knob)) if colon else _POLICIES[name]()
+        return _make(spec, _POLICIES[name], settings) if colon else _POLICIES[name]()
     if isinstance(spec, type) or not isinstance(spec, Policy):
         raise TypeError(f"temporal must be None, a name or a config such as TeaCache(), got {spec!r}")
     return spec
 
 
-def _number(spec: str, knob: str) -> float:
+def _make(spec: str, factory: Factory, settings: str) -> Policy:
+    main, *others = settings.split(",")
+    if "=" in main:
+        main, others = "", [main, *others]
+    elif not main:
+        raise ValueError(f"temporal={spec!r}: {main!r} is not a number")
+    options = {}
+    accepted = inspect.signature(factory).parameters
+    for option in others:
+        name, equals, text = option.partition("=")
+        if not equals or name not in accepted:
+            raise ValueError(f"temporal={spec!r}: {option!r} is none of its options; accepted: {'=, '.join(accepted)}=")
+        options[name] = _value(text)
+    return factory(*([_numbers(spec, main)] if main else []), **options)
+
+
+def _numbers(spec: str, text: str) -> Any:
+    value = _value(text)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool | str):
+            raise ValueError(f"temporal={spec!r}: {text!r} is not a number, nor one for each stage such as 0.5/0.3")
+    return value
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, a word, or several of them between slashes."""
+    if "/" in text:
+        return tuple(_value(part) for part in text.split("/"))
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (int, float):
         try:
-            return kind(knob)
+            return kind(text)
         except ValueError:
             continue
-    raise ValueError(f"temporal={spec!r}: {knob!r} is not a number")
+    return text

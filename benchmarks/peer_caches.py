@@ -1,0 +1,81 @@
+"""The peers' accelerations of a FLUX pipeline, each through its own stock API, as contexts that leave nothing behind.
+
+FirstBlockCache, MagCache and TaylorSeer are diffusers' own; DBCache, alone and with its TaylorSeer calibrator, is
+cache-dit's (pip install cache-dit). Settings not named here are their defaults, except where a default excludes runs
+of a model as small as ours; those are said at their place.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
+
+
+@contextmanager
+def stock_cache(pipe: Any, config: Any) -> Iterator[None]:
+    """A cache of diffusers' own on the transformer."""
+    pipe.transformer.enable_cache(config)
+    try:
+        yield
+    finally:
+        pipe.transformer.disable_cache()
+
+
+@contextmanager
+def first_block_cache(pipe: Any, threshold: float) -> Iterator[None]:
+    with stock_cache(pipe, FirstBlockCacheConfig(threshold=threshold)):
+        yield
+
+
+@contextmanager
+def mag_cache(pipe: Any, threshold: float, steps: int, ratios: list[float]) -> Iterator[None]:
+    """MagCache with ratios calibrated on this very model (see `calibrate_mag_cache`)."""
+    config = MagCacheConfig(threshold=threshold, num_inference_steps=steps, mag_ratios=ratios)
+    with stock_cache(pipe, config):
+        yield
+
+
+def calibrate_mag_cache(pipe: Any, steps: int, **call: Any) -> list[float]:
+    """MagCache's magnitude ratios, by its own calibration mode, which prints them; of the first guidance branch."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), stock_cache(pipe, MagCacheConfig(calibrate=True, num_inference_steps=steps)):
+        pipe(num_inference_steps=steps, output_type="latent", **call)
+    lists = [line for line in printed.getvalue().splitlines() if line.startswith("[") and line.endswith("]")]
+    return ast.literal_eval(lists[0])
+
+
+@contextmanager
+def taylorseer(pipe: Any, interval: int, lite: bool = False) -> Iterator[None]:
+    """diffusers' TaylorSeer of order 1, on every attention by default, on the last block with `lite`.
+
+    Factors in float32: the default bfloat16 would round what this float32 model computes.
+    """
+    config = TaylorSeerCacheConfig(
+        cache_interval=interval, max_order=1, taylor_factors_dtype=torch.float32, use_lite_mode=lite
+    )
+    with stock_cache(pipe, config):
+        yield
+
+
+@contextmanager
+def dbcache(pipe: Any, threshold: float, steps: int, guided: bool, forecast: bool = False) -> Iterator[None]:
+    """cache-dit's DBCache with one compute block in front (by default 8, all of our model) and 4 warm-up steps."""
+    import cache_dit
+    from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
+
+    config = DBCacheConfig(
+        Fn_compute_blocks=1, Bn_compute_blocks=0, residual_diff_threshold=threshold, max_warmup_steps=4,
+        num_inference_steps=steps, enable_separate_cfg=guided,
+    )  # fmt: skip
+    calibrator = TaylorSeerCalibratorConfig(taylorseer_order=1) if forecast else None
+    cache_dit.enable_cache(pipe, cache_config=config, calibrator_config=calibrator)
+    try:
+        yield
+    finally:
+        cache_dit.disable_cache(pipe)
