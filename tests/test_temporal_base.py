@@ -247,7 +247,7 @@ def test_settings_follow_the_name(spec: str, policy: Policy) -> None:
         ("teacache:", "'' is not a number"),
         ("teacache:fast", "'fast' is not a number"),
         ("teacache:0.4/fast", "'0.4/fast' is not a number, nor one for each stage"),
-        ("seacache:0.4,ordre=1", r"'ordre=1' is none of its options; accepted: threshold=, .*order=, signal="),
+        ("seacache:0.4,ordre=1", r"'ordre=1' is none of its options; accepted: threshold=, beta=, order=, .*signal="),
         ("seacache:0.4,1", "'1' is none of its options"),
         ("seacache:0.4,signal=pixels", "signal must be one of 'canvas', 'plane', got 'pixels'"),
         ("teacache:nan", "threshold must be a finite number of at least 0, got nan"),
