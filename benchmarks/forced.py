@@ -1,0 +1,104 @@
+"""Temporal policies whose decisions are replayed from a recording, for models with random weights.
+
+    python -m benchmarks.forced [--prompts 8] [--out benchmarks/results/gpu/traces.json]
+
+What a policy reuses depends on the content, and a model with random weights has none; so the decisions that each
+method takes on the embedded model, unguided, are recorded (a step counts as reused if most pictures reuse it) and
+replayed. All else runs as the policy does it: its signal, its distances, its forecast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.lab import Lab
+from ralu_cache.methods import parse_method
+from ralu_cache.report import Report
+from ralu_cache.temporal import Decision, Policy, PolicyState, Situation
+from ralu_cache.temporal.base import History
+
+TRACES = Path("benchmarks/results/gpu/traces.json")
+METHODS = (
+    "+teacache:0.4", "+seacache:0.3", "+taylorseer:3", "ralu-4x+teacache:0.4", "ralu-4x+seacache:0.5",
+    "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false", "ralu-7x+seacache:0.5", "ralu-7x+taylorseer:3,first=1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Forced:
+    """`policy`, but step i reuses exactly if `reuse[i]`."""
+
+    policy: Policy
+    reuse: tuple[bool, ...]
+
+    @property
+    def signal(self) -> str | None:
+        return self.policy.signal
+
+    @property
+    def transition(self) -> str:
+        return self.policy.transition
+
+    @property
+    def max_age(self) -> int | None:
+        return None
+
+    @property
+    def order(self) -> int:
+        return self.policy.order
+
+    def start(self, batch: int, device: torch.device | str) -> PolicyState:
+        return _Replay(self.policy.start(batch, device), self.reuse)
+
+
+@dataclass
+class _Replay:
+    state: PolicyState
+    reuse: tuple[bool, ...]
+
+    def decide(
+        self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
+    ) -> Decision:
+        """The policy's own distances, the recording's decision; raises IndexError for a run longer than it."""
+        decision = self.state.decide(situation, signal, previous, readable)
+        return replace(decision, reuse=torch.full_like(decision.reuse, self.reuse[situation.step]) & readable)
+
+    def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
+        return self.state.forecast(history, sigma, rows)
+
+
+def majority(report: Report) -> tuple[bool, ...]:
+    """Per step, whether most samples of its calls reused."""
+    return tuple(2 * step.reused > step.calls * report.batch for step in report.steps)
+
+
+def record(lab: Lab, methods: Sequence[str], steps: int) -> dict[str, list[bool]]:
+    found = {}
+    for method in methods:
+        parts = parse_method(method)
+        _, report = lab.accelerated(steps, "unguided", parts.spatial, parts.temporal)
+        found[method] = list(majority(report))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=TRACES)
+    options = parser.parse_args()
+    traces = record(Lab(options.prompts), METHODS, steps=50)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(traces) + "\n")
+    for method, reuse in traces.items():
+        print(f"{method:60} {''.join('r' if r else 'C' for r in reuse)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Clocks for pipeline calls: whole calls, the steps in them, memory, and how often the host waits for the device."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+class Stopwatch:
+    """Marks on the device's own time line (CUDA events), or on the host's where there is no GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        if not self._cuda:
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def laps(self) -> list[float]:
+        """Seconds between marks; waits for the device once."""
+        if not self._cuda:
+            return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1000 for a, b in zip(self._marks, self._marks[1:], strict=False)]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One pipeline call: seconds in all, of each denoising step, and the most memory that torch held on the device."""
+
+    seconds: float
+    steps: list[float] = field(repr=False)
+    peak_bytes: int = 0
+
+
+def time_call(pipe: Any, call: dict[str, Any]) -> Timed:
+    """Runs the pipeline once. A step's time runs from one step's end to the next one's, the first from the start."""
+    device = pipe.transformer.device
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    steps, whole = Stopwatch(device), Stopwatch(device)
+
+    def mark(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        steps.mark()
+        return tensors
+
+    whole.mark()
+    steps.mark()
+    pipe(**call, callback_on_step_end=mark)
+    whole.mark()
+    (seconds,) = whole.laps()
+    return Timed(seconds, steps.laps(), torch.cuda.max_memory_allocated() if device.type == "cuda" else 0)
+
+
+def count_synchronisations(run: Callable[[], object]) -> int | None:
+    """How often `run` makes the host wait for the GPU, by CUDA's own debug mode; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def busy_share(run: Callable[[], object]) -> tuple[float, str] | None:
+    """(share of the run in which a kernel was at work, the profiler's table of kernels); None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    averages = profiler.key_averages()
+    kernels = sum(entry.self_device_time_total for entry in averages) / 1e6
+    return kernels / seconds, averages.table(sort_by="self_device_time_total", row_limit=25)
