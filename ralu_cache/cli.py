@@ -1,4 +1,4 @@
-"""The command line: `ralu-cache demo | generate | info`. Heavy imports wait until a command runs."""
+"""The command line: `ralu-cache demo | generate | sweep | info`. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ralu_cache.sweep.options import add_sweep
+
 EMBEDDED = "tiny-flux"
 METHODS = "SPATIAL, +TEMPORAL or SPATIAL+TEMPORAL, such as ralu-4x+seacache:0.3"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, or 2 after printing one line that says what went wrong."""
+    """Runs one command. Returns 0, 2 after printing one line that says what went wrong, 130 if interrupted."""
     args = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = args.run
     try:
@@ -24,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"ralu-cache: error: {message}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ralu-cache: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -35,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("demo", help="sample the embedded model in full, with RALU and with caching, and compare")
     )
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
+    add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )

@@ -37,7 +37,8 @@ class Record:
     seconds: wall-clock of the pipeline call, nan where it failed. full_seconds: that of the stock full run which was
         timed right before it, for a paired ratio; nan where this batch was run for quality alone.
     flops, full_flops: the transformer's, of this call and of the full run; nan where unknown.
-    metrics: per metric one finite value for each picture (PSNR of equal pictures: 100 dB). features: per set metric one row for each picture.
+    metrics: per metric one finite value for each picture (PSNR of equal pictures: 100 dB).
+    features: per set metric one row for each picture.
     error: "Type: message" of a call that failed, else None.
     """
 

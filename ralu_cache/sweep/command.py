@@ -1,0 +1,102 @@
+"""`ralu-cache sweep`: its options, and the sweep that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ralu_cache.comparison import describe_hardware
+from ralu_cache.demo import DEMO, TINY_FLUX
+from ralu_cache.generate import Request, call_arguments, load
+from ralu_cache.quality.base import Metric, SetMetric
+from ralu_cache.quality.selection import metrics_for
+from ralu_cache.sweep.engine import UNCACHED, Bench
+from ralu_cache.sweep.executors import Executor, run_here, run_on_ray
+from ralu_cache.sweep.grid import Grid, grid_from
+from ralu_cache.sweep.pictures import PictureFolder
+from ralu_cache.sweep.records import Header, MetricInfo
+from ralu_cache.sweep.runner import run_sweep
+
+LIBRARIES = ("torch", "diffusers", "ralu-cache")
+
+
+@dataclass(frozen=True)
+class MakeBench:
+    """Makes a `Bench` in whatever process it is called in."""
+
+    request: Request
+    prompts: tuple[str, ...]
+    keep: PictureFolder
+
+    def __call__(self) -> Bench:
+        pipe = load(self.request)
+        pipe.set_progress_bar_config(disable=True)
+        metrics, set_metrics, _ = metrics_for(self.prompts)
+        call = {name: value for name, value in call_arguments(self.request, pipe).items() if name not in _PER_CALL}
+        return Bench(pipe, call, metrics, set_metrics, self.keep)
+
+
+_PER_CALL = ("prompt", "generator", "height", "width", "num_inference_steps", "num_images_per_prompt")
+
+
+def sweep(args: argparse.Namespace) -> Path:
+    """Runs the sweep that the options describe, and returns its results file."""
+    names = (
+        "spatial",
+        "temporal",
+        "thresholds",
+        "methods",
+        "steps",
+        "plain_steps",
+        "sizes",
+        "prompts",
+        "seeds",
+        "batch",
+    )
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.prompts is None and args.grid is None:
+        given["prompts"] = DEMO.prompts
+    grid = grid_from(given, args.grid)
+    metrics, set_metrics, notices = metrics_for(grid.prompts)
+    for notice in notices:
+        print(f"note: {notice}")
+    request = Request(
+        model=args.model, prompt=[grid.prompts[0]], negative_prompt=args.negative_prompt, device=args.device,
+        true_cfg_scale=args.true_cfg_scale, guidance_scale=args.guidance_scale, dtype=args.dtype,
+        max_sequence_length=args.max_sequence_length,
+    )  # fmt: skip
+    keep = PictureFolder(args.out, grid.batches())
+    make = MakeBench(request, grid.prompts, keep)
+    executor: Executor = run_on_ray(make, args.workers) if args.executor == "ray" else run_here(make)
+    return run_sweep(
+        args.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(), executor,
+        rounds=args.rounds, seconds=args.seconds, retry=args.retry_errors,
+    )  # fmt: skip
+
+
+def header_of(grid: Grid, request: Request, metrics: Sequence[Metric], set_metrics: Sequence[SetMetric]) -> Header:
+    infos = {metric.name: metric.info for metric in (*metrics, *set_metrics)}
+    for metric in (metric for metric in metrics if metric.reference):
+        label = f"{metric.info.label} to the uncached plan"
+        infos[metric.name + UNCACHED] = MetricInfo(label, metric.info.unit, metric.info.higher)
+    arguments: dict[str, Any] = {
+        "negative_prompt": request.negative_prompt,
+        "true_cfg_scale": request.true_cfg_scale,
+        "guidance_scale": request.guidance_scale,
+        "max_sequence_length": request.max_sequence_length,
+    }
+    if request.model == TINY_FLUX.name:
+        arguments |= {name: value for name, value in TINY_FLUX.arguments.items() if arguments.get(name) is None}
+    hardware = describe_hardware(request.device or "cpu")
+    return Header(
+        model=request.model,
+        full_steps=max(grid.steps),
+        call={name: value for name, value in arguments.items() if value is not None},
+        metrics=infos,
+        hardware=f"{hardware['name']}, {hardware['threads']} threads",
+        versions={name: version(name) for name in LIBRARIES},
+    )

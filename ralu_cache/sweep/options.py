@@ -1,0 +1,43 @@
+"""The options of `ralu-cache sweep`; heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--grid", type=Path, metavar="FILE.yaml", help="options by the names below; those given here come on top")
+    add("--spatial", nargs="+", metavar="NAME", help="none, ralu-4x, ...")
+    add("--temporal", nargs="+", metavar="NAME[:SETTINGS]", help="none, teacache, seacache:0.3, ...")
+    add("--thresholds", nargs="+", type=float, help="main values for the policies that are given without one")
+    add("--methods", nargs="+", metavar="METHOD", help="further ones, such as ralu-4x+seacache:0.3 or steps:12")
+    add("--steps", nargs="+", type=int, help="of the full run (50)")
+    add("--plain-steps", nargs="+", type=int, help="the stock pipeline with fewer steps, to compare with")
+    add("--sizes", nargs="+", metavar="HEIGHTxWIDTH", help="pixels (128x128)")
+    add("--prompts", metavar="FILE.txt", help="one a line (the demo's six)")
+    add("--seeds", nargs="+", type=int, help="every prompt runs with each (0)")
+    add("--batch", type=int, help="pictures in one call (4)")
+    add("--rounds", type=int, default=3, help="first batches on which every setting is timed (%(default)s)")
+    add("--seconds", type=float, help="begin no new call after so long; the same command goes on later")
+    add("--retry-errors", action="store_true", help="run again what failed before")
+    add(
+        "--executor", choices=("local", "ray"), default="local", help="ray: one worker for each GPU or CPU of a cluster"
+    )
+    add("--workers", type=int, help="of Ray, if not one for each")
+    add("--model", default="tiny-flux", metavar="ID_OR_FOLDER", help="default: %(default)s, the embedded model")
+    add("--negative-prompt")
+    add("--true-cfg-scale", type=float)
+    add("--guidance-scale", type=float)
+    add("--max-sequence-length", type=int)
+    add("--dtype", choices=("float32", "bfloat16", "float16"))
+    add("--device")
+    add("--out", type=Path, default=Path("out/sweep"), metavar="FOLDER", help="default: %(default)s")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ralu_cache.sweep.command import sweep
+
+    print(f"results are in {sweep(args)}")

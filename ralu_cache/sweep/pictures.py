@@ -1,0 +1,37 @@
+"""The pictures that a sweep keeps for its strips: a few, as PNG files, one folder for each setting."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ralu_cache.quality.base import Pictures
+from ralu_cache.sweep.records import Batch, Setting
+
+KEPT = 8
+
+
+def slug(setting: Setting) -> str:
+    """A folder's name for a setting, one for each."""
+    method = re.sub(r"[^A-Za-z0-9.=-]+", "_", setting.method)
+    return f"{method}-{setting.steps}-{setting.height}x{setting.width}"
+
+
+class PictureFolder:
+    """Saves the pictures of the first `KEPT` prompts and seeds under `<out>/pictures/<slug>/<index>.png`."""
+
+    def __init__(self, out: Path, batches: list[Batch]) -> None:
+        self.out = out / "pictures"
+        pairs = [pair for batch in batches for pair in zip(batch.prompts, batch.seeds, strict=True)]
+        self._index = {pair: index for index, pair in enumerate(pairs[:KEPT])}
+
+    def __call__(self, setting: Setting, batch: Batch, pictures: Pictures) -> None:
+        for pair, picture in zip(zip(batch.prompts, batch.seeds, strict=True), pictures, strict=True):
+            if (index := self._index.get(pair)) is None:
+                continue
+            folder = self.out / slug(setting)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8)).save(folder / f"{index}.png")

@@ -1,0 +1,71 @@
+"""A bench on the embedded model at a small size, with metrics that cost nothing; also a script that sweeps with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ralu_cache.demo import load_tiny_flux
+from ralu_cache.quality.base import Pictures
+from ralu_cache.sweep.engine import Bench
+from ralu_cache.sweep.executors import run_here
+from ralu_cache.sweep.grid import Grid
+from ralu_cache.sweep.records import Header, MetricInfo
+from ralu_cache.sweep.runner import run_sweep
+
+CALL: dict[str, Any] = {"max_sequence_length": 16}
+GRID = Grid(
+    spatial=("none", "ralu-7x"), temporal=("none", "taylorseer"), thresholds=(2,), plain_steps=(3,), steps=(12,),
+    sizes=((64, 64),), prompts=("a red circle on a white background", "a blue star on a black background"),
+    seeds=(0, 1), batch=2,
+)  # fmt: skip
+
+
+class Brightness:
+    name = "brightness"
+    info = MetricInfo("brightness")
+    reference = False
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        return [float(picture.mean()) for picture in pictures]
+
+
+class Distance:
+    name = "distance"
+    info = MetricInfo("distance", higher=False)
+    reference = True
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        assert references is not None
+        return [float(np.abs(a - b).mean()) for a, b in zip(pictures, references, strict=True)]
+
+
+class Colour:
+    name = "colour"
+    info = MetricInfo("colour")
+
+    def features(self, pictures: Pictures, prompts: Sequence[str]) -> np.ndarray:
+        return pictures.mean((1, 2))
+
+    def value(self, features: np.ndarray) -> float:
+        return float(features.std())
+
+
+def header(**changes: Any) -> Header:
+    metrics = {m.name: m.info for m in (Brightness(), Distance(), Colour())}
+    return Header(**({"model": "tiny-flux", "full_steps": 12, "call": CALL, "metrics": metrics,
+                      "hardware": "test", "versions": {}} | changes))  # fmt: skip
+
+
+def make_bench() -> Bench:
+    pipe = load_tiny_flux()
+    pipe.set_progress_bar_config(disable=True)
+    return Bench(pipe, CALL, (Brightness(), Distance()), (Colour(),))
+
+
+if __name__ == "__main__":
+    run_sweep(Path(sys.argv[1]), header(), GRID.settings(), GRID.batches(), run_here(make_bench), rounds=1)

@@ -1,0 +1,175 @@
+"""Sweeps: every task once, whatever happens; what fails is written down; what was killed goes on where it was."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ralu_cache.sweep import contenders
+from ralu_cache.sweep.contenders import Prepared, prepare, register_contender, uncached
+from ralu_cache.sweep.engine import tasks_of
+from ralu_cache.sweep.executors import run_here, run_on_ray
+from ralu_cache.sweep.records import Record, Results, Setting, append, read_results
+from ralu_cache.sweep.runner import run_sweep
+from tests.sweep_bench import GRID, Bench, header, make_bench
+
+SETTINGS, BATCHES = GRID.settings(), GRID.batches()
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return make_bench()
+
+
+def sweep(out: Path, bench: Bench, **options: Any) -> Results:
+    given = {"settings": SETTINGS, "batches": BATCHES, "rounds": 1} | options
+    return read_results(run_sweep(out, header(), executor=run_here(lambda: bench), **given))
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return sweep(tmp_path_factory.mktemp("sweep"), bench)
+
+
+def told(record: Record) -> tuple[Any, ...]:
+    """What does not depend on the clock."""
+    return record.key, repr(record.flops), tuple(record.metrics.items()), tuple(record.features.items()), record.error
+
+
+def test_every_task_is_run_once_batch_by_batch(whole: Results) -> None:
+    assert [r.setting.method for r in whole.records[:5]] == [
+        "none", "steps:3", "+taylorseer:2", "ralu-7x", "ralu-7x+taylorseer:2",
+    ]  # fmt: skip
+    assert [record.key for record in whole.records] == [(s, b) for b in BATCHES for s in SETTINGS]
+    assert [record.error for record in whole.records] == [None] * len(whole.records)
+
+
+def test_records_hold_what_was_measured(whole: Results) -> None:
+    by_method = {record.setting.method: record for record in whole.records[:5]}
+    for record in whole.records:
+        timed = record.batch == BATCHES[0]
+        assert record.seconds > 0 and math.isfinite(record.full_seconds) == timed
+        assert all(len(values) == 2 for values in record.metrics.values())
+        assert [len(row) for row in record.features["colour"]] == [3, 3]
+    assert by_method["none"].metrics["distance"] == (0.0, 0.0)
+    assert min(by_method["steps:3"].metrics["distance"]) > 0
+    assert set(by_method["ralu-7x"].metrics) == {"brightness", "distance"}
+    assert set(by_method["ralu-7x+taylorseer:2"].metrics) == {"brightness", "distance", "distance_uncached"}
+    both, plan = by_method["ralu-7x+taylorseer:2"], by_method["ralu-7x"]
+    assert both.flops < plan.flops < plan.full_flops == both.full_flops
+
+
+def test_a_picture_is_that_of_its_seed(bench: Bench, whole: Results) -> None:
+    """The full run's brightness, by a call of the pipeline alone."""
+    prompt, seed = BATCHES[1].prompts[1], BATCHES[1].seeds[1]
+    image = bench.pipe(
+        prompt, height=64, width=64, num_inference_steps=12, max_sequence_length=16, output_type="np",
+        generator=torch.Generator().manual_seed(seed),
+    ).images[0]  # fmt: skip
+    found = next(r for r in whole.records if r.key == (SETTINGS[0], BATCHES[1]))
+    assert found.metrics["brightness"][1] == pytest.approx(float(image.mean()), abs=1e-5)
+
+
+def test_what_fails_is_recorded_and_the_rest_goes_on(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders, "_CONTENDERS", {})
+
+    def broken(pipe: Any, setting: Setting, value: str) -> Any:
+        raise RuntimeError(f"no {value} here")
+
+    register_contender("broken", broken)
+    settings = [replace(SETTINGS[0], method="broken:cache"), SETTINGS[1]]
+    results = sweep(tmp_path, bench, settings=settings)
+    assert [record.error for record in results.records] == ["RuntimeError: no cache here", None] * 2
+    again = sweep(tmp_path, bench, settings=settings)
+    assert len(again.records) == 4, "failures are not repeated by themselves"
+    assert len(sweep(tmp_path, bench, settings=settings, retry=True).records) == 6
+
+
+def test_a_sweep_goes_on_where_it_was(bench: Bench, whole: Results, tmp_path: Path) -> None:
+    assert len(sweep(tmp_path, bench, seconds=0.0).records) == 1, "time was up after the first"
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"setting": {"method": "no')  # as a crash leaves it
+    resumed = sweep(tmp_path, bench)
+    assert list(map(told, resumed.records)) == list(map(told, whole.records))
+
+
+def test_a_killed_sweep_gives_the_same_table(whole: Results, tmp_path: Path) -> None:
+    out, command = tmp_path / "killed", [sys.executable, "-m", "tests.sweep_bench", str(tmp_path / "killed")]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+    path, end = out / "results.jsonl", time.monotonic() + 120
+    while time.monotonic() < end and (not path.exists() or path.read_text().count("\n") < 4):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = path.read_text().count("\n") - 1
+    assert 3 <= there < len(whole.records), "it was to be killed in the middle"
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+    assert list(map(told, read_results(path).records)) == list(map(told, whole.records))
+
+
+def test_another_sweep_is_not_mixed_in(bench: Bench, tmp_path: Path) -> None:
+    sweep(tmp_path, bench, settings=SETTINGS[:1], batches=BATCHES[:1])
+    with pytest.raises(ValueError, match="was begun with full_steps 12, not 50"):
+        run_sweep(tmp_path, header(full_steps=50), SETTINGS, BATCHES, run_here(lambda: bench))
+
+
+def test_ray_gives_the_same_records(whole: Results, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    path = run_sweep(tmp_path, header(), SETTINGS, BATCHES, run_on_ray(make_bench, workers=2), rounds=1)
+    found = sorted(map(told, read_results(path).records), key=str)
+    assert [f[0] for f in found] == [t[0] for t in sorted(map(told, whole.records), key=str)]
+    for mine, theirs in zip(found, sorted(map(told, whole.records), key=str), strict=True):
+        for (name, values), (_, others) in zip(mine[2], theirs[2], strict=True):
+            assert values == pytest.approx(others, abs=1e-4), name
+
+
+def test_contenders_leave_the_pipeline_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "_CONTENDERS", {})
+    scheduler = bench.pipe.scheduler
+    with prepare(bench.pipe, replace(SETTINGS[0], method="ralu-7x+teacache")) as prepared:
+        assert isinstance(prepared, Prepared) and bench.pipe.scheduler is not scheduler
+    assert bench.pipe.scheduler is scheduler
+    for name in ("", "a:b", "a+b"):
+        with pytest.raises(ValueError, match="needs a name"):
+            register_contender(name, lambda *_: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="'steps:0': steps must be a positive number"):
+        prepare(bench.pipe, replace(SETTINGS[0], method="steps:0"))
+
+
+def test_the_uncached_plan_of_a_setting() -> None:
+    plans = {"ralu-7x+teacache:0.4": "ralu-7x", "ralu-7x": None, "+teacache": None, "steps:4": None, "none": None}
+    for method, plan in plans.items():
+        found = uncached(replace(SETTINGS[0], method=method))
+        assert (found.method if found else None) == plan
+
+
+def test_finished_tasks_are_left_out(tmp_path: Path) -> None:
+    done = [Record(s, b, error="x" if s is SETTINGS[1] else None) for s in SETTINGS[:3] for b in BATCHES[:1]]
+    assert [len(tasks) for _, tasks in tasks_of(SETTINGS, BATCHES, 1, done)] == [2, 5]
+    assert [len(tasks) for _, tasks in tasks_of(SETTINGS, BATCHES, 1, done, retry=True)] == [3, 5]
+    timed = [flag for _, tasks in tasks_of(SETTINGS, BATCHES, 1, []) for _, flag in tasks]
+    assert timed == [True] * 5 + [False] * 5
+
+
+def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"other": 1}\n')
+    with pytest.raises(ValueError, match="line 1: not the header of a sweep"):
+        read_results(path)
+    run_sweep(tmp_path / "new", header(), [], [], run_here(make_bench))
+    append(tmp_path / "new" / "results.jsonl", [Record(SETTINGS[0], BATCHES[0])])
+    with (tmp_path / "new" / "results.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(ValueError, match="line 3: not a sweep's record"):
+        read_results(tmp_path / "new" / "results.jsonl")
