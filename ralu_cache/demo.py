@@ -112,11 +112,12 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
 
     Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
     """
-    from ralu_cache import metrics, plots  # noqa: F401  (what is missing should not cost a run)
+    from ralu_cache import plots  # noqa: F401  (what is missing should not cost a run)
+    from ralu_cache.quality.likeness import psnr, ssim
 
     folder = Path(out)
     trials = measure(plan, plan.model.load().to(plan.device))
-    likeness = {"psnr": metrics.psnr, "ssim": metrics.ssim}
+    likeness = {"psnr": psnr, "ssim": ssim}
     uncached = {Method(trial.spatial, None): trial for trial in reversed(trials) if trial.temporal is None}
     rows = {
         trial.name: comparison_row(

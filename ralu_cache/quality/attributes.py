@@ -1,0 +1,63 @@
+"""Attribute accuracy: how much of what its prompt states a picture shows, in the eyes of the scene classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ralu_cache.quality.base import Pictures
+from ralu_cache.quality.classifier import classify
+from ralu_cache.quality.scene_prompts import ATTRIBUTES, Statement, read_prompt
+from ralu_cache.sweep.records import MetricInfo
+
+Scores = Mapping[str, NDArray[np.float32]]
+"""For each attribute the scores of its classes (classes,)."""
+
+
+def shown_share(scores: Scores, statement: Statement) -> dict[str, float]:
+    """For each stated attribute the share, 0 to 1, of its classes among the equally many that score highest."""
+    shares = {}
+    for name, classes in statement.items():
+        best = np.argsort(scores[name])[-len(classes) :]
+        shares[name] = sum(ATTRIBUTES[name][index] in classes for index in best) / len(classes)
+    return shares
+
+
+def attribute_shares(pictures: Pictures, prompts: Sequence[str]) -> list[dict[str, float]]:
+    """`shown_share` of each picture (B, Y, X, 3) and its prompt. Raises ValueError for prompts outside the grammar."""
+    if len(pictures) != len(prompts):
+        raise ValueError(f"{len(pictures)} pictures need as many prompts, got {len(prompts)}")
+    statements = [read_prompt(prompt) for prompt in prompts]
+    table = classify(pictures)[1]
+    return [
+        shown_share({name: rows[index] for name, rows in table.items()}, statement)
+        for index, statement in enumerate(statements)
+    ]
+
+
+class AttributeAccuracy:
+    """A `Metric`: percent of the stated attributes that a picture shows, every attribute counting the same.
+
+    What the prompt leaves to chance does not count. The classifier errs too: `classifier.json` beside its weights
+    holds its accuracy on real renders, the most that this metric can reach.
+    """
+
+    name = "attributes"
+    info = MetricInfo("attribute accuracy", "%")
+    reference = False
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        return [100 * float(np.mean(list(shares.values()))) for shares in attribute_shares(pictures, prompts)]
+
+
+class SceneAccuracy:
+    """A `Metric`: 100 for a picture that shows all of what its prompt states, else 0; stricter than their mean."""
+
+    name = "scenes"
+    info = MetricInfo("scenes wholly right", "%")
+    reference = False
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        return [100.0 * (min(shares.values()) == 1) for shares in attribute_shares(pictures, prompts)]

@@ -1,0 +1,44 @@
+"""Which metrics can judge pictures of these prompts on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy
+from ralu_cache.quality.base import Metric, SetMetric
+from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.likeness import LIKENESS
+from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, MissingError
+from ralu_cache.quality.scene_prompts import read_prompt
+
+_PRETRAINED: Mapping[str, Callable[[str], Metric]] = {
+    "CLIP score": ClipScore.load,
+    "ImageReward": ImageReward.load,
+    "LPIPS": Lpips.load,
+}
+
+
+def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metric], list[SetMetric], list[str]]:
+    """(metrics, set metrics, notices of what was left out and why).
+
+    PSNR, SSIM and MS-SSIM always; attribute accuracy and Fréchet distance if every prompt is one of the embedded
+    model's scenes; CLIP score, ImageReward and LPIPS if their packages and weights are on this machine: nothing is
+    downloaded. device: where the metrics with downloaded weights run. Raises ImportError without torchmetrics.
+    """
+    metrics: list[Metric] = [*LIKENESS]
+    sets: list[SetMetric] = []
+    notices = []
+    try:
+        for prompt in prompts:
+            read_prompt(prompt)
+    except ValueError:
+        notices.append(f"attribute accuracy and Fréchet distance are left out: {prompt!r} is not a tiny-flux scene")
+    else:
+        metrics += [AttributeAccuracy(), SceneAccuracy()]
+        sets.append(FrechetDistance())
+    for label, load in _PRETRAINED.items():
+        try:
+            metrics.append(load(device))
+        except MissingError as error:
+            notices.append(f"{label} is left out: {error}")
+    return metrics, sets, notices
