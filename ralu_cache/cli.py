@@ -1,4 +1,4 @@
-"""The command line: `ralu-cache demo | generate | sweep | info`. Heavy imports wait until a command runs."""
+"""The command line, `ralu-cache COMMAND`. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ralu_cache.sweep.options import add_sweep
+from ralu_cache.sweep.options import add_recommend, add_sweep
 
 EMBEDDED = "tiny-flux"
 METHODS = "SPATIAL, +TEMPORAL or SPATIAL+TEMPORAL, such as ralu-4x+seacache:0.3"
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
     add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
+    add_recommend(commands.add_parser("recommend", help="the best setting of a sweep, and the line that uses it"))
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )

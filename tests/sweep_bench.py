@@ -64,7 +64,7 @@ def header(**changes: Any) -> Header:
 def make_bench() -> Bench:
     pipe = load_tiny_flux()
     pipe.set_progress_bar_config(disable=True)
-    return Bench(pipe, CALL, (Brightness(), Distance()), (Colour(),))
+    return Bench(pipe, 12, CALL, (Brightness(), Distance()), (Colour(),))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.engine import UNCACHED, Bench
 from ralu_cache.sweep.executors import Executor, run_here, run_on_ray
 from ralu_cache.sweep.grid import Grid, grid_from
+from ralu_cache.sweep.outputs import write_outputs
 from ralu_cache.sweep.pictures import PictureFolder
 from ralu_cache.sweep.records import Header, MetricInfo
 from ralu_cache.sweep.runner import run_sweep
@@ -29,6 +30,7 @@ class MakeBench:
     """Makes a `Bench` in whatever process it is called in."""
 
     request: Request
+    full_steps: int
     prompts: tuple[str, ...]
     keep: PictureFolder
 
@@ -37,14 +39,14 @@ class MakeBench:
         pipe.set_progress_bar_config(disable=True)
         metrics, set_metrics, _ = metrics_for(self.prompts)
         call = {name: value for name, value in call_arguments(self.request, pipe).items() if name not in _PER_CALL}
-        return Bench(pipe, call, metrics, set_metrics, self.keep)
+        return Bench(pipe, self.full_steps, call, metrics, set_metrics, self.keep)
 
 
 _PER_CALL = ("prompt", "generator", "height", "width", "num_inference_steps", "num_images_per_prompt")
 
 
 def sweep(args: argparse.Namespace) -> Path:
-    """Runs the sweep that the options describe, and returns its results file."""
+    """Runs the sweep that the options describe, writes its tables, plots and page, and returns its results file."""
     names = (
         "spatial",
         "temporal",
@@ -70,16 +72,18 @@ def sweep(args: argparse.Namespace) -> Path:
         max_sequence_length=args.max_sequence_length,
     )  # fmt: skip
     keep = PictureFolder(args.out, grid.batches())
-    make = MakeBench(request, grid.prompts, keep)
+    make = MakeBench(request, max(grid.steps), grid.prompts, keep)
     executor: Executor = run_on_ray(make, args.workers) if args.executor == "ray" else run_here(make)
-    return run_sweep(
+    path = run_sweep(
         args.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(), executor,
         rounds=args.rounds, seconds=args.seconds, retry=args.retry_errors,
     )  # fmt: skip
+    write_outputs(path, args.out)
+    return path
 
 
 def header_of(grid: Grid, request: Request, metrics: Sequence[Metric], set_metrics: Sequence[SetMetric]) -> Header:
-    infos = {metric.name: metric.info for metric in (*metrics, *set_metrics)}
+    infos = {metric.name: metric.info for metric in metrics} | {metric.name: metric.info for metric in set_metrics}
     for metric in (metric for metric in metrics if metric.reference):
         label = f"{metric.info.label} to the uncached plan"
         infos[metric.name + UNCACHED] = MetricInfo(label, metric.info.unit, metric.info.higher)

@@ -19,10 +19,14 @@ from ralu_cache.sweep.records import Setting
 
 @dataclass
 class Prepared:
-    """A pipeline made ready: `steps` to ask it for; after the call, `report` is what it says of itself, if anything."""
+    """A pipeline made ready: `steps` to ask it for; after the call, `report` is what it says of itself, if anything.
+
+    pipe: another one to call in place of the sweep's, for contenders that cannot give theirs back as it was.
+    """
 
     steps: int
     report: Callable[[], Report | None] = lambda: None
+    pipe: Any = None
 
 
 Contender = Callable[[Any, Setting, str], AbstractContextManager[Prepared]]

@@ -27,11 +27,12 @@ Keep = Callable[[Setting, Batch, Pictures], None]
 class Bench:
     """What measures one setting on one batch: the pipeline, the arguments of every call, the metrics.
 
-    call: further arguments of every pipeline call; a negative prompt is repeated for the batch. keep: is given the
-    pictures of every call that is judged.
+    full_steps: of the stock run that all are compared with, in time and likeness. call: further arguments of every
+    pipeline call; a negative prompt is repeated for the batch. keep: is given the pictures of every judged call.
     """
 
     pipe: Any
+    full_steps: int
     call: Mapping[str, Any]
     metrics: Sequence[Metric]
     set_metrics: Sequence[SetMetric] = ()
@@ -53,7 +54,7 @@ class Bench:
             return shown[setting]
 
         for setting, timed in tasks:
-            full = Setting(FULL, setting.steps, setting.height, setting.width)
+            full = Setting(FULL, self.full_steps, setting.height, setting.width)
             try:
                 yield self._measure(setting, full, batch, timed, reference)
             except Exception as error:  # of any library below; the sweep goes on
@@ -93,9 +94,10 @@ class Bench:
             arguments["negative_prompt"] = [negative] * len(batch.prompts)
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
         with prepare(self.pipe, setting) as prepared:
+            pipe = self.pipe if prepared.pipe is None else prepared.pipe
             _finish()
             start = time.perf_counter()
-            images = self.pipe(
+            images = pipe(
                 **arguments, num_inference_steps=prepared.steps, generator=generators, output_type="np"
             ).images
             _finish()

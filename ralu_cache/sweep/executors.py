@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ralu_cache.sweep.engine import Bench, Task
 from ralu_cache.sweep.records import Record
@@ -54,8 +54,9 @@ def run_on_ray(make: Callable[[], Bench], workers: int | None = None) -> Executo
         gpus = int(resources.get("GPU", 0))
         count = min(workers or gpus or int(resources.get("CPU", 1)), max(len(todo), 1))
         remote = ray.remote(num_gpus=1 if gpus else 0, num_cpus=1)(Worker)
-        idle = [remote.remote() for _ in range(count)]
-        waiting, running = list(todo), {}
+        idle: list[Any] = [remote.remote() for _ in range(count)]
+        waiting: list[Task] = list(todo)
+        running: dict[Any, Any] = {}
         while (waiting and (end is None or time.monotonic() < end)) or running:
             while idle and waiting and (end is None or time.monotonic() < end):
                 worker = idle.pop()

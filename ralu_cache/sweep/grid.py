@@ -16,8 +16,8 @@ from ralu_cache.sweep.records import Batch, Setting
 class Grid:
     """spatial, temporal: names, "none" for neither; every pair is a method. thresholds: main values for each temporal
     policy that has none of its own; empty for their defaults. methods: further ones, as they are.
-    steps: of the full run, asked of every setting; plain_steps: the stock pipeline with fewer. sizes: (height, width)
-    in pixels. prompts, seeds: every prompt runs with every seed, `batch` of them in one call.
+    steps: asked of every setting, the most of them of the full run; plain_steps: the stock pipeline with fewer.
+    sizes: (height, width) in pixels. prompts, seeds: every prompt runs with every seed, `batch` of them in one call.
 
     Raises ValueError, with the name of the option, for what cannot be run.
     """

@@ -1,4 +1,4 @@
-"""The options of `ralu-cache sweep`; heavy imports wait until it runs."""
+"""The options of `ralu-cache sweep` and `recommend`; heavy imports wait until they run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--temporal", nargs="+", metavar="NAME[:SETTINGS]", help="none, teacache, seacache:0.3, ...")
     add("--thresholds", nargs="+", type=float, help="main values for the policies that are given without one")
     add("--methods", nargs="+", metavar="METHOD", help="further ones, such as ralu-4x+seacache:0.3 or steps:12")
-    add("--steps", nargs="+", type=int, help="of the full run (50)")
+    add("--steps", nargs="+", type=int, help="asked of every setting; the most are the full run's (50)")
     add("--plain-steps", nargs="+", type=int, help="the stock pipeline with fewer steps, to compare with")
     add("--sizes", nargs="+", metavar="HEIGHTxWIDTH", help="pixels (128x128)")
     add("--prompts", metavar="FILE.txt", help="one a line (the demo's six)")
@@ -40,4 +40,24 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     from ralu_cache.sweep.command import sweep
 
-    print(f"results are in {sweep(args)}")
+    print(f"results, tables, plots and index.html are in {sweep(args).parent}")
+
+
+def add_recommend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, required=True, metavar="FILE.jsonl", help="of ralu-cache sweep")
+    wish = parser.add_mutually_exclusive_group(required=True)
+    wish.add_argument("--min-quality", action="append", metavar="METRIC=VALUE", help="the fastest that keeps it (them)")
+    wish.add_argument("--speedup", type=_ratio, help="the best at this speed-up or more, such as 4 or 4x")
+    parser.add_argument("--metric", help="what --speedup judges by (attribute accuracy, else PSNR)")
+    parser.add_argument("--save", type=Path, metavar="FILE.json", help="add it to a file of recommendations")
+    parser.set_defaults(run=_recommend)
+
+
+def _recommend(args: argparse.Namespace) -> None:
+    from ralu_cache.sweep.recommend_command import run
+
+    run(args)
+
+
+def _ratio(text: str) -> float:
+    return float(text.removesuffix("x"))

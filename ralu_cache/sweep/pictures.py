@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ralu_cache.quality.base import Pictures
 from ralu_cache.sweep.records import Batch, Setting
 
 KEPT = 8
+CAPTIONS = "captions.json"
 
 
 def slug(setting: Setting) -> str:
@@ -21,7 +23,10 @@ def slug(setting: Setting) -> str:
 
 
 class PictureFolder:
-    """Saves the pictures of the first `KEPT` prompts and seeds under `<out>/pictures/<slug>/<index>.png`."""
+    """Saves the pictures of the first `KEPT` prompts and seeds under `<out>/pictures/<slug>/<index>.png`.
+
+    `<out>/pictures/captions.json` lists what they show.
+    """
 
     def __init__(self, out: Path, batches: list[Batch]) -> None:
         self.out = out / "pictures"
@@ -34,4 +39,6 @@ class PictureFolder:
                 continue
             folder = self.out / slug(setting)
             folder.mkdir(parents=True, exist_ok=True)
+            captions = folder.parent / CAPTIONS
+            captions.write_text(json.dumps([f"{prompt}, seed {seed}" for prompt, seed in self._index], indent=1) + "\n")
             Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8)).save(folder / f"{index}.png")

@@ -1,0 +1,125 @@
+"""Every way to make the embedded model faster, side by side in one run: ours, and the peers through their own APIs.
+
+    python -m benchmarks.peers [--prompts 64] [--seeds 0 1] [--seconds 3000] [--out benchmarks/results/peers]
+
+A sweep (`ralu_cache.sweep`): the same prompts and seeds for all, likeness to the 50-step full run, attribute accuracy
+and Fréchet distance, wall-clock in pairs with the full run on the first batches. Resumable: the same command goes on.
+Peers: fewer plain steps; diffusers' FirstBlockCache, MagCache (ratios calibrated here, by its own mode) and TaylorSeer;
+cache-dit's DBCache, without and with its TaylorSeer; RALU with the published code's choices; TeaCache's published
+thresholds. TeaCache here decides for each picture, the published code for the batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import peer_caches
+from benchmarks.tiny_flux.scenes import sample_scene
+from ralu_cache import RALU, accelerate
+from ralu_cache.demo import TINY_FLUX
+from ralu_cache.generate import Request
+from ralu_cache.quality.selection import metrics_for
+from ralu_cache.sweep.command import MakeBench, header_of
+from ralu_cache.sweep.contenders import Prepared, register_contender
+from ralu_cache.sweep.executors import run_here
+from ralu_cache.sweep.grid import Grid
+from ralu_cache.sweep.pictures import PictureFolder
+from ralu_cache.sweep.records import Setting
+from ralu_cache.sweep.runner import run_sweep
+
+PLAIN = (18, 11, 7, 5)
+STACKED = "taylorseer:5/2/2,first=1,compute_stage_end=false"
+METHODS = (
+    "fbcache:0.3", "fbcache:0.6", "magcache:0.5", "diffusers-taylorseer:5", "diffusers-taylorseer:8", "dbcache:0.3",
+    "dbcache-taylorseer:0.3", "dbcache-taylorseer:0.6", "ralu-published:4x",
+    "+teacache:0.4", "+teacache:0.8", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+taylorseer:8",
+    "ralu-4x", "ralu-7x", f"ralu-4x+{STACKED}", "ralu-7x+taylorseer:2/3/2,first=1,compute_stage_end=false",
+)  # fmt: skip
+
+
+class Peers:
+    """The contenders of others; MagCache's ratios are calibrated once for each number of steps.
+
+    cache-dit gets a pipeline of its own: after it was disabled, diffusers' block caches fail on the same one.
+    """
+
+    def __init__(self, call: dict[str, Any], guided: bool) -> None:
+        self.call, self.guided = call, guided
+        self._ratios: dict[int, list[float]] = {}
+        self._copies: dict[int, Any] = {}
+
+    def register(self) -> None:
+        for name in ("fbcache", "magcache", "diffusers-taylorseer"):
+            register_contender(name, lambda pipe, setting, value, name=name: self._cached(name, pipe, setting, value))
+        for name in ("dbcache", "dbcache-taylorseer"):
+            register_contender(name, lambda pipe, setting, value, name=name: self._dbcache(name, pipe, setting, value))
+        register_contender("ralu-published", self._published)
+
+    @contextmanager
+    def _cached(self, name: str, pipe: Any, setting: Setting, value: str) -> Iterator[Prepared]:
+        with self._context(name, pipe, setting, value):
+            yield Prepared(setting.steps)
+
+    def _context(self, name: str, pipe: Any, setting: Setting, value: str) -> AbstractContextManager[None]:
+        if name == "fbcache":
+            return peer_caches.first_block_cache(pipe, float(value))
+        if name == "magcache":
+            return peer_caches.mag_cache(pipe, float(value), setting.steps, self._calibrated(pipe, setting))
+        assert name == "diffusers-taylorseer"
+        return peer_caches.taylorseer(pipe, int(value), lite=True)
+
+    @contextmanager
+    def _dbcache(self, name: str, pipe: Any, setting: Setting, value: str) -> Iterator[Prepared]:
+        if id(pipe) not in self._copies:
+            self._copies[id(pipe)] = copy.deepcopy(pipe)
+        own = self._copies[id(pipe)]
+        with peer_caches.dbcache(own, float(value), setting.steps, self.guided, forecast=name != "dbcache"):
+            yield Prepared(setting.steps, pipe=own)
+
+    def _calibrated(self, pipe: Any, setting: Setting) -> list[float]:
+        if setting.steps not in self._ratios:
+            call = {**self.call, "height": setting.height, "width": setting.width}
+            self._ratios[setting.steps] = peer_caches.calibrate_mag_cache(pipe, setting.steps, **call)
+        return self._ratios[setting.steps]
+
+    @contextmanager
+    def _published(self, pipe: Any, setting: Setting, value: str) -> Iterator[Prepared]:
+        with accelerate(pipe, spatial=RALU.paper(f"ralu-{value}")) as handle:
+            yield Prepared(setting.steps, lambda: handle.report)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--true-cfg-scale", type=float, default=1.0, help="3.0 draws better and takes twice as long")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"))
+    options = parser.parse_args()
+    rng = np.random.default_rng(2026)
+    prompts = tuple(sample_scene(rng).prompt for _ in range(options.prompts))
+    calibration = {"prompt": list(prompts[:4]), "max_sequence_length": 16, "true_cfg_scale": options.true_cfg_scale}
+    if options.true_cfg_scale > 1:
+        calibration["negative_prompt"] = [""] * 4
+    Peers(calibration, options.true_cfg_scale > 1).register()
+    grid = Grid(methods=METHODS, plain_steps=PLAIN, prompts=prompts, seeds=tuple(options.seeds), batch=options.batch)
+    metrics, set_metrics, _ = metrics_for(prompts)
+    request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=options.true_cfg_scale)
+    make = MakeBench(request, max(grid.steps), prompts, PictureFolder(options.out, grid.batches()))
+    run_sweep(
+        options.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(), run_here(make),
+        rounds=options.rounds, seconds=options.seconds,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

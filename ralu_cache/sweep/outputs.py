@@ -1,0 +1,38 @@
+"""Everything that comes out of a sweep: tables, figure, strips and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ralu_cache.sweep.records import read_results
+from ralu_cache.sweep.summary import Summary, summarise
+
+
+def load_summary(results: Path) -> Summary:
+    """The summary of a results file; the Fréchet distance is taken from the features that it holds."""
+    loaded = read_results(results)
+    kept = {name for record in loaded.records for name in record.features}
+    if not kept:
+        return summarise(loaded)
+    from ralu_cache.quality.frechet import FrechetDistance
+
+    metric = FrechetDistance()
+    return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
+
+
+def write_outputs(results: Path, folder: Path) -> None:
+    """Writes table.csv, table.md, pareto.png, strip.png (if there are pictures) and index.html into `folder`.
+
+    Pictures are looked for in `pictures/` beside the results. Raises ImportError if matplotlib is missing.
+    """
+    from ralu_cache.sweep.page import page
+    from ralu_cache.sweep.pareto import save_pareto, save_strip
+    from ralu_cache.sweep.tables import csv_table, markdown_table
+
+    summary = load_summary(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.csv").write_text(csv_table(summary))
+    (folder / "table.md").write_text(markdown_table(summary))
+    save_pareto(summary, folder / "pareto.png")
+    save_strip(summary, results.parent / "pictures", folder / "strip.png")
+    (folder / "index.html").write_text(page(summary, results.parent / "pictures"))

@@ -1,0 +1,187 @@
+"""A sweep's records -> one row for each setting: speed with its spread, cost, quality, failures; and the fronts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ralu_cache.methods import parse_method
+from ralu_cache.sweep.records import Header, Record, Results, Setting
+
+Pair = tuple[str, int]  # a prompt and its seed
+SetValue = Callable[[NDArray[np.float32]], float]  # features (N, F) of N pictures -> the value of the set
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A metric's mean over the pictures and its standard error (nan for one picture and for metrics of a whole set)."""
+
+    mean: float
+    error: float = NAN
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting's figures.
+
+    speedup: median of full_seconds / seconds, with its quartiles `low` and `high` over `timings` paired runs; nan if
+    it was never timed. pictures: those that quality is measured on. failures: failed records; `error` is the first's.
+    comparable: whether `pictures` are all those that are compared.
+    """
+
+    setting: Setting
+    family: str
+    speedup: float
+    low: float
+    high: float
+    timings: int
+    flop_ratio: float
+    pictures: int
+    comparable: bool
+    quality: Mapping[str, Quality]
+    failures: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows, and the (prompt, seed) pairs that every setting without a failure has."""
+
+    header: Header
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        return list(dict.fromkeys((row.setting.height, row.setting.width) for row in self.rows))
+
+    def label(self, row: Row) -> str:
+        """The setting's name, with what else is needed to tell it from the others."""
+        return _labels(self.header, tuple(other.setting for other in self.rows))[row.setting]
+
+    def front(self, metric: str) -> list[Row]:
+        """The rows of each size that no other is both as fast and as good as; by speed. Full runs count."""
+        best = []
+        for size in self.sizes:
+            rows = [row for row in self.rows if (row.setting.height, row.setting.width) == size and row.comparable]
+            rows = [row for row in rows if metric in row.quality]
+            sign = 1 if self.header.metrics[metric].higher else -1
+            front = pareto_front([(row.speedup, sign * row.quality[metric].mean) for row in rows])
+            best += [rows[index] for index in front]
+        return sorted(best, key=lambda row: row.speedup)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (more is better in both) that no other dominates; points with a nan are not among them.
+
+    One point dominates another if it is at least as good in both and better in one.
+    """
+    known = [index for index, point in enumerate(points) if not any(map(math.isnan, point))]
+
+    def dominated(index: int) -> bool:
+        x, y = points[index]
+        return any(points[i][0] >= x and points[i][1] >= y and points[i] != (x, y) for i in known)
+
+    return [index for index in known if not dominated(index)]
+
+
+def family(setting: Setting, full_steps: int) -> str:
+    """ "full", "steps" (plain step reduction), "spatial", "temporal", "combined", or "peer" for what is not ours."""
+    if setting.method.startswith("steps:"):
+        return "steps"
+    try:
+        method = parse_method(setting.method)
+    except ValueError:
+        return "peer"
+    if method.spatial and method.temporal:
+        return "combined"
+    if method.spatial or method.temporal:
+        return "spatial" if method.spatial else "temporal"
+    return "full" if setting.steps == full_steps else "steps"
+
+
+def steps_asked(setting: Setting) -> int:
+    """`num_inference_steps` of the call: N for "steps:N", whatever the steps of the run it is compared with."""
+    name, _, steps = setting.method.partition(":")
+    return int(steps) if name == "steps" else setting.steps
+
+
+def summarise(results: Results, set_metrics: Mapping[str, SetValue] | None = None) -> Summary:
+    """One row for each setting, in the file's order; quality only over the pairs that every sound setting has.
+
+    set_metrics: by name, what turns the features (N, F) of N pictures into the set's value; those without features in
+    the results are left out.
+    """
+    records: dict[Setting, list[Record]] = {setting: [] for setting in results.settings}
+    for record in results.records:
+        records[record.setting].append(record)
+    sound = [_pairs(group) for group in records.values() if all(record.error is None for record in group)]
+    shared = [pair for pair in sound[0] if all(pair in other for other in sound[1:])] if sound else []
+    header = results.header
+    rows = (_row(setting, group, shared, header, set_metrics or {}) for setting, group in records.items())
+    return Summary(header, tuple(rows), tuple(shared))
+
+
+def _labels(header: Header, settings: tuple[Setting, ...]) -> dict[Setting, str]:
+    several = len({(setting.height, setting.width) for setting in settings}) > 1
+    names = {}
+    for setting in settings:
+        name = f"full run, {setting.steps} steps" if family(setting, header.full_steps) == "full" else setting.method
+        if any(other.method == setting.method and other.steps != setting.steps for other in settings):
+            name += "" if name.endswith("steps") else f", {setting.steps} steps"
+        names[setting] = name + (f", {setting.width}x{setting.height}" if several else "")
+    return names
+
+
+def _pairs(records: Sequence[Record]) -> dict[Pair, tuple[Record, int]]:
+    """Where each picture is: its record, and its index in there."""
+    return {
+        pair: (record, index)
+        for record in records
+        if record.error is None and (record.metrics or record.features)
+        for index, pair in enumerate(zip(record.batch.prompts, record.batch.seeds, strict=True))
+    }
+
+
+def _row(
+    setting: Setting, records: Sequence[Record], shared: Sequence[Pair], header: Header, sets: Mapping[str, SetValue]
+) -> Row:
+    failed = [record for record in records if record.error is not None]
+    kind = family(setting, header.full_steps)
+    ratios = [record.full_seconds / record.seconds for record in records if record.error is None]
+    ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
+    if kind == "full":  # by definition; its own timing would show only noise
+        ratios = [1.0]
+    flops = [record.full_flops / record.flops for record in records if record.flops > 0]
+    flops = [ratio for ratio in flops if math.isfinite(ratio)]
+    where = _pairs(records)
+    places = [where[pair] for pair in shared if pair in where]
+    quality = {name: value for name in header.metrics if (value := _quality(name, places, sets)) is not None}
+    low, high = np.quantile(ratios, (0.25, 0.75)) if ratios else (NAN, NAN)
+    return Row(
+        setting, kind, statistics.median(ratios) if ratios else NAN, float(low), float(high), len(ratios),
+        statistics.median(flops) if flops else 1.0 if kind == "full" else NAN, len(places),
+        bool(shared) and len(places) == len(shared), quality, len(failed), failed[0].error if failed else None,
+    )  # fmt: skip
+
+
+def _quality(name: str, places: Sequence[tuple[Record, int]], sets: Mapping[str, SetValue]) -> Quality | None:
+    """The metric over these pictures; None where one of them has no finite value."""
+    if not places:
+        return None
+    if name in sets:
+        if not all(name in record.features for record, _ in places):
+            return None
+        value = sets[name](np.array([record.features[name][index] for record, index in places], dtype=np.float32))
+        return Quality(value) if math.isfinite(value) else None
+    values = [record.metrics[name][index] for record, index in places if name in record.metrics]
+    if len(values) < len(places) or not all(map(math.isfinite, values)):
+        return None
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else NAN
+    return Quality(statistics.fmean(values), error)

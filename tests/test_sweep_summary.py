@@ -1,0 +1,31 @@
+"""A sweep's rows and fronts."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ralu_cache.sweep.summary import pareto_front, summarise
+from tests.sweep_results import distance, fabricated
+
+POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] >= b[0] and a[1] >= b[1] and a != b
+
+
+@given(POINTS, st.randoms())
+def test_the_front_is_what_no_point_dominates_in_any_order(points, random):
+    front = {points[i] for i in pareto_front(points)}
+    assert front == {p for p in points if not any(dominates(q, p) for q in points)}
+    shuffled = random.sample(points, len(points))
+    assert {shuffled[i] for i in pareto_front(shuffled)} == front
+
+
+def test_rows_are_compared_over_shared_pictures_and_keep_failures():
+    summary = summarise(fabricated(), {"distance": distance})
+    rows = {row.setting.method: row for row in summary.rows}
+    assert len(summary.pairs) == 16 and rows["none"].speedup == 1 and rows["none"].family == "full"
+    broken = rows["ralu-7x"]
+    assert (broken.pictures, broken.failures, broken.comparable) == (12, 1, False)
+    assert broken not in summary.front("psnr")
+    assert rows["MagCache:0.2"].family == "peer"
