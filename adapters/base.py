@@ -1,4 +1,4 @@
-"""The adapter protocol and its registry."""
+"""The adapter protocol, its registry, and what transformers of image and text tokens have in common."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.flops import TransformerShape, embedding_flops, forward_flops
 
 if TYPE_CHECKING:
     from ralu_cache.hooks import LayoutCall
@@ -20,11 +22,13 @@ class Adapter(Protocol):
     """One model family. An adapter is made for one denoiser and keeps no state between calls.
 
     `call` is the denoiser's (or a ControlNet's) arguments by name; `grid` the (rows, columns) of fine tokens.
+    adapters/README.md goes through the methods one by one.
     """
 
     family: str
     default_preset: str
     pipelines: tuple[str, ...]
+    refused: tuple[str, ...]  # pipelines of the same model whose calls cannot be served right
     patch: int  # latent pixels per token side
 
     def __init__(self, transformer: Any) -> None: ...
@@ -32,6 +36,9 @@ class Adapter(Protocol):
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
         """True if this adapter knows the denoiser's class."""
+
+    def check(self, call: Mapping[str, Any], run: Run) -> None:
+        """Raise ValueError, with the value and what is accepted, for arguments that cannot be served right."""
 
     def sigma(self, call: Mapping[str, Any]) -> Tensor:
         """The call's noise level in [0, 1]; the first element counts."""
@@ -90,7 +97,103 @@ class Adapter(Protocol):
         """The call without ControlNet samples: a cached residual holds them already."""
 
 
-_BUILTIN = ("ralu_cache.adapters.flux:FluxAdapter",)
+class TextImageAdapter:
+    """What the transformers of image and text tokens share (FLUX, SD3); `Adapter` says what each method is for.
+
+    Their blocks take `hidden_states` (image) and `encoder_hidden_states` (text) by name and return (text, image);
+    after the last one stands `norm_out`. A family sets `channels`, `shape` and the names of its arguments:
+
+    control: those that hold ControlNet samples.
+    batched: those whose first axis is the batch, `control` apart; lists of such tensors included.
+    """
+
+    refused: tuple[str, ...] = ()
+    patch: int
+    channels: int  # of the latents, as the model returns them
+    shape: TransformerShape
+    control: tuple[str, ...]
+    batched: tuple[str, ...]
+
+    def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(samples, image tokens, text tokens) of a call."""
+        raise NotImplementedError
+
+    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
+        """Share of each image token's attention that falls on the text, from the inputs of a block's attention."""
+        raise NotImplementedError
+
+    def check(self, call: Mapping[str, Any], run: Run) -> None:
+        pass
+
+    def flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.size(call)
+        return batch * forward_flops(self.shape, image, text)
+
+    def skipped_flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.size(call)
+        return batch * embedding_flops(self.shape, image, text)
+
+    def blocks(self, transformer: Any) -> list[nn.Module]:
+        return list(transformer.transformer_blocks)
+
+    def head(self, transformer: Any) -> nn.Module:
+        return transformer.norm_out
+
+    def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        return kwargs["hidden_states"]
+
+    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return kwargs["encoder_hidden_states"], kwargs["hidden_states"]
+
+    def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
+        def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            run = current()
+            if run is not None and run.wants_text_attention:
+                assert run.layout is not None
+                run.text_attention = self.text_attention(attention, **kwargs)[:, : run.layout.tokens]
+
+        block = transformer.transformer_blocks[-1]
+        return [block.attn.register_forward_pre_hook(capture, with_kwargs=True)]
+
+    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        batch = len(call["hidden_states"])
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[rows] if value.ndim and len(value) == batch else value
+            return [pick(v) for v in value] if isinstance(value, list | tuple) else value
+
+        chosen = {name: pick(call[name]) for name in self.batched + self.control if call.get(name) is not None}
+        if (attention := call.get("joint_attention_kwargs")) is not None:
+            chosen["joint_attention_kwargs"] = {name: pick(value) for name, value in attention.items()}
+        return {**call, **chosen}
+
+    def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        return {**call, **dict.fromkeys(self.control)}
+
+
+def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised queries and keys of image tokens (B, n, d), and keys of text tokens (B, m, d): (B, n or m, H, d/H)."""
+
+    def heads(projected: Tensor, norm: Callable[[Tensor], Tensor] | None) -> Tensor:
+        split = projected.unflatten(-1, (attention.heads, -1))
+        return split if norm is None else norm(split)
+
+    return (
+        heads(attention.to_q(hidden), attention.norm_q),
+        heads(attention.to_k(hidden), attention.norm_k),
+        heads(attention.add_k_proj(text), attention.norm_added_k),
+    )
+
+
+def text_share(query: Tensor, key: Tensor, text_key: Tensor) -> Tensor:
+    """Share of each image token's attention that falls on the text, mean over heads: (B, n, H, d) -> (B, n)."""
+    keys = torch.cat([text_key, key], 1)
+    scores = torch.einsum("bqhd,bkhd->bhqk", query.float(), keys.float()) * query.shape[-1] ** -0.5
+    return scores.softmax(-1)[..., : text_key.shape[1]].sum(-1).mean(1)
+
+
+_BUILTIN = ("ralu_cache.adapters.flux:FluxAdapter", "ralu_cache.adapters.sd3:SD3Adapter")
 _REGISTERED: list[type[Adapter]] = []
 
 
@@ -100,7 +203,8 @@ def register_adapter(adapter: type[Adapter]) -> type[Adapter]:
     return adapter
 
 
-def _adapters() -> list[type[Adapter]]:
+def known_adapters() -> list[type[Adapter]]:
+    """The known adapters, in the order in which they are asked."""
     builtin = []
     for path in _BUILTIN:
         module, name = path.split(":")
@@ -110,15 +214,15 @@ def _adapters() -> list[type[Adapter]]:
 
 def supported_pipelines() -> list[str]:
     """Names of the pipeline classes that the known adapters serve."""
-    return sorted({name for adapter in _adapters() for name in adapter.pipelines})
+    return sorted({name for adapter in known_adapters() for name in adapter.pipelines})
 
 
 def find_adapter(pipe: object) -> Adapter:
     """The adapter of a pipeline's denoiser. Raises TypeError naming the pipeline and what is supported."""
     transformer = getattr(pipe, "transformer", None)
     if isinstance(transformer, nn.Module):
-        for adapter in _adapters():
-            if adapter.matches(transformer):
+        for adapter in known_adapters():
+            if adapter.matches(transformer) and type(pipe).__name__ not in adapter.refused:
                 return adapter(transformer)
     denoiser = "no transformer" if transformer is None else type(transformer).__name__
     if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):

@@ -11,16 +11,12 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.flops import TransformerShape, embedding_flops, forward_flops
+from ralu_cache.flops import TransformerShape
 
 if TYPE_CHECKING:
     from ralu_cache.hooks import LayoutCall
-    from ralu_cache.run import Run
-
-
-_CONTROL = ("controlnet_block_samples", "controlnet_single_block_samples")
-_BATCHED = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance", *_CONTROL)
 
 
 class PerSampleTable:
@@ -40,7 +36,7 @@ class PerSampleTable:
         return PerSampleTable(self.table[rows])
 
 
-class FluxAdapter:
+class FluxAdapter(TextImageAdapter):
     """`FluxTransformer2DModel` under text-to-image, img2img, inpaint, Fill, Kontext, Control and ControlNet pipelines.
 
     Fill and Control concatenate conditioning channels to the latents: coarse tokens get their block means. Kontext
@@ -54,6 +50,8 @@ class FluxAdapter:
         "FluxControlPipeline", "FluxControlNetPipeline",
     )  # fmt: skip
     patch = 2
+    control = ("controlnet_block_samples", "controlnet_single_block_samples")
+    batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
 
     def __init__(self, transformer: Any) -> None:
         config = transformer.config
@@ -141,59 +139,21 @@ class FluxAdapter:
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 
-    def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
-        def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            run = current()
-            if run is not None and run.wants_text_attention:
-                assert run.layout is not None
-                run.text_attention = text_attention(attention, **kwargs)[:, : run.layout.tokens]
+    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
+        return text_attention(attention, **inputs)
 
-        block = transformer.transformer_blocks[-1]
-        return [block.attn.register_forward_pre_hook(capture, with_kwargs=True)]
-
-    def flops(self, call: Mapping[str, Any]) -> float:
-        return self._flops(call, forward_flops)
-
-    def skipped_flops(self, call: Mapping[str, Any]) -> float:
-        return self._flops(call, embedding_flops)
-
-    def _flops(self, call: Mapping[str, Any], cost: Callable[[TransformerShape, int, int], int]) -> float:
+    def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         batch, tokens = call["hidden_states"].shape[:2]
-        return batch * cost(self.shape, tokens, call["encoder_hidden_states"].shape[1])
+        return batch, tokens, call["encoder_hidden_states"].shape[1]
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-
-    def head(self, transformer: Any) -> nn.Module:
-        return transformer.norm_out
-
-    def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        return kwargs["hidden_states"]
-
-    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return kwargs["encoder_hidden_states"], kwargs["hidden_states"]
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         hidden = transformer.x_embedder(call["hidden_states"])
         levels = [call[name].to(hidden.dtype) * 1000 for name in ("timestep", "guidance") if call.get(name) is not None]
         embedding = transformer.time_text_embed(*levels, call["pooled_projections"])
         return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
-
-    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-        batch = len(call["hidden_states"])
-
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value[rows] if value.ndim and len(value) == batch else value
-            return [pick(v) for v in value] if isinstance(value, list | tuple) else value
-
-        chosen = {name: pick(call[name]) for name in _BATCHED if call.get(name) is not None}
-        if (attention := call.get("joint_attention_kwargs")) is not None:
-            chosen["joint_attention_kwargs"] = {name: pick(value) for name, value in attention.items()}
-        return {**call, **chosen}
-
-    def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        return {**call, **dict.fromkeys(_CONTROL)}
 
 
 def _ids(call: Mapping[str, Any]) -> int:
@@ -214,16 +174,9 @@ def text_attention(
     attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
 ) -> Tensor:
     """Share of each image token's attention that falls on the text, mean over heads: (B, image tokens)."""
-
-    def heads(projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (-1, attention.head_dim))
-
+    query, key, text_key = attention_heads(attention, hidden_states, encoder_hidden_states)
     text = encoder_hidden_states.shape[1]
-    query = attention.norm_q(heads(attention.to_q(hidden_states)))
-    key = attention.norm_k(heads(attention.to_k(hidden_states)))
-    text_key = attention.norm_added_k(heads(attention.add_k_proj(encoder_hidden_states)))
     keys = apply_rotary_emb(torch.cat([text_key, key], 1), image_rotary_emb, sequence_dim=1)
     padded = torch.cat([torch.zeros_like(text_key), query], 1)
     queries = apply_rotary_emb(padded, image_rotary_emb, sequence_dim=1)[:, text:]
-    scores = torch.einsum("bqhd,bkhd->bhqk", queries.float(), keys.float()) * attention.head_dim**-0.5
-    return scores.softmax(-1)[..., :text].sum(-1).mean(1)
+    return text_share(queries, keys[:, text:], keys[:, :text])

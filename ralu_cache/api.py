@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ralu_cache.adapters.base import find_adapter
 from ralu_cache.blocks import BlockStack
 from ralu_cache.hooks import RootHook, installed_owner
+from ralu_cache.progress import TrueProgress
+from ralu_cache.recommended import for_speedup, shipped
 from ralu_cache.report import Report
 from ralu_cache.run import Autoencoder, Geometry, Run
 from ralu_cache.scheduler import StagedFlowMatchEuler, check_scheduler
@@ -21,7 +23,10 @@ logger = logging.getLogger("ralu_cache")
 
 
 def accelerate(
-    pipe: Any, spatial: str | SpatialMethod | None = None, temporal: str | Policy | None = None
+    pipe: Any,
+    spatial: str | SpatialMethod | None = None,
+    temporal: str | Policy | None = None,
+    speedup: str | float | None = None,
 ) -> Acceleration:
     """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
 
@@ -29,13 +34,20 @@ def accelerate(
         of a registered method, or a `RALU(...)`.
     temporal: None, "teacache", "seacache", "taylorseer", each with its main setting after a colon if wanted
         ("teacache:0.4"), the name of a registered policy, or a config object such as `SeaCache(threshold=0.3)`.
+    speedup: instead of both, 4 or "4x": the slowest setting that was measured to be at least that much faster, for
+        the pipeline's family; another model, size or machine gains more or less.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown
     method or option; each names what was given and what is accepted.
     """
-    policy = resolve_temporal(temporal)
+    if speedup is not None and (spatial is not None or temporal is not None):
+        raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
     adapter = find_adapter(pipe)
+    if speedup is not None:
+        entry = for_speedup(shipped(adapter.family), speedup, adapter.family)
+        spatial, temporal = entry.spatial, entry.temporal
+    policy = resolve_temporal(temporal)
     method = resolve_spatial(spatial, adapter.default_preset)
     stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
     check_scheduler(stock)
@@ -118,7 +130,7 @@ class Acceleration:
         hooks += [RootHook(net, self._adapter, self, reduce_only=True) for net in nets]
         if self._method is not None and "text_attention" in self._method.scorer.needs:
             hooks += self._adapter.install_text_attention(pipe.transformer, self.current_run)
-        return hooks
+        return [*hooks, TrueProgress(pipe, lambda: self._scheduler.run)]
 
     def _new_run(self, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
         """See `ralu_cache.scheduler.NewRun`; what is refused is refused before there is a report of it."""

@@ -117,7 +117,7 @@ def draw_distances(axis: Axes, report: Report, branch: int) -> None:
     else:
         for start in starts[1:]:
             axis.axvline(start, color=INK, lw=1, ls=(0, (2, 2)))
-        for sample in range(report.batch):
+        for sample in range(max(len(record.distance) for record in records.values())):
             _draw_sample(axis, records, sample, colour, [*starts, len(report.steps)])
         for index, record in records.items():
             axis.plot([index, index + 1], [record.threshold] * 2, color="#c1272d", lw=1.4, zorder=1)

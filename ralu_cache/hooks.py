@@ -22,15 +22,16 @@ from ralu_cache.run import Run
 class LayoutCall:
     """A denoiser call of the run in flight, on the tokens of `layout`.
 
-    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call. `rows` are the samples
-    of the batch that the call is made for, None for all. `tables` keeps what depends on the layout alone (rotary
-    tables, by module and number of ids) from step to step.
+    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call; they count on a grid of
+    `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all. `tables`
+    keeps what depends on the layout alone (rotary tables, by module and number of ids) from step to step.
     """
 
     layout: TokenLayout
     positions: Tensor | None
     call: Mapping[str, Any]
     tables: dict[Any, Any]
+    extent: tuple[int, int]
     rows: Tensor | None = None
 
 
@@ -103,6 +104,7 @@ class RootHook:
         if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
             return None
         run.in_call = True
+        self.adapter.check(call, run)
         grid = run.grid or self.adapter.grid(call)
         latents = self.adapter.latents(call, grid)
         run.begin(grid, latents)
@@ -115,9 +117,10 @@ class RootHook:
             short = self.adapter.shorten(call, layout, layout.reduce(seen), positions)
         branch, groups = None, [Group()]
         if not self.reduce_only:
-            run.count_call(self.adapter.flops(call))
+            run.count_call(self.adapter.flops(call), layout.batch)
             if run.policy is not None:
                 branch = run.branch(layout)
+                self.active = LayoutCall(layout, positions, short, run.tables, run.extent)
                 groups = branch.plan(
                     run.situation(), lambda: self.adapter.modulated_input(module, short), seen,
                     compute=run.wants_text_attention,
@@ -167,10 +170,11 @@ class RootHook:
             self.stack.skip(group.residual)
         elif pending.branch is not None and self.stack is not None:
             self.stack.run()
-        self.active = LayoutCall(pending.layout, pending.positions, call, pending.run.tables, group.rows)
+        run = pending.run
+        self.active = LayoutCall(pending.layout, pending.positions, call, run.tables, run.extent, group.rows)
         if not self.reduce_only:
             flops = spent(call)
-            pending.run.add_flops(flops, max(0.0, uncached - flops))
+            run.add_flops(flops, max(0.0, uncached - flops))
         return call
 
     def _leave(self, pending: Pending, group: Group, prediction: Tensor) -> Tensor:

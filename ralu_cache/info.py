@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ralu_cache.adapters import supported_pipelines
+from ralu_cache.adapters import known_adapters
 from ralu_cache.presets import PRESETS
 from ralu_cache.regions import scorer_names
 from ralu_cache.spatial import RALU
@@ -44,7 +44,10 @@ def describe() -> str:
         "versions": [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)],
         "devices": _devices(),
         "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
-        "pipelines": supported_pipelines(),
+        "families and their pipelines": [
+            f"{adapter.family} (spatial 'ralu' is '{adapter.default_preset}'): {', '.join(adapter.pipelines)}"
+            for adapter in known_adapters()
+        ],
         "spatial presets as RALU.paper(name) runs them (ends in t = 1 - sigma); by name they keep steps and refined "
         f"share, with ends {_list(default.ends)}, the sampler's own shift and Z 3": presets,
         "region scorers": [", ".join(scorer_names())],

@@ -50,8 +50,9 @@ class BranchRecord:
 class StepRecord:
     """One scheduler step: from `sigma` to `sigma_next` (1 noise, 0 clean) with `tokens` image tokens per sample.
 
-    `calls` counts the denoiser's calls, `flops` and `seconds` are those of all calls and samples. `branches` has one
-    record a call under a temporal policy; `saved_flops` is what its reuse spared.
+    `calls` counts the denoiser's calls, `samples` what they were made for: guidance that stacks its copies makes one
+    call on twice the batch. `flops` and `seconds` are those of all calls and samples. `branches` has one record a call
+    under a temporal policy; `saved_flops` is what its reuse spared.
     """
 
     index: int
@@ -64,6 +65,7 @@ class StepRecord:
     seconds: float
     branches: tuple[BranchRecord, ...] = ()
     saved_flops: float = 0.0
+    samples: int = 0
 
     @property
     def reused(self) -> int:
@@ -177,7 +179,7 @@ class Report:
             calls=sum(step.calls for step in steps),
             flops=sum(step.flops for step in steps),
             seconds=sum(step.seconds for step in steps),
-            computed=sum(step.calls * self.batch - step.reused for step in steps),
+            computed=sum(step.samples - step.reused for step in steps),
             reused=sum(step.reused for step in steps),
             saved_flops=sum(step.saved_flops for step in steps),
             branches=_branch_totals(steps),

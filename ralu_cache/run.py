@@ -74,7 +74,9 @@ class Run:
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
         self.index = 0
         self.calls = 0
+        self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self.in_call = False  # of the denoiser or a ControlNet
+        self._samples = 0
         self._costs: list[tuple[float, float]] = []
         self.grid: tuple[int, int] | None = None
         self.layout: TokenLayout | None = None
@@ -128,6 +130,7 @@ class Run:
     def begin(self, grid: tuple[int, int], latents: Tensor) -> None:
         """First sight of the latent image (B, C, H, W): fixes the grid, the first layout and the coarse noise.
 
+        The first call of a run may be a stack of copies of the pipeline's batch; `settle` tells them from it.
         Raises ValueError for a grid that cells do not tile, or latents given for a start in mid-schedule.
         """
         if self._start is None:  # a start in mid-schedule is compared with as late a start of the plain run
@@ -152,6 +155,18 @@ class Run:
         self.noise = latents.float()
         self._canvas = self._noise_on(layout)
 
+    def settle(self, batch: int) -> None:
+        """Keep the pipeline's own `batch` of what a first, stacked call has opened; the copies follow it in order."""
+        assert self.layout is not None
+        if batch == self.layout.batch:
+            return
+        self.layout = TokenLayout(self.layout.refined[:batch], self.layout.patch)
+        self.report.batch = batch
+        if self.noise is not None:
+            self.noise = self.noise[:batch]
+        if self._canvas is not None:
+            self._canvas = self._canvas[:batch]
+
     def model_input(self, latents: Tensor) -> Tensor:
         """The canvas that the model is to see, (b, C, H, W): coarse noise at the first step, else the given latents."""
         if self._canvas is None or self._emitted is not None:
@@ -165,6 +180,13 @@ class Run:
             self._layouts[batch] = self.layout.repeat(batch)
         return self._layouts[batch]
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(rows, columns) of the grid that position ids count on: of fine tokens, or in their own frame of coarse."""
+        assert self.layout is not None
+        fine = self.method is not None and self.method.frame == "fine"
+        return self.layout.fine_grid if fine else self.layout.cells
+
     def positions(self, layout: TokenLayout) -> Tensor:
         """(B, n, 2) float32 position ids of the layout's tokens, made once a layout."""
         key = ("positions", id(layout))
@@ -175,11 +197,18 @@ class Run:
             self.tables[key] = ids if self.method.frame == "fine" else (ids - anchor) / 2
         return self.tables[key]
 
-    def count_call(self, full_flops: float) -> None:
-        """Note one denoiser call, and what it would cost in full."""
-        if not self.report.steps:
-            self.report.baseline_flops += full_flops * self.report.baseline_steps
+    def count_call(self, full_flops: float, samples: int) -> None:
+        """Note one denoiser call on so many samples, and what it would cost in full.
+
+        What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
+        """
+        report = self.report
+        if not report.steps:
+            report.baseline_flops += full_flops * report.baseline_steps
+        elif self.calls >= report.steps[0].calls:
+            report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - (self._start or 0))
         self.calls += 1
+        self._samples += samples
         self._costs.append((0.0, 0.0))
 
     def add_flops(self, flops: float, saved: float = 0.0) -> None:
@@ -260,9 +289,10 @@ class Run:
             seconds=now - self._clock,
             branches=self._branch_records() if branches is None else branches,
             saved_flops=sum(saved for _, saved in self._costs),
+            samples=self._samples,
         )
         self.report.steps.append(record)
-        self._clock, self.calls, self._costs = now, 0, []
+        self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
         self.index += 1
         self.report.completed = self.finished
 
@@ -343,7 +373,7 @@ class Run:
         if not started and scorer.needs & {"history", "text_attention"}:
             self.report.notices.append(f"regions by latent-gradient: {scorer.name!r} needs steps before the start")
             scorer = get_scorer("latent-gradient")
-        attention = None if self.text_attention is None else self._per_cell(self.text_attention)
+        attention = None if self.text_attention is None else self._per_cell(self.text_attention[-batch:])
         evidence = Evidence(
             x0=x0, velocity=velocity, history=tuple(self._history) if started else (x0,), patch=self.geometry.patch,
             decode=self.autoencoder.decode, text_attention=attention,

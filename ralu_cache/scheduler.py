@@ -86,6 +86,8 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
             return
         self._begin_index = 0
         self.run = run
+        if sigmas is None and timesteps is None:  # then pipelines go on with the number of steps they asked for
+            run.believed_steps = num_inference_steps
         if run.method is None:
             return
         levels = [level for stage in run.stages for level in stage.sigmas[:-1]]
@@ -94,6 +96,15 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         self.num_inference_steps = len(levels)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
+        """As the stock method. Raises ValueError for a start that was counted on another number of steps than ours."""
+        run = self.run
+        if run is not None and begin_index and run.believed_steps not in (None, len(run.places)):
+            steps, self.run = len(run.places), None
+            raise ValueError(
+                f"strength < 1 with num_inference_steps={run.believed_steps} is not supported: the plan takes {steps} "
+                f"steps, and this pipeline would start at the wrong one; pass num_inference_steps={steps}, or divide "
+                "your own steps with RALU(split=...)"
+            )
         super().set_begin_index(begin_index)
         if self.run is not None:
             self.run.index = begin_index
@@ -139,6 +150,7 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
                 "accelerate()); call accelerate(pipe, ...) again"
             )
         with self._dropping_what_fails():
+            run.settle(sample.shape[0])
             if run.method is None:
                 output = super().step(*stock)
                 run.close_step()

@@ -35,7 +35,7 @@ def report() -> Report:
         tokens = 64 if index < 2 else 256
         calls = tuple(branch(tokens, reused, 128 * (index == 2), (0.1 * index, 0.2 * index)) for _ in range(2))
         levels = (1 - index / 4, 1 - (index + 1) / 4)
-        record.steps.append(StepRecord(index, index // 2, *levels, tokens, 2, 1e9, 0.1, branches=calls))
+        record.steps.append(StepRecord(index, index // 2, *levels, tokens, 2, 1e9, 0.1, branches=calls, samples=4))
     return record
 
 

@@ -23,7 +23,9 @@ def report() -> Report:
     for stage, (steps, tokens) in enumerate(PLAN):
         for step in range(steps):
             sigma, sigma_next = (1 - (step + k) / (steps + (stage < 2)) for k in (0, 1))
-            record.steps.append(StepRecord(len(record.steps), stage, sigma, sigma_next, tokens, 2, 1e9, 0.25))
+            record.steps.append(
+                StepRecord(len(record.steps), stage, sigma, sigma_next, tokens, 2, 1e9, 0.25, samples=4)
+            )
     mask = np.zeros((2, 8, 8), dtype=bool)
     mask[0, 0, :6] = mask[1, 2:4, :3] = True
     record.regions.append(mask)

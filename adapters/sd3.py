@@ -1,0 +1,189 @@
+"""Stable Diffusion 3 and 3.5: latents (B, C, H, W), positions from a table that is cropped at its centre.
+
+A layout's tokens travel as a *ribbon*, an image of one row of patches (B, C, p, p n), through the stock embedding,
+blocks and output; for the call the table's crop is replaced by its samples at the tokens' own positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
+from ralu_cache.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.flops import TransformerShape, block_flops
+
+if TYPE_CHECKING:
+    from ralu_cache.hooks import LayoutCall
+    from ralu_cache.run import Run
+
+
+class SD3Adapter(TextImageAdapter):
+    """`SD3Transformer2DModel` under text-to-image, img2img, inpaint and ControlNet pipelines.
+
+    Classifier-free guidance is one call on the stack [negative, positive]; skip-layer guidance is a second call. The
+    inpainting model concatenates conditioning channels to the latents: coarse tokens get their block means.
+    """
+
+    family = "sd3"
+    default_preset = "ralu-2x"
+    pipelines = (
+        "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",
+    )  # fmt: skip
+    refused = ("StableDiffusion3PAGPipeline", "StableDiffusion3PAGImg2ImgPipeline")  # samples attend in fixed thirds
+    control = ("block_controlnet_hidden_states",)
+    batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+
+    def __init__(self, transformer: Any) -> None:
+        config = transformer.config
+        self.patch = config.patch_size
+        self.channels = transformer.out_channels
+        self.largest = config.pos_embed_max_size
+        self.shape = TransformerShape(
+            width=transformer.inner_dim,
+            double_blocks=config.num_layers,
+            single_blocks=0,
+            in_channels=config.in_channels * self.patch**2,
+            out_channels=self.channels * self.patch**2,
+            context_channels=config.joint_attention_dim,
+            pooled_channels=config.pooled_projection_dim,
+            drops_text=True,
+            dual_attention_blocks=len(config.dual_attention_layers),
+        )
+
+    @classmethod
+    def matches(cls, transformer: nn.Module) -> bool:
+        return isinstance(transformer, SD3Transformer2DModel)
+
+    def check(self, call: Mapping[str, Any], run: Run) -> None:
+        """Skip-layer guidance: its window counts in steps, and the first block is where a residual begins."""
+        skipped, steps, believed = call.get("skip_layers"), len(run.places), run.believed_steps
+        if skipped is None:
+            return
+        if believed not in (None, steps):
+            raise ValueError(
+                f"skip_guidance_layers={skipped} with num_inference_steps={believed}: the plan takes {steps} steps "
+                f"and the guidance would start and stop at the wrong ones; pass num_inference_steps={steps}, or divide "
+                "your own steps with RALU(split=...)"
+            )
+        if run.policy is not None and 0 in skipped:
+            raise ValueError(
+                f"skip_guidance_layers={skipped} with temporal caching is not supported: the first block must run; "
+                "leave out 0, or accelerate with temporal=None"
+            )
+
+    def sigma(self, call: Mapping[str, Any]) -> Tensor:
+        return call["timestep"] / 1000
+
+    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
+        height, width = call["hidden_states"].shape[2:]
+        return height // self.patch, width // self.patch
+
+    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
+        return call["hidden_states"][:, : self.channels]
+
+    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        return latents
+
+    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
+        return image
+
+    def shorten(
+        self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
+    ) -> dict[str, Any]:
+        if max(layout.fine_grid) > self.largest:
+            raise ValueError(
+                f"{layout.fine_grid[0]}x{layout.fine_grid[1]} tokens are more than the model's table of positions has: "
+                f"at most {self.largest}x{self.largest}; ask for a smaller height and width"
+            )
+        condition = call["hidden_states"][:, self.channels :]
+        if condition.shape[1]:
+            tokens = torch.cat([tokens, layout.reduce(condition)], -1)
+        short = {**call, "hidden_states": self._ribbon(tokens)}
+        if (control := call.get("controlnet_cond")) is not None:
+            short["controlnet_cond"] = self._ribbon(layout.reduce(control))
+        return short
+
+    def _ribbon(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, n, C p p) -> (B, C, p, p n)."""
+        return unpatchify(tokens, 1, tokens.shape[1], self.patch)
+
+    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        return layout.expand(patchify(prediction, self.patch))
+
+    def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+        """The stock embedding refuses a ribbon wider than its table: it gets no tokens, and the hook embeds them."""
+
+        def spare(embed: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if _placed(active()) is None:
+                return None
+            return (args[0][:0, :, : self.patch, : self.patch],)
+
+        def embed_tokens(embed: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            current = _placed(active())
+            if current is None:
+                return None
+            key = id(embed), id(current.layout)
+            if key not in current.tables:
+                current.tables[key] = _table(embed, current)
+            table = current.tables[key]
+            if current.rows is not None and len(table) > 1:
+                table = table[current.rows]
+            tokens = embed.proj(current.call["hidden_states"]).flatten(2).transpose(1, 2)
+            return (tokens + table).to(tokens.dtype)
+
+        embed = module.pos_embed
+        return [embed.register_forward_pre_hook(spare), embed.register_forward_hook(embed_tokens)]
+
+    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
+        return text_share(*attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"]))
+
+    def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        rows, columns = self.grid(call)
+        return len(call["hidden_states"]), rows * columns, call["encoder_hidden_states"].shape[1]
+
+    def flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.size(call)
+        skipped = {*(call.get("skip_layers") or ())}.intersection(range(self.shape.blocks))
+        return super().flops(call) - batch * sum(block_flops(self.shape, index, image, text) for index in skipped)
+
+    def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
+        hidden = transformer.pos_embed(call["hidden_states"])
+        embedding = transformer.time_text_embed(call["timestep"], call["pooled_projections"])
+        return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
+
+
+def _placed(call: LayoutCall | None) -> LayoutCall | None:
+    """The call, if its tokens have positions of their own."""
+    return None if call is None or call.positions is None else call
+
+
+def _table(embed: Any, call: LayoutCall) -> Tensor:
+    """The embedding's table at the positions of the call's tokens: (B, n, d), or (1, n, d) where all samples agree."""
+    assert call.positions is not None
+    size = embed.pos_embed_max_size
+    origin = [(size - side) // 2 for side in call.extent]  # of the centre crop, as the stock embedding has it
+    positions = call.positions[:1] if call.layout.shared else call.positions
+    return sample_table(embed.pos_embed.view(size, size, -1), positions + positions.new_tensor(origin))
+
+
+def sample_table(table: Tensor, positions: Tensor) -> Tensor:
+    """Bilinear samples of `table` (R, C, d) at (row, column) `positions` (B, n, 2): (B, n, d), edges continued.
+
+    At whole positions these are the table's own values, bit for bit.
+    """
+    last = torch.tensor(table.shape[:2], device=table.device) - 1
+    below = positions.floor().long()
+    top, left = torch.minimum(below.clamp(min=0), last).unbind(-1)
+    bottom, right = torch.minimum((below + 1).clamp(min=0), last).unbind(-1)
+    down, along = (positions - below)[..., None].unbind(-2)
+    values = table.float()
+    upper = torch.lerp(values[top, left], values[top, right], along)
+    lower = torch.lerp(values[bottom, left], values[bottom, right], along)
+    return torch.lerp(upper, lower, down).to(table.dtype)

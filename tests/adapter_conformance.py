@@ -1,0 +1,341 @@
+"""What every adapter must do: one suite of checks that know no family.
+
+A family joins by a `Family` in FAMILIES: how to make a tiny random pipeline, how to call it, how many tokens a picture
+has. Each of CHECKS takes one and raises AssertionError; `tests/test_adapter_conformance.py` runs them all on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.adapters import Adapter, find_adapter
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.hooks import LayoutCall
+from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
+from tests.test_caching import Scripted
+
+
+@dataclass(frozen=True)
+class Family:
+    """One adapter's case.
+
+    make: a new pipeline of stock classes with the same small random weights each time, its progress bar disabled.
+    pictures: call arguments for the pictures of these numbers, `output_type="latent"`, 8 steps, one generator each,
+        prompts as embeddings; what belongs to a picture does not depend on which others are asked for.
+    tokens: fine tokens of such a picture; a multiple of 4.
+    guided, unguided: further arguments that switch classifier-free guidance on and off.
+    """
+
+    name: str
+    make: Callable[[], Any]
+    pictures: Callable[..., dict[str, Any]]
+    tokens: int
+    guided: Mapping[str, Any]
+    unguided: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def run(self, pipe: Any, samples: Sequence[int] = (0, 1), guided: bool = True, **overrides: Any) -> Tensor:
+        """The latents that the pipeline returns for these pictures."""
+        arguments = self.pictures(samples, **(self.guided if guided else self.unguided))
+        return pipe(**(arguments | overrides)).images
+
+
+SMALL = partial(pictures, height=32, width=48)
+FAMILIES = [
+    Family("flux", make_pipeline, SMALL, 96, guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0}),
+    Family("sd3", make_sd3_pipeline, SMALL, 96, guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}),
+]
+
+PLAN = RALU(steps=(2, 2, 2))
+PLANS = [None, PLAN, RALU(steps=(2, 2, 2), noise="paper")]
+NEVER = [
+    TeaCache(threshold=0.0, transition="inherit"),
+    SeaCache(threshold=0.0, transition="inherit"),
+    TaylorSeer(interval=3, max_age=0, transition="inherit"),
+]
+REUSING = [
+    TeaCache(threshold=0.4, coefficients="identity", transition="inherit"),
+    SeaCache(threshold=0.8, order=1),
+    TaylorSeer(interval=2, transition="inherit"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffled(TokenLayout):
+    """All cells refined, the tokens in the order (B, n) given."""
+
+    order: Tensor
+
+    @cached_property
+    def fine_index(self) -> Tensor:
+        return self.order
+
+    @cached_property
+    def shared(self) -> bool:
+        return bool((self.order == self.order[:1]).all())
+
+
+def stock_call(family: Family, pipe: Any) -> dict[str, Any]:
+    """The arguments of the denoiser's first call in a stock run."""
+    calls: list[dict[str, Any]] = []
+    record = pipe.transformer.register_forward_pre_hook(lambda net, args, call: calls.append(call), with_kwargs=True)
+    family.run(pipe, num_inference_steps=1)
+    record.remove()
+    return calls[0]
+
+
+@contextmanager
+def watched(adapter: Adapter, pipe: Any) -> Iterator[tuple[list[int], list[int]]]:
+    """The tokens of every call of the denoiser's head, and the samples of every run of its last block."""
+    tokens: list[int] = []
+    samples: list[int] = []
+    inside = next(module for module in adapter.blocks(pipe.transformer)[-1].modules() if isinstance(module, nn.Linear))
+    handles = [
+        adapter.head(pipe.transformer).register_forward_pre_hook(lambda head, args: tokens.append(args[0].shape[1])),
+        inside.register_forward_hook(lambda linear, args, out: samples.append(len(out))),
+    ]
+    yield tokens, samples
+    for handle in handles:
+        handle.remove()
+
+
+def check_off_is_stock(family: Family) -> None:
+    pipe = family.make()
+    expected = family.run(pipe)
+    with accelerate(pipe):
+        assert torch.equal(family.run(pipe), expected), "installed with nothing to do"
+    with accelerate(pipe, spatial="ralu", temporal="seacache"):
+        assert not torch.equal(family.run(pipe), expected)
+    assert torch.equal(family.run(pipe), expected)
+    assert not pipe.transformer._forward_pre_hooks and "progress_bar" not in vars(pipe)
+
+
+def check_a_permuted_ribbon_is_the_stock_forward(family: Family) -> None:
+    pipe = family.make()
+    adapter, call = find_adapter(pipe), stock_call(family, pipe)
+    grid = adapter.grid(call)
+    latents = adapter.latents(call, grid)
+    batch, tokens = len(latents), grid[0] * grid[1]
+    assert tokens == family.tokens
+    orders = torch.stack([torch.randperm(tokens, generator=torch.Generator().manual_seed(i)) for i in range(batch)])
+    for order in (orders, orders[:1].expand(batch, -1)):
+        layout = Shuffled(torch.ones(batch, grid[0] // 2, grid[1] // 2, dtype=torch.bool), adapter.patch, order)
+        positions = layout.positions()
+        short = adapter.shorten(call, layout, layout.reduce(latents), positions)
+        with torch.no_grad():
+            expected = pipe.transformer(**call)[0]
+            active = LayoutCall(layout, positions, short, {}, grid)
+            handles = adapter.install_positions(pipe.transformer, lambda active=active: active)
+            found = adapter.lengthen(pipe.transformer(**short)[0], layout)
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def check_flops_are_those_that_a_counter_counts(family: Family) -> None:
+    for temporal, guided, samples in ((None, True, (0, 1)), (TaylorSeer(interval=2, first=1), False, (0,))):
+        pipe = family.make()
+        handle = accelerate(pipe, spatial=RALU(steps=(3, 3, 3)), temporal=temporal)
+        counted: list[Any] = []
+        pipe.transformer.register_forward_pre_hook(
+            lambda *_, counted=counted: counted.append(FlopCounterMode(display=False).__enter__())
+        )
+        pipe.transformer.register_forward_hook(lambda *_, counted=counted: counted[-1].__exit__(None, None, None))
+        with sdpa_kernel(SDPBackend.MATH):
+            family.run(pipe, samples, guided)
+        totals = iter([counter.get_total_flops() for counter in counted])
+        assert [sum(next(totals) for _ in range(step.calls)) for step in handle.report.steps] == [
+            step.flops for step in handle.report.steps
+        ]
+        assert (sum(step.reused for step in handle.report.steps) > 0) == (temporal is not None)
+
+
+def check_stages_run_on_the_planned_tokens(family: Family) -> None:
+    mixed = round(0.3 * family.tokens / 4) * 3 + family.tokens // 4
+    pipe = family.make()
+    for plan in PLANS[1:]:
+        handle = accelerate(pipe, spatial=plan)
+        with watched(find_adapter(pipe), pipe) as (tokens, samples):
+            assert family.run(pipe).isfinite().all()
+        report = handle.report
+        assert [stage.tokens for stage in report.stages] == [family.tokens // 4, mixed, family.tokens]
+        assert tokens == [step.tokens for step in report.steps for _ in range(step.calls)]
+        assert report.completed and report.batch == 2
+        assert sum(samples) == sum(step.samples for step in report.steps) == 6 * 2 * 2, "two guidance branches of two"
+        assert [stage.kind for stage in report.stages] == ["coarse", "mixed", "fine"]
+
+
+def check_threshold_zero_is_the_uncached_run(family: Family) -> None:
+    pipe = family.make()
+    for plan in PLANS:
+        with accelerate(pipe, spatial=plan):
+            expected = family.run(pipe)
+        for policy in NEVER:
+            with accelerate(pipe, spatial=plan, temporal=policy) as handle:
+                assert torch.equal(family.run(pipe), expected), f"{policy} under {plan}"
+            assert not any(stage.reused for stage in handle.report.stages)
+
+
+def check_what_is_reused_is_what_was_not_run(family: Family) -> None:
+    pipe = family.make()
+    adapter = find_adapter(pipe)
+    for plan in (None, RALU(steps=(4, 4, 4))):
+        for policy in REUSING:
+            with accelerate(pipe, spatial=plan, temporal=policy) as handle, watched(adapter, pipe) as (_, samples):
+                assert family.run(pipe).isfinite().all()
+            stages = handle.report.stages
+            assert sum(stage.reused for stage in stages) > 0, f"{policy} under {plan}"
+            assert sum(samples) == sum(stage.computed for stage in stages)
+            assert handle.report.temporal_saved_flops > 0
+
+
+def check_a_picture_does_not_depend_on_its_batch(family: Family) -> None:
+    pipe = family.make()
+    text = RALU(steps=(2, 2, 2), regions="text-attention")
+    for plan, policy in [*((plan, None) for plan in (*PLANS, text)), *((PLAN, policy) for policy in REUSING)]:
+        with accelerate(pipe, spatial=plan, temporal=policy):
+            together, alone = family.run(pipe, (0, 1, 2)), family.run(pipe, (2,))
+            torch.testing.assert_close(alone[0], together[2], atol=1e-5, rtol=1e-5)
+            assert torch.equal(family.run(pipe, (2,)), alone), "the seed decides the picture"
+
+
+def check_pictures_of_one_call_may_differ_in_what_they_reuse(family: Family) -> None:
+    """Two pictures with scripts of their own equal those of the runs in which both follow one script."""
+    pipe = family.make()
+    scripts = [tuple(step % 3 == kind for step in range(9)) for kind in (1, 2)]
+    images, ran = [], []
+    for pair in (scripts, scripts[:1] * 2, scripts[1:] * 2):
+        policy = Scripted(script=tuple(zip(*pair, strict=True)), transition="inherit", compute_stage_end=False)
+        accelerate(pipe, spatial=RALU(steps=(3, 3, 3)), temporal=policy)
+        with watched(find_adapter(pipe), pipe) as (_, samples):
+            images.append(family.run(pipe, guided=False))
+        ran.append(set(samples))
+    assert ran == [{1, 2}, {2}, {2}]
+    for sample in (0, 1):
+        torch.testing.assert_close(images[0][sample], images[1 + sample][sample], atol=1e-5, rtol=1e-5)
+
+
+def check_guidance(family: Family) -> None:
+    """The negative prompt counts if and only if guidance is on."""
+    pipe = family.make()
+    other = {name: -rows for name, rows in family.pictures((0, 1)).items() if name.startswith("negative")}
+    for policy in (None, REUSING[2]):
+        with accelerate(pipe, spatial=PLAN, temporal=policy):
+            guided, unguided = (family.run(pipe, guided=kind) for kind in (True, False))
+            assert not torch.allclose(guided, unguided, atol=1e-3)
+            assert not torch.allclose(family.run(pipe, **other), guided, atol=1e-3)
+            assert torch.equal(family.run(pipe, guided=False, **other), unguided)
+
+
+def check_callbacks_see_the_whole_canvas_and_may_change_it(family: Family) -> None:
+    pipe = family.make()
+    adapter = find_adapter(pipe)
+    seen: list[Tensor] = []
+
+    def look(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        seen.append(given["latents"].clone())
+        return given
+
+    handle = accelerate(pipe, spatial=PLAN)
+    plain = family.run(pipe, callback_on_step_end=look)
+    assert len(seen) == 6 and {latents.shape for latents in seen} == {plain.shape} and torch.equal(seen[-1], plain)
+    first = adapter.to_image(seen[0], handle.report.size)
+    assert torch.equal(first[..., ::2, ::2], first[..., 1::2, 1::2]), "coarse tokens stay replicated"
+    for step in (0, 2, 5):
+        changed = family.run(
+            pipe,
+            callback_on_step_end=lambda pipe, i, t, given, step=step: {"latents": given["latents"] + 0.1 * (i == step)},
+        )
+        assert changed.isfinite().all() and not torch.allclose(changed, plain, atol=1e-3)
+    torch.testing.assert_close(changed, plain + 0.1)
+
+
+def check_a_failure_leaves_nothing_behind(family: Family) -> None:
+    pipe = family.make()
+    stock = family.run(pipe)
+    block = find_adapter(pipe).blocks(pipe.transformer)[-1]
+    for policy in (None, REUSING[2]):
+        handle = accelerate(pipe, spatial=PLAN, temporal=policy)
+        expected = family.run(pipe)
+        calls = sum(step.calls for step in handle.report.steps)
+        for failing in (1, calls - 1):
+            count = 0
+
+            def fail(module: Any, args: Any, failing: int = failing) -> None:
+                nonlocal count
+                count += 1
+                if count == failing:
+                    raise torch.OutOfMemoryError("in mid-step")
+
+            broken = block.register_forward_pre_hook(fail)
+            with pytest.raises(torch.OutOfMemoryError):
+                family.run(pipe)
+            broken.remove()
+            assert pipe.scheduler.run is None and not handle.report.completed
+            assert torch.equal(family.run(pipe), expected)
+        with pytest.raises(ZeroDivisionError):
+            family.run(pipe, callback_on_step_end=lambda *_: 1 / 0)
+        assert torch.equal(family.run(pipe), expected)
+        handle.disable()
+    assert torch.equal(family.run(pipe), stock)
+
+
+def check_an_interrupt_leaves_nothing_behind(family: Family) -> None:
+    pipe = family.make()
+    handle = accelerate(pipe, spatial=PLAN, temporal=REUSING[2])
+    expected = family.run(pipe)
+
+    def stop(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 2
+        return given
+
+    family.run(pipe, callback_on_step_end=stop)
+    assert not handle.report.completed and len(handle.report.steps) == 3
+    assert torch.equal(family.run(pipe), expected)
+
+
+def check_the_progress_bar_counts_the_real_steps(family: Family) -> None:
+    pipe = family.make()
+    bars: list[list[int]] = []
+
+    class Bar:
+        def __init__(self, total: int) -> None:
+            bars.append([total, 0])
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+
+        def update(self, n: int = 1) -> None:
+            bars[-1][1] += n
+
+    pipe.progress_bar = lambda iterable=None, total=None: Bar(total)
+    for asked in (3, 6, 8):
+        with accelerate(pipe, spatial=PLAN):
+            family.run(pipe, num_inference_steps=asked)
+        assert bars[-1] == [6, 6], f"num_inference_steps={asked}"
+
+
+def check_a_pipeline_in_bfloat16(family: Family) -> None:
+    pipe = family.make().to(torch.bfloat16)
+    halved = {name: value.bfloat16() for name, value in family.pictures((0, 1)).items() if torch.is_tensor(value)}
+    handle = accelerate(pipe, spatial=PLAN, temporal=REUSING[2])
+    images = family.run(pipe, **halved)
+    assert images.dtype == torch.bfloat16 and images.isfinite().all() and len(handle.report.steps) == 6
+
+
+CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]

@@ -1,0 +1,19 @@
+"""Every listed family passes every check of the conformance suite, and every built-in adapter is listed."""
+
+from collections.abc import Callable
+
+import pytest
+
+from ralu_cache.adapters import base, find_adapter
+from tests.adapter_conformance import CHECKS, FAMILIES, Family
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_conformance(check: Callable[[Family], None], family: Family) -> None:
+    check(family)
+
+
+def test_every_built_in_adapter_is_listed() -> None:
+    listed = {type(find_adapter(family.make())).__name__ for family in FAMILIES}
+    assert listed == {path.partition(":")[2] for path in base._BUILTIN}
