@@ -1,0 +1,57 @@
+"""`ralu-cache sweep` and `recommend`, from the command line to the page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ralu_cache.cli import main
+from ralu_cache.sweep.records import read_results
+
+OPTIONS = [
+    "--spatial", "none", "ralu-7x", "--plain-steps", "6", "--steps", "14", "--sizes", "64x64", "--rounds", "2",
+    "--batch", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("command")
+    prompts = folder / "prompts.txt"
+    prompts.write_text("a red circle on a white background\na blue star on a black background\n")
+    assert main(["sweep", *OPTIONS, "--prompts", str(prompts), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def test_everything_comes_out(out: Path) -> None:
+    results = read_results(out / "results.jsonl")
+    assert [setting.method for setting in results.settings] == ["none", "steps:6", "ralu-7x"]
+    assert len(results.records) == 6 and not any(record.error for record in results.records)
+    names = ["psnr", "ssim", "ms_ssim", "attributes", "scenes"]
+    assert list(results.records[0].metrics) == names and list(results.records[0].features) == ["frechet"]
+    assert results.header.full_steps == 14 and results.header.call["true_cfg_scale"] == 3.0
+    assert {"table.csv", "table.md", "pareto.png", "strip.png", "index.html"} <= {path.name for path in out.iterdir()}
+    captions = json.loads((out / "pictures" / "captions.json").read_text())
+    assert captions == ["a red circle on a white background, seed 0", "a blue star on a black background, seed 0"]
+    page = (out / "index.html").read_text()
+    assert "a blue star on a black background, seed 0" in page and "data:image/png;base64," in page
+    assert "http://" not in page and "https://" not in page, "the page stands alone"
+
+
+def test_the_same_command_has_nothing_left_to_do(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (out / "results.jsonl").read_text()
+    assert main(["sweep", *OPTIONS, "--prompts", str(out.parent / "prompts.txt"), "--out", str(out)]) == 0
+    assert (out / "results.jsonl").read_text() == before
+    assert main(["sweep", *OPTIONS[:-1], "2", "--true-cfg-scale", "1", "--out", str(out)]) == 2
+    assert "was begun with call" in capsys.readouterr().err
+
+
+def test_a_setting_is_recommended(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = str(out / "results.jsonl")
+    assert main(["recommend", "--results", results, "--min-quality", "psnr=5"]) == 0
+    printed = capsys.readouterr().out
+    assert "faster" in printed and "pipe(prompt, num_inference_steps=" in printed
+    assert main(["recommend", "--results", results, "--speedup", "1000x"]) == 2
+    assert "nothing measured fits; nearest is" in capsys.readouterr().err
+    assert main(["recommend", "--results", results, "--min-quality", "beauty=1"]) == 2
+    assert "unknown metric 'beauty'; measured: psnr" in capsys.readouterr().err
