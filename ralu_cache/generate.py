@@ -73,9 +73,14 @@ def generate(request: Request) -> list[Path]:
     return paths
 
 
+def device_of(request: Request) -> str:
+    """The device asked for, else cuda if there is one, else cpu."""
+    return request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load(request: Request) -> Any:
     """The pipeline, on its device, in its type."""
-    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(request)
     dtype = getattr(torch, request.dtype or ("float32" if device == "cpu" else "bfloat16"))
     if request.model == TINY_FLUX.name:
         pipe = load_tiny_flux(dtype)

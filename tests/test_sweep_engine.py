@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from ralu_cache.generate import Request
 from ralu_cache.sweep import contenders
+from ralu_cache.sweep.command import MakeBench
 from ralu_cache.sweep.contenders import Prepared, prepare, register_contender, uncached
 from ralu_cache.sweep.engine import tasks_of
 from ralu_cache.sweep.executors import run_here, run_on_ray
@@ -65,6 +67,22 @@ def test_records_hold_what_was_measured(whole: Results) -> None:
     assert set(by_method["ralu-7x+taylorseer:2"].metrics) == {"brightness", "distance", "distance_uncached"}
     both, plan = by_method["ralu-7x+taylorseer:2"], by_method["ralu-7x"]
     assert both.flops < plan.flops < plan.full_flops == both.full_flops
+
+
+def test_flops_of_the_full_run_do_not_depend_on_the_steps_asked(bench: Bench) -> None:
+    tasks = [(Setting("ralu-7x", steps, 64, 64), False) for steps in (12, 6)]
+    first, second = bench.run(BATCHES[0], tasks)
+    assert first.full_flops == pytest.approx(second.full_flops) and first.full_flops > 0
+
+
+def test_a_negative_prompt_is_repeated_for_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    prompts = BATCHES[0].prompts
+    made = MakeBench(Request("tiny-flux", [prompts[0]], "grey", device="cpu"), 2, prompts, lambda *_: None)()
+    encode = made.pipe.encode_prompt
+    monkeypatch.setattr(made.pipe, "encode_prompt", lambda **call: given.append(call["prompt"]) or encode(**call))
+    list(made.run(BATCHES[0], [(Setting("none", 2, 64, 64), False)]))
+    assert ["grey"] * len(prompts) in given
 
 
 def test_a_picture_is_that_of_its_seed(bench: Bench, whole: Results) -> None:

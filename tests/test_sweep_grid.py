@@ -16,7 +16,7 @@ POLICIES = st.sampled_from(["none", "teacache", "seacache", "seacache:0.5", "tay
 @given(
     spatial=st.lists(NAMES, max_size=4), temporal=st.lists(POLICIES, max_size=4),
     thresholds=st.lists(st.sampled_from([2, 3, 4]), max_size=3), plain=st.lists(st.integers(1, 50), max_size=3),
-    steps=st.lists(st.integers(1, 50), min_size=1, max_size=2, unique=True),
+    steps=st.lists(st.integers(1, 50), min_size=1, max_size=2),
 )  # fmt: skip
 def test_settings_are_those_of_the_grid_each_once(
     spatial: list[str], temporal: list[str], thresholds: list[int], plain: list[int], steps: list[int]
@@ -46,6 +46,11 @@ def test_batches_hold_every_prompt_with_every_seed_once(prompts: int, seeds: int
     assert all(len(b.prompts) == batch for b in batches[:-1]) and 1 <= len(batches[-1].prompts) <= batch
 
 
+def test_prompts_and_seeds_named_twice_run_once() -> None:
+    grid = Grid(prompts=("a", "b", "a"), seeds=(0, 0), batch=1)
+    assert [(b.prompts, b.seeds) for b in grid.batches()] == [(("a",), (0,)), (("b",), (0,))]
+
+
 def test_a_file_and_options_on_top_of_it(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\n\n  a blue star \n")
     file = tmp_path / "grid.yaml"
@@ -73,6 +78,7 @@ def test_a_file_and_options_on_top_of_it(tmp_path: Path) -> None:
         ({"sizes": ["128"]}, "sizes are written HEIGHTxWIDTH in pixels, such as 1024x768, got '128'"),
         ({"steps": [2.5]}, "steps must be whole numbers, got 2.5"),
         ({"steps": ["x"]}, "steps must be whole numbers, got 'x'"),
+        ({"thresholds": [float("nan")]}, "thresholds must be numbers, got nan"),
         ({"plain_steps": [0]}, "plain_steps must be positive, got 0"),
         ({"batch": 0}, "batch must be positive, got 0"),
         ({"seeds": []}, "seeds must name at least one"),

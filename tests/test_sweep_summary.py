@@ -1,5 +1,7 @@
 """A sweep's rows and fronts."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,3 +31,17 @@ def test_rows_are_compared_over_shared_pictures_and_keep_failures():
     assert (broken.pictures, broken.failures, broken.comparable) == (12, 1, False)
     assert broken not in summary.front("psnr")
     assert rows["MagCache:0.2"].family == "peer"
+
+
+def test_a_failure_that_went_well_later_is_none():
+    results = fabricated()
+    failed = next(record for record in results.records if record.error)
+    sound = next(r for r in results.records if r.error is None and r.batch == failed.batch)
+    results.records.append(replace(sound, setting=failed.setting))
+    rows = {row.setting.method: row for row in summarise(results).rows}
+    assert (rows["ralu-7x"].pictures, rows["ralu-7x"].failures, rows["ralu-7x"].error) == (16, 0, None)
+
+
+def test_plain_steps_cost_their_share():
+    rows = {row.setting.method: row for row in summarise(fabricated()).rows}
+    assert rows["none"].flop_ratio == 1 and rows["steps:8"].flop_ratio == 50 / 8

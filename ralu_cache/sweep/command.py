@@ -11,7 +11,7 @@ from typing import Any
 
 from ralu_cache.comparison import describe_hardware
 from ralu_cache.demo import DEMO, TINY_FLUX
-from ralu_cache.generate import Request, call_arguments, load
+from ralu_cache.generate import Request, call_arguments, device_of, load
 from ralu_cache.quality.base import Metric, SetMetric
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.engine import UNCACHED, Bench
@@ -39,6 +39,8 @@ class MakeBench:
         pipe.set_progress_bar_config(disable=True)
         metrics, set_metrics, _ = metrics_for(self.prompts)
         call = {name: value for name, value in call_arguments(self.request, pipe).items() if name not in _PER_CALL}
+        if "negative_prompt" in call:  # a list, as long as the request's prompts; `Bench` repeats it for each batch
+            call["negative_prompt"] = call["negative_prompt"][0]
         return Bench(pipe, self.full_steps, call, metrics, set_metrics, self.keep)
 
 
@@ -95,7 +97,7 @@ def header_of(grid: Grid, request: Request, metrics: Sequence[Metric], set_metri
     }
     if request.model == TINY_FLUX.name:
         arguments |= {name: value for name, value in TINY_FLUX.arguments.items() if arguments.get(name) is None}
-    hardware = describe_hardware(request.device or "cpu")
+    hardware = describe_hardware(device_of(request))
     return Header(
         model=request.model,
         full_steps=max(grid.steps),

@@ -84,8 +84,13 @@ class Bench:
             )
             for metric in self.set_metrics
         }
-        flops = (math.nan, math.nan) if report is None else (report.flops, report.baseline_flops)
-        return Record(setting, batch, seconds, full_seconds, *flops, values, features)
+        return Record(setting, batch, seconds, full_seconds, *self._flops(report), values, features)
+
+    def _flops(self, report: Report | None) -> tuple[float, float]:
+        """(of the call, of the full run); a report's own baseline has the steps that its call was asked for."""
+        if report is None or not report.baseline_steps:
+            return math.nan, math.nan
+        return report.flops, report.baseline_flops * self.full_steps / report.baseline_steps
 
     def _call(self, setting: Setting, batch: Batch) -> tuple[Pictures, float, Report | None]:
         """(pictures, seconds of the call, what it says of itself)"""

@@ -54,14 +54,13 @@ class Grid:
         return list(dict.fromkeys(tidy))
 
     def settings(self) -> list[Setting]:
-        return [
-            Setting(method, steps, height, width)
-            for steps, (height, width), method in product(self.steps, self.sizes, self.all_methods())
-        ]
+        """Each once, however often the options name it."""
+        every = product(self.steps, self.sizes, self.all_methods())
+        return list(dict.fromkeys(Setting(method, steps, height, width) for steps, (height, width), method in every))
 
     def batches(self) -> list[Batch]:
         """Every prompt with every seed, exactly once; a seed's prompts stand together."""
-        pairs = [(prompt, seed) for seed in self.seeds for prompt in self.prompts]
+        pairs = list(dict.fromkeys((prompt, seed) for seed in self.seeds for prompt in self.prompts))
         cuts = [pairs[start : start + self.batch] for start in range(0, len(pairs), self.batch)]
         return [Batch(tuple(prompt for prompt, _ in cut), tuple(seed for _, seed in cut)) for cut in cuts]
 
@@ -115,7 +114,7 @@ def _number(name: str, value: Any, kind: type) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be {'whole ' if kind is int else ''}numbers, got {value!r}") from error
     if isinstance(value, bool) or number != float(value):
-        raise ValueError(f"{name} must be whole numbers, got {value!r}")
+        raise ValueError(f"{name} must be {'whole ' if kind is int else ''}numbers, got {value!r}")
     return number
 
 

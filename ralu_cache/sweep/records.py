@@ -137,9 +137,9 @@ def read_results(path: Path) -> Results:
 
 def drop_cut_line(path: Path) -> None:
     """Takes a last line that was cut off by a crash out of the file, so that it can be appended to."""
-    text = path.read_text()
-    if not text.endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1])
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)  # never rewritten: a kill in here must not cost what is there
 
 
 def _record(data: dict[str, Any]) -> Record:

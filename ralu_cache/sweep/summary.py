@@ -119,7 +119,7 @@ def summarise(results: Results, set_metrics: Mapping[str, SetValue] | None = Non
     the results are left out.
     """
     records: dict[Setting, list[Record]] = {setting: [] for setting in results.settings}
-    for record in results.records:
+    for record in {record.key: record for record in results.records}.values():  # a retried one counts as it went last
         records[record.setting].append(record)
     sound = [_pairs(group) for group in records.values() if all(record.error is None for record in group)]
     shared = [pair for pair in sound[0] if all(pair in other for other in sound[1:])] if sound else []
@@ -160,13 +160,15 @@ def _row(
         ratios = [1.0]
     flops = [record.full_flops / record.flops for record in records if record.flops > 0]
     flops = [ratio for ratio in flops if math.isfinite(ratio)]
+    if kind in ("full", "steps"):  # every stock step costs the same
+        flops = [header.full_steps / steps_asked(setting)]
     where = _pairs(records)
     places = [where[pair] for pair in shared if pair in where]
     quality = {name: value for name in header.metrics if (value := _quality(name, places, sets)) is not None}
     low, high = np.quantile(ratios, (0.25, 0.75)) if ratios else (NAN, NAN)
     return Row(
         setting, kind, statistics.median(ratios) if ratios else NAN, float(low), float(high), len(ratios),
-        statistics.median(flops) if flops else 1.0 if kind == "full" else NAN, len(places),
+        statistics.median(flops) if flops else NAN, len(places),
         bool(shared) and len(places) == len(shared), quality, len(failed), failed[0].error if failed else None,
     )  # fmt: skip
 
