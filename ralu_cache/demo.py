@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -243,7 +244,8 @@ def _caption(name: str, row: Mapping[str, Any]) -> str:
     """A grid row's label; no times, so that the picture is the same wherever it is drawn."""
     if row["psnr"] is None:
         return f"{name}\n{row['steps']} steps"
-    return f"{name}\n{row['flop_ratio']:.1f}x fewer FLOPs\n{row['psnr']:.1f} dB"
+    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), 26)
+    return "\n".join([*lines, f"{row['flop_ratio']:.1f}x fewer FLOPs", f"{row['psnr']:.1f} dB"])
 
 
 @contextmanager
