@@ -25,8 +25,9 @@ class SeaCache(Accumulating):
     To tinker with
         signal: "canvas", the latents, needs no access to the model; "plane", the modulated input spread on the fine
             token grid, is what the published code filters.
-        order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal
-            cost 1 was 4 dB or more closer to the uncached run (benchmarks/results/temporal/curves.md).
+        order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal cost
+            1 was 4 dB or more closer to the uncached run, unguided (benchmarks/results/temporal/curves.md), but about
+            1 dB farther on "ralu-4x" with guidance 3, where one picture of six took a stain.
         beta: 2 for images, 3 for video; eps: as published.
         first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
     """
