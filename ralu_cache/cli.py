@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ralu_cache.calibration.options import add_calibrate
 from ralu_cache.sweep.options import add_recommend, add_sweep
 
 EMBEDDED = "tiny-flux"
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
     add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
     add_recommend(commands.add_parser("recommend", help="the best setting of a sweep, and the line that uses it"))
+    add_calibrate(commands.add_parser("calibrate", help="fit TeaCache's polynomial to a checkpoint, stage by stage"))
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )

@@ -83,9 +83,10 @@ def _numbers(spec: str, text: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, a word, or several of them between slashes."""
+    """A number, true, false, several of them between slashes, or a word; one with slashes is a path."""
     if "/" in text:
-        return tuple(_value(part) for part in text.split("/"))
+        parts = tuple(_value(part) for part in text.split("/"))
+        return text if any(isinstance(part, str) for part in parts) else parts
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):

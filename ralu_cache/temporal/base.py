@@ -179,8 +179,8 @@ class Rules:
         """The signal as it is compared and kept."""
         return signal
 
-    def increment(self, distance: Tensor) -> Tensor:
-        """What a distance (B,) adds to the sum since the last computed step."""
+    def increment(self, distance: Tensor, stage: int = 0) -> Tensor:
+        """What a distance (B,), met in that stage, adds to the sum since the last computed step."""
         return distance
 
     def threshold_at(self, situation: Situation) -> float:
@@ -218,7 +218,7 @@ class RuleState:
         if kept is not None and previous is not None:
             distance = relative_change(kept, previous)
         threshold = self.policy.threshold_at(situation)
-        total = self.total + self.policy.increment(distance)
+        total = self.total + self.policy.increment(distance, situation.stage)
         reuse = self.policy.admits(situation, total, self.age) & self.policy.young(self.age) & readable
         if self.policy.signal is not None:
             reuse = reuse & distance.isfinite()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import Accumulating, check_choice
+from ralu_cache.temporal.base import Accumulating
+from ralu_cache.temporal.profile import Curve, read_profile
 
 # Fitted by the authors on FLUX.1-dev at 28 steps, highest power first; smallest value 0.1803, at a change of 0.053.
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
@@ -25,8 +27,10 @@ class TeaCache(Accumulating):
         threshold: one number, or one for each stage. Published for FLUX at 28 steps: 0.25, 0.4, 0.6, 0.8 for 1.5x,
             1.8x, 2.0x, 2.25x. With its coefficients a step adds at least 0.18, so 0.18 or less never reuses, and the
             default 0.4 reuses twice in a row at most.
+        coefficients: "flux", "identity" (distances as they are), the path of a profile that `ralu-cache calibrate`
+            wrote for your model (a polynomial for each stage, held at its ends outside the range it was fitted on; its
+            last serves all later stages), or your own polynomial, highest power first.
     To tinker with
-        coefficients: "flux", "identity" (distances as they are), or your own polynomial, highest power first.
         first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
@@ -35,25 +39,30 @@ class TeaCache(Accumulating):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.coefficients, str):
-            check_choice("coefficients", self.coefficients, tuple(COEFFICIENTS))
-            return
-        given = self.coefficients
-        numbers = isinstance(given, tuple) and given and all(type(c) in (int, float) for c in given)
-        if not numbers or not torch.tensor(given, dtype=torch.float64).isfinite().all():
-            raise ValueError(
-                f"coefficients must be {', '.join(map(repr, COEFFICIENTS))} or a tuple of finite numbers, highest "
-                f"power first, got {given!r}"
-            )
+        assert self.curves  # what cannot be used is refused now, and a profile is read now, not in mid-run
 
     @property
     def signal(self) -> str:
         return "modulated"
 
-    def increment(self, distance: Tensor) -> Tensor:
-        """The polynomial, by Horner's rule."""
-        given = COEFFICIENTS[self.coefficients] if isinstance(self.coefficients, str) else self.coefficients
-        value = torch.zeros_like(distance)
-        for coefficient in given:
-            value = value * distance + coefficient
-        return value
+    @cached_property
+    def curves(self) -> tuple[Curve, ...]:
+        """The polynomials, one for each stage; the last serves all later ones."""
+        given = self.coefficients
+        accepted = f"{', '.join(map(repr, COEFFICIENTS))}, the path of a profile that `ralu-cache calibrate` wrote"
+        if isinstance(given, str) and given not in COEFFICIENTS:
+            if not Path(given).is_file():
+                raise ValueError(
+                    f"coefficients must be {accepted}, or a tuple of finite numbers; there is no file {given!r}"
+                )
+            return read_profile(given).curves
+        try:
+            return (Curve(COEFFICIENTS[given] if isinstance(given, str) else given),)
+        except ValueError as error:
+            raise ValueError(
+                f"coefficients must be {accepted}, or a tuple of finite numbers, highest power first, got {given!r}"
+            ) from error
+
+    def increment(self, distance: Tensor, stage: int = 0) -> Tensor:
+        """The stage's polynomial of the distance."""
+        return self.curves[min(stage, len(self.curves) - 1)](distance)

@@ -1,0 +1,47 @@
+"""`ralu-cache calibrate`: watch a checkpoint draw a few prompts, fit, save the profile, say what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+from ralu_cache.calibration.fit import fit_profile, stage_pairs
+from ralu_cache.calibration.watch import watch_runs
+from ralu_cache.demo import DEMO
+from ralu_cache.generate import Request, call_arguments, load
+from ralu_cache.sweep.grid import grid_from
+from ralu_cache.temporal.profile import Profile
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the profile, and the plot if one is wanted; prints a line for each stage."""
+    if args.plot:  # a missing matplotlib should not cost a run
+        from ralu_cache.calibration import plot
+    fields = vars(args).keys() & Request.__dataclass_fields__.keys() - {"plot", "out"}
+    base = Request(prompt=["-"], **{name: getattr(args, name) for name in fields})
+    grid = grid_from({"prompts": args.prompts or DEMO.prompts, "seeds": args.seeds, "batch": 1})
+    requests = [replace(base, prompt=list(batch.prompts), seed=batch.seeds[0]) for batch in grid.batches()]
+    pipe = load(base)
+    calls: list[dict[str, Any]] = [call_arguments(request, pipe) for request in requests]
+    traces, report = watch_runs(pipe, calls, base.method.spatial)
+    pairs = stage_pairs(traces)
+    profile = fit_profile(pairs, report, calls[0], args.degree, args.model)
+    profile.save(args.out)
+    if args.plot:
+        plot.save_fits(profile, pairs, args.plot)
+    print(describe(profile))
+    print(f"use it: temporal=TeaCache(threshold=..., coefficients={str(args.out)!r})")
+
+
+def describe(profile: Profile) -> str:
+    """A line for each stage: pairs, range, error, and the share of the variance that the fit explains."""
+    lines = [f"{profile.model}, spatial {profile.plan}, {profile.steps} steps"]
+    for index, stage in enumerate(profile.stages):
+        explained = "no variance" if stage.r2 is None else f"R² {stage.r2:.3f}"
+        low, high = stage.range
+        lines.append(
+            f"  stage {index + 1}: {stage.pairs} pairs, signal change {low:.3g} to {high:.3g}, degree "
+            f"{len(stage.coefficients) - 1}, rms error {stage.rms:.3g}, {explained}"
+        )
+    return "\n".join(lines)

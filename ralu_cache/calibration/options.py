@@ -1,0 +1,34 @@
+"""The options of `ralu-cache calibrate`; heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_calibrate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default="tiny-flux", metavar="ID_OR_FOLDER", help="default: %(default)s, the embedded model")
+    add("--prompts", metavar="FILE.txt", help="one a line, a handful will do (the demo's six)")
+    add("--seeds", nargs="+", type=int, default=[0], help="every prompt runs with each (0)")
+    add("--spatial", default="none", metavar="NAME", help="the plan whose stages are fitted; default: %(default)s")
+    add("--degree", type=int, default=4, help="of the polynomials, at most; default: %(default)s")
+    add("--steps", type=int, help="num_inference_steps; presets bring their own")
+    add("--height", type=int, help="pixels")
+    add("--width", type=int, help="pixels")
+    add("--negative-prompt")
+    add("--true-cfg-scale", type=float)
+    add("--guidance-scale", type=float)
+    add("--max-sequence-length", type=int)
+    add("--dtype", choices=("float32", "bfloat16", "float16"))
+    add("--device")
+    add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
+    add("--out", type=Path, default=Path("out/teacache.json"), metavar="FILE.json", help="default: %(default)s")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the pairs and the fitted curves")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ralu_cache.calibration.command import run
+
+    run(args)
