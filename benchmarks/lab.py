@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, Report, accelerate
 from ralu_cache.demo import load_tiny_flux
+from ralu_cache.plots import save_grid
 from ralu_cache.temporal import Policy
 
 GUIDANCE: dict[str, dict[str, Any]] = {"unguided": {}, "guided": {"negative_prompt": "", "true_cfg_scale": 3.0}}
@@ -60,12 +60,7 @@ def compare(images: Tensor, reference: Tensor) -> tuple[Tensor, float]:
 
 
 def strip(rows: dict[str, Tensor], path: Path, columns: int = 8) -> None:
-    """Labelled rows of images."""
-    label, size = 120, 128
-    sheet = Image.new("RGB", (label + columns * size, len(rows) * size), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (name, images) in enumerate(rows.items()):
-        draw.text((4, i * size + size // 2 - 6), name, fill="black")
-        line = torch.cat(list(images[:columns]), 2).permute(1, 2, 0).clamp(0, 1)
-        sheet.paste(Image.fromarray((line * 255).round().byte().numpy()), (label, i * size))
-    sheet.save(path)
+    """The first images of each row (B, 3, Y, X), labelled; image i has the seed i."""
+    shown = {name: images[:columns].permute(0, 2, 3, 1).numpy() for name, images in rows.items()}
+    count = len(next(iter(shown.values())))
+    save_grid(shown, [f"seed {seed}" for seed in range(count)], path)

@@ -28,7 +28,7 @@ from ralu_cache.generate import Request
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.command import MakeBench, header_of
 from ralu_cache.sweep.contenders import Prepared, register_contender
-from ralu_cache.sweep.executors import run_here
+from ralu_cache.sweep.executors import run_here, run_on_ray
 from ralu_cache.sweep.grid import Grid
 from ralu_cache.sweep.pictures import PictureFolder
 from ralu_cache.sweep.records import Setting
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--workers", type=int, help="of Ray, which gets the contenders too; by default all runs here")
     parser.add_argument("--true-cfg-scale", type=float, default=1.0, help="3.0 draws better and takes twice as long")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"))
     options = parser.parse_args()
@@ -114,10 +115,11 @@ def main() -> None:
     grid = Grid(methods=METHODS, plain_steps=PLAIN, prompts=prompts, seeds=tuple(options.seeds), batch=options.batch)
     metrics, set_metrics, _ = metrics_for(prompts)
     request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=options.true_cfg_scale)
-    make = MakeBench(request, max(grid.steps), prompts, PictureFolder(options.out, grid.batches()))
+    make = MakeBench(request, max(grid.steps), prompts)
     run_sweep(
-        options.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(), run_here(make),
-        rounds=options.rounds, seconds=options.seconds,
+        options.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(),
+        run_on_ray(make, options.workers) if options.workers else run_here(make), rounds=options.rounds,
+        seconds=options.seconds, keep=PictureFolder(options.out, grid.batches()),
     )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """`ralu-cache sweep` and `recommend`, from the command line to the page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ralu_cache.cli import main
-from ralu_cache.sweep.records import read_results
+from ralu_cache.sweep.records import Results, read_results
+from tests.sweep_results import fabricated, write_results
 
 OPTIONS = [
     "--spatial", "none", "ralu-7x", "--plain-steps", "6", "--steps", "14", "--sizes", "64x64", "--rounds", "2",
@@ -55,3 +57,33 @@ def test_a_setting_is_recommended(out: Path, capsys: pytest.CaptureFixture[str])
     assert "nothing measured fits; nearest is" in capsys.readouterr().err
     assert main(["recommend", "--results", results, "--min-quality", "beauty=1"]) == 2
     assert "unknown metric 'beauty'; measured: psnr" in capsys.readouterr().err
+
+
+def test_a_better_peer_is_named_beside_the_recommendation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = fabricated(failing=None)
+    of = {name: [r for r in results.records if r.setting.method == name] for name in ("none", "ralu-4x")}
+    peer = [replace(r, seconds=r.seconds / 2, setting=replace(r.setting, method="peer:1")) for r in of["ralu-4x"]]
+    records = [*of["none"], *of["ralu-4x"], *peer]
+    path = str(write_results(tmp_path, Results(results.header, records)))
+    assert main(["recommend", "--results", path, "--min-quality", "psnr=20"]) == 0
+    told, use, note = capsys.readouterr().out.strip().split("\n\n")
+    assert told.startswith("ralu-4x: 4.") and use.startswith('accelerate(pipe, spatial="ralu-4x")')
+    assert note.startswith("note: peer:1, which is not this library's, is faster here: 8.")
+    assert main(["recommend", "--results", path, "--min-quality", "psnr=45"]) == 0
+    assert "note" not in capsys.readouterr().out, "the peer does not keep this quality"
+    assert main(["recommend", "--results", path, "--speedup", "8x"]) == 2
+    error = capsys.readouterr().err
+    assert "nearest is ralu-4x: 4." in error and "note: peer:1, which is not this library's, fits" in error
+
+
+def test_a_size_is_asked_for_where_there_are_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = fabricated(failing=None)
+    larger = [replace(r, setting=replace(r.setting, width=256), seconds=r.seconds / 2) for r in results.records]
+    path = str(write_results(tmp_path, Results(results.header, [*results.records, *larger])))
+    command = ["recommend", "--results", path, "--min-quality", "psnr=40"]
+    assert main(command) == 2
+    assert "choose one with --size: 128x128, 256x128" in capsys.readouterr().err
+    assert main([*command, "--size", "128x128"]) == 0
+    assert "width=128" in capsys.readouterr().out
+    assert main([*command, "--size", "large"]) == 2
+    assert "--size takes WIDTHxHEIGHT in pixels such as 1024x768, got 'large'" in capsys.readouterr().err

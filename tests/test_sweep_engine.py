@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from ralu_cache.generate import Request
+from ralu_cache.quality.base import Pictures
 from ralu_cache.sweep import contenders
 from ralu_cache.sweep.command import MakeBench
 from ralu_cache.sweep.contenders import Prepared, prepare, register_contender, uncached
 from ralu_cache.sweep.engine import tasks_of
-from ralu_cache.sweep.executors import run_here, run_on_ray
-from ralu_cache.sweep.records import Record, Results, Setting, append, read_results
+from ralu_cache.sweep.executors import run_here
+from ralu_cache.sweep.records import Batch, Record, Results, Setting, append, read_results
 from ralu_cache.sweep.runner import run_sweep
 from tests.sweep_bench import GRID, Bench, header, make_bench
 
@@ -71,14 +72,14 @@ def test_records_hold_what_was_measured(whole: Results) -> None:
 
 def test_flops_of_the_full_run_do_not_depend_on_the_steps_asked(bench: Bench) -> None:
     tasks = [(Setting("ralu-7x", steps, 64, 64), False) for steps in (12, 6)]
-    first, second = bench.run(BATCHES[0], tasks)
+    first, second = (outcome.record for outcome in bench.run(BATCHES[0], tasks))
     assert first.full_flops == pytest.approx(second.full_flops) and first.full_flops > 0
 
 
 def test_a_negative_prompt_is_repeated_for_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     prompts = BATCHES[0].prompts
-    made = MakeBench(Request("tiny-flux", [prompts[0]], "grey", device="cpu"), 2, prompts, lambda *_: None)()
+    made = MakeBench(Request("tiny-flux", [prompts[0]], "grey", device="cpu"), 2, prompts)()
     encode = made.pipe.encode_prompt
     monkeypatch.setattr(made.pipe, "encode_prompt", lambda **call: given.append(call["prompt"]) or encode(**call))
     list(made.run(BATCHES[0], [(Setting("none", 2, 64, 64), False)]))
@@ -136,20 +137,22 @@ def test_a_killed_sweep_gives_the_same_table(whole: Results, tmp_path: Path) -> 
     assert list(map(told, read_results(path).records)) == list(map(told, whole.records))
 
 
+def test_pictures_are_kept_before_their_record(bench: Bench, tmp_path: Path) -> None:
+    """Those of a call that is recorded would not be made again."""
+    path, kept = tmp_path / "results.jsonl", []
+
+    def keep(setting: Setting, batch: Batch, pictures: Pictures) -> None:
+        kept.append((setting, batch, pictures.shape, path.read_text().count("\n") - 1))
+
+    sweep(tmp_path, bench, settings=SETTINGS[:2], keep=keep)
+    keys = [(setting, batch) for batch in BATCHES for setting in SETTINGS[:2]]
+    assert kept == [(*key, (2, 64, 64, 3), number) for number, key in enumerate(keys)]
+
+
 def test_another_sweep_is_not_mixed_in(bench: Bench, tmp_path: Path) -> None:
     sweep(tmp_path, bench, settings=SETTINGS[:1], batches=BATCHES[:1])
     with pytest.raises(ValueError, match="was begun with full_steps 12, not 50"):
         run_sweep(tmp_path, header(full_steps=50), SETTINGS, BATCHES, run_here(lambda: bench))
-
-
-def test_ray_gives_the_same_records(whole: Results, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    path = run_sweep(tmp_path, header(), SETTINGS, BATCHES, run_on_ray(make_bench, workers=2), rounds=1)
-    found = sorted(map(told, read_results(path).records), key=str)
-    assert [f[0] for f in found] == [t[0] for t in sorted(map(told, whole.records), key=str)]
-    for mine, theirs in zip(found, sorted(map(told, whole.records), key=str), strict=True):
-        for (name, values), (_, others) in zip(mine[2], theirs[2], strict=True):
-            assert values == pytest.approx(others, abs=1e-4), name
 
 
 def test_contenders_leave_the_pipeline_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """Recommendations from a sweep, and those that are shipped."""
 
+from dataclasses import replace
+
 import pytest
 
 from ralu_cache import accelerate
 from ralu_cache.recommended import for_speedup, shipped
-from ralu_cache.sweep.recommend import best_at, fastest, save, usage
+from ralu_cache.sweep.recommend import ALL, OURS, at_size, best_at, fastest, save, usage
 from ralu_cache.sweep.summary import summarise
 from ralu_cache.temporal import resolve_temporal
 from tests.sweep_results import distance, fabricated
@@ -32,6 +34,34 @@ def test_the_best_at_a_speed(tmp_path):
     save(path, row, "here")
     save(path, row, "there")
     assert path.read_text().count("speedup") == 1 and "there" in path.read_text()
+
+
+def test_sizes_are_not_mixed():
+    results = fabricated()
+    larger = [replace(record, setting=replace(record.setting, height=192, width=256)) for record in results.records[8:]]
+    summary = summarise(replace(results, records=[*results.records, *larger]), {"distance": distance})
+    with pytest.raises(ValueError, match="choose one with --size: 128x128, 256x192"):
+        at_size(summary, None)
+    with pytest.raises(ValueError, match="nothing was measured at 192x256; measured: 128x128, 256x192"):
+        at_size(summary, (256, 192))
+    assert {row.setting.width for row in at_size(summary, (192, 256)).rows} == {256}
+    assert at_size(SUMMARY, None) == at_size(SUMMARY, (128, 128)) == SUMMARY
+
+
+def test_the_best_of_all_may_be_a_peer():
+    peer, _ = best_at(SUMMARY, 2.85, "psnr", ALL)
+    ours, _ = best_at(SUMMARY, 2.85, "psnr")
+    assert peer is not None and peer.setting.method == "MagCache:0.2"
+    assert ours is not None and ours.family in OURS
+
+
+def test_of_two_equally_good_settings_the_faster_is_taken():
+    results = fabricated(failing=None)
+    flat = [replace(record, metrics={"attributes": (100.0,) * 4, "psnr": record.metrics["psnr"]})
+            for record in results.records]  # fmt: skip
+    summary = summarise(replace(results, records=flat), {"distance": distance})
+    row, _ = best_at(summary, 2, "attributes")
+    assert row is not None and row.setting.method == "ralu-4x+taylorseer:5/2/2,first=1"
 
 
 def test_shipped_entries_are_valid_and_the_slowest_that_suffices_is_taken():

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ralu_cache.sweep.records import Batch, Record
 from ralu_cache.sweep.summary import pareto_front, summarise
 from tests.sweep_results import distance, fabricated
 
@@ -45,3 +47,21 @@ def test_a_failure_that_went_well_later_is_none():
 def test_plain_steps_cost_their_share():
     rows = {row.setting.method: row for row in summarise(fabricated()).rows}
     assert rows["none"].flop_ratio == 1 and rows["steps:8"].flop_ratio == 50 / 8
+
+
+def test_likeness_to_the_full_run_has_a_front_without_it():
+    summary = summarise(fabricated(), {"distance": distance})
+    assert summary.compares_with_full("psnr") and not summary.compares_with_full("attributes")
+    assert "full" not in {row.family for row in summary.front("psnr")}
+    assert summary.front("attributes")[0].family == "full"
+    assert {row.family for row in summary.front("psnr", ("steps", "peer"))} == {"steps", "peer"}
+
+
+@given(st.lists(st.floats(-100, 100), min_size=16, max_size=16))
+def test_the_jackknife_of_a_mean_is_its_standard_error(values):
+    results = fabricated(failing=None)
+    features = {"distance": tuple((value, value) for value in values)}
+    whole = Record(results.settings[0], Batch(tuple("abcd" * 4), tuple(range(16))), features=features)
+    quality = summarise(replace(results, records=[whole]), {"distance": distance}).rows[0].quality["distance"]
+    groups = np.reshape(np.float32(values), (2, 8)).mean(0)
+    assert np.allclose(quality.error, groups.std(ddof=1) / 8**0.5, atol=1e-3)

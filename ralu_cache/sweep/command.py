@@ -32,7 +32,6 @@ class MakeBench:
     request: Request
     full_steps: int
     prompts: tuple[str, ...]
-    keep: PictureFolder
 
     def __call__(self) -> Bench:
         pipe = load(self.request)
@@ -41,7 +40,7 @@ class MakeBench:
         call = {name: value for name, value in call_arguments(self.request, pipe).items() if name not in _PER_CALL}
         if "negative_prompt" in call:  # a list, as long as the request's prompts; `Bench` repeats it for each batch
             call["negative_prompt"] = call["negative_prompt"][0]
-        return Bench(pipe, self.full_steps, call, metrics, set_metrics, self.keep)
+        return Bench(pipe, self.full_steps, call, metrics, set_metrics)
 
 
 _PER_CALL = ("prompt", "generator", "height", "width", "num_inference_steps", "num_images_per_prompt")
@@ -73,12 +72,12 @@ def sweep(args: argparse.Namespace) -> Path:
         true_cfg_scale=args.true_cfg_scale, guidance_scale=args.guidance_scale, dtype=args.dtype,
         max_sequence_length=args.max_sequence_length,
     )  # fmt: skip
-    keep = PictureFolder(args.out, grid.batches())
-    make = MakeBench(request, max(grid.steps), grid.prompts, keep)
+    make = MakeBench(request, max(grid.steps), grid.prompts)
     executor: Executor = run_on_ray(make, args.workers) if args.executor == "ray" else run_here(make)
     path = run_sweep(
         args.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(), executor,
         rounds=args.rounds, seconds=args.seconds, retry=args.retry_errors,
+        keep=PictureFolder(args.out, grid.batches()),
     )  # fmt: skip
     write_outputs(path, args.out)
     return path

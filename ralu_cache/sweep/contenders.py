@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,16 @@ def register_contender(name: str, contender: Contender) -> None:
     if name in _CONTENDERS:
         raise ValueError(f"contender {name!r} is registered already")
     _CONTENDERS[name] = contender
+
+
+def registered_contenders() -> dict[str, Contender]:
+    """By name; for another process, which may `adopt_contenders` them."""
+    return dict(_CONTENDERS)
+
+
+def adopt_contenders(contenders: Mapping[str, Contender]) -> None:
+    """Registers what another process sent, in place of contenders that have the same names."""
+    _CONTENDERS.update(contenders)
 
 
 def check_method(method: str) -> None:

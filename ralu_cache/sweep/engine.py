@@ -20,7 +20,14 @@ FULL = "none"
 UNCACHED = "_uncached"  # after the name of a metric: to the uncached run of the same plan, not to the full run
 Task = tuple[Batch, list[tuple[Setting, bool]]]
 """A batch, the settings to run on it, and for each whether it is timed."""
-Keep = Callable[[Setting, Batch, Pictures], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A record, and the pictures (B, Y, X, 3) in [0, 1] that it judges; None if the call failed."""
+
+    record: Record
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Bench:
     """What measures one setting on one batch: the pipeline, the arguments of every call, the metrics.
 
     full_steps: of the stock run that all are compared with, in time and likeness. call: further arguments of every
-    pipeline call; a negative prompt is repeated for the batch. keep: is given the pictures of every judged call.
+    pipeline call; a negative prompt is repeated for the batch.
     """
 
     pipe: Any
@@ -36,11 +43,10 @@ class Bench:
     call: Mapping[str, Any]
     metrics: Sequence[Metric]
     set_metrics: Sequence[SetMetric] = ()
-    keep: Keep = lambda setting, batch, pictures: None
     _warm: set[Setting] = field(default_factory=set)
 
-    def run(self, batch: Batch, tasks: Sequence[tuple[Setting, bool]]) -> Iterator[Record]:
-        """One record for each (setting, timed?) of the batch, as it is ready.
+    def run(self, batch: Batch, tasks: Sequence[tuple[Setting, bool]]) -> Iterator[Outcome]:
+        """One outcome for each (setting, timed?) of the batch, as it is ready.
 
         A timed setting gets a full run right before it, and a warm-up before its first. What fails is recorded as
         such; the references are made once, when the first task needs them.
@@ -50,7 +56,6 @@ class Bench:
         def reference(setting: Setting) -> Pictures:
             if setting not in shown:
                 shown[setting] = self._call(setting, batch)[0]
-                self.keep(setting, batch, shown[setting])
             return shown[setting]
 
         for setting, timed in tasks:
@@ -58,19 +63,18 @@ class Bench:
             try:
                 yield self._measure(setting, full, batch, timed, reference)
             except Exception as error:  # of any library below; the sweep goes on
-                yield Record(setting, batch, error=f"{type(error).__name__}: {error}")
+                yield Outcome(Record(setting, batch, error=f"{type(error).__name__}: {error}"))
 
     def _measure(
         self, setting: Setting, full: Setting, batch: Batch, timed: bool,
         reference: Callable[[Setting], Pictures],
-    ) -> Record:  # fmt: skip
+    ) -> Outcome:  # fmt: skip
         references = reference(full)
         if timed and setting not in self._warm:
             self._call(setting, batch)
             self._warm.add(setting)
         full_seconds = self._call(full, batch)[1] if timed else math.nan
         pictures, seconds, report = self._call(setting, batch)
-        self.keep(setting, batch, pictures)
         values: dict[str, tuple[float, ...]] = {}
         for metric in self.metrics:
             values[metric.name] = tuple(metric(pictures, references if metric.reference else None, batch.prompts))
@@ -84,7 +88,8 @@ class Bench:
             )
             for metric in self.set_metrics
         }
-        return Record(setting, batch, seconds, full_seconds, *self._flops(report), values, features)
+        record = Record(setting, batch, seconds, full_seconds, *self._flops(report), values, features)
+        return Outcome(record, pictures)
 
     def _flops(self, report: Report | None) -> tuple[float, float]:
         """(of the call, of the full run); a report's own baseline has the steps that its call was asked for."""

@@ -49,6 +49,7 @@ def add_recommend(parser: argparse.ArgumentParser) -> None:
     wish.add_argument("--min-quality", action="append", metavar="METRIC=VALUE", help="the fastest that keeps it (them)")
     wish.add_argument("--speedup", type=_ratio, help="the best at this speed-up or more, such as 4 or 4x")
     parser.add_argument("--metric", help="what --speedup judges by (attribute accuracy, else PSNR)")
+    parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, needed where the results hold several sizes")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="add it to a file of recommendations")
     parser.set_defaults(run=_recommend)
 

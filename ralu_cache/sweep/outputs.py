@@ -21,17 +21,20 @@ def load_summary(results: Path) -> Summary:
 
 
 def write_outputs(results: Path, folder: Path) -> None:
-    """Writes table.csv, table.md, pareto.png, strip.png (if there are pictures) and index.html into `folder`.
+    """Writes table.csv, speed_at_loss.csv, table.md, pareto.png, strip.png and index.html into `folder`.
 
-    Pictures are looked for in `pictures/` beside the results. Raises ImportError if matplotlib is missing.
+    Pictures are looked for in `pictures/` beside the results; without any there is no strip.png. Raises ImportError if
+    matplotlib is missing.
     """
     from ralu_cache.sweep.page import page
-    from ralu_cache.sweep.pareto import save_pareto, save_strip
-    from ralu_cache.sweep.tables import csv_table, markdown_table
+    from ralu_cache.sweep.pareto import save_pareto
+    from ralu_cache.sweep.strips import save_strip
+    from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
 
     summary = load_summary(results)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.csv").write_text(csv_table(summary))
+    (folder / "speed_at_loss.csv").write_text(loss_csv(summary))
     (folder / "table.md").write_text(markdown_table(summary))
     save_pareto(summary, folder / "pareto.png")
     save_strip(summary, results.parent / "pictures", folder / "strip.png")

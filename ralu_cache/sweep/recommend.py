@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ralu_cache.methods import parse_method
@@ -14,6 +14,7 @@ from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.summary import Row, Summary, steps_asked
 
 OURS = ("full", "steps", "spatial", "temporal", "combined")  # what a user of `accelerate` can have
+ALL = (*OURS, "peer")
 
 
 def default_metric(summary: Summary) -> str:
@@ -24,7 +25,23 @@ def default_metric(summary: Summary) -> str:
     return next((name for name in names if "attribute" in name), "psnr" if "psnr" in names else names[0])
 
 
-def fastest(summary: Summary, minimum: Mapping[str, float]) -> tuple[Row | None, Row | None]:
+def at_size(summary: Summary, size: tuple[int, int] | None) -> Summary:
+    """The rows of one (height, width) alone; None if there is only one.
+
+    Raises ValueError, naming the sizes, for a size that was not measured, and for none where several were.
+    """
+    measured = ", ".join(f"{width}x{height}" for height, width in summary.sizes)
+    if size is None and len(summary.sizes) > 1:
+        raise ValueError(f"the results hold several sizes, choose one with --size: {measured}")
+    if size is not None and size not in summary.sizes:
+        raise ValueError(f"nothing was measured at {size[1]}x{size[0]}; measured: {measured}")
+    rows = (row for row in summary.rows if size in (None, (row.setting.height, row.setting.width)))
+    return replace(summary, rows=tuple(rows))
+
+
+def fastest(
+    summary: Summary, minimum: Mapping[str, float], families: Collection[str] = OURS
+) -> tuple[Row | None, Row | None]:
     """(the fastest row that keeps every given quality or None, else the row that comes nearest).
 
     For a metric of which less is better, the value is a maximum. Nearest: the smallest sum of relative shortfalls.
@@ -40,21 +57,23 @@ def fastest(summary: Summary, minimum: Mapping[str, float]) -> tuple[Row | None,
             gaps.append(max(sign * (bound - row.quality[name].mean), 0) / max(abs(bound), 1e-9))
         return sum(gaps)
 
-    rows = [row for row in _candidates(summary) if all(name in row.quality for name in minimum)]
+    rows = [row for row in _candidates(summary, families) if all(name in row.quality for name in minimum)]
     fitting = [row for row in rows if short(row) == 0]
     if fitting:
         return max(fitting, key=lambda row: row.speedup), None
     return None, min(rows, key=short, default=None)
 
 
-def best_at(summary: Summary, speedup: float, metric: str) -> tuple[Row | None, Row | None]:
-    """(the best row in `metric` at this speed-up or more or None, else the fastest row)."""
+def best_at(
+    summary: Summary, speedup: float, metric: str, families: Collection[str] = OURS
+) -> tuple[Row | None, Row | None]:
+    """(the best row in `metric` at this speed-up or more or None, else the fastest row); of equals the faster one."""
     _check_metric(summary, metric)
     sign = 1 if summary.header.metrics[metric].higher else -1
-    rows = [row for row in _candidates(summary) if metric in row.quality]
+    rows = [row for row in _candidates(summary, families) if metric in row.quality]
     fitting = [row for row in rows if row.speedup >= speedup]
     if fitting:
-        return max(fitting, key=lambda row: sign * row.quality[metric].mean), None
+        return max(fitting, key=lambda row: (sign * row.quality[metric].mean, row.speedup)), None
     return None, max(rows, key=lambda row: row.speedup, default=None)
 
 
@@ -87,8 +106,8 @@ def _arguments(setting: Setting) -> dict[str, str | None]:
     return {"spatial": method.spatial, "temporal": method.temporal}
 
 
-def _candidates(summary: Summary) -> list[Row]:
-    return [row for row in summary.rows if row.comparable and row.family in OURS and not math.isnan(row.speedup)]
+def _candidates(summary: Summary, families: Collection[str]) -> list[Row]:
+    return [row for row in summary.rows if row.comparable and row.family in families and not math.isnan(row.speedup)]
 
 
 def _check_metric(summary: Summary, name: str) -> None:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ralu_cache.quality.base import Pictures
 from ralu_cache.sweep.engine import Task, tasks_of
 from ralu_cache.sweep.executors import Executor
 from ralu_cache.sweep.records import Batch, Header, Setting, append, drop_cut_line, read_results, write_header
 
 FILE = "results.jsonl"
+Keep = Callable[[Setting, Batch, Pictures], None]
 
 
 def run_sweep(
     out: Path, header: Header, settings: Sequence[Setting], batches: Sequence[Batch], executor: Executor,
-    rounds: int = 3, seconds: float | None = None, retry: bool = False,
+    rounds: int = 3, seconds: float | None = None, retry: bool = False, keep: Keep | None = None,
 ) -> Path:  # fmt: skip
     """Runs what is not in `out`/results.jsonl yet, and returns the file.
 
-    seconds: no new task begins after so long. retry: run again what failed before. Raises ValueError if the file that
-    is there belongs to another sweep: other model, steps, arguments or metrics.
+    seconds: no new task begins after so long. retry: run again what failed before. keep: is given the pictures of
+    every call that went well, in this process wherever they were made. Raises ValueError if the file that is there
+    belongs to another sweep: other model, steps, arguments or metrics.
     """
     path, done = out / FILE, []
     if path.exists():
@@ -38,8 +41,11 @@ def run_sweep(
     end = None if seconds is None else time.monotonic() + seconds
     missing = sum(len(tasks) for _, tasks in todo)
     with tqdm(total=total, initial=total - missing, desc="sweep", unit="call", smoothing=0.05) as bar:
-        for record in executor(todo, end):
-            append(path, [record])
+        for outcome in executor(todo, end):
+            record = outcome.record
+            if keep is not None and outcome.pictures is not None:
+                keep(record.setting, record.batch, outcome.pictures)
+            append(path, [record])  # last: what is recorded is not run again
             bar.set_postfix_str(record.setting.method, refresh=False)
             bar.update()
     return path

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ralu_cache.methods import parse_method
+from ralu_cache.sweep.engine import UNCACHED
 from ralu_cache.sweep.records import Header, Record, Results, Setting
 
 Pair = tuple[str, int]  # a prompt and its seed
 SetValue = Callable[[NDArray[np.float32]], float]  # features (N, F) of N pictures -> the value of the set
 NAN = float("nan")
+JACKKNIFE = 8  # groups of pictures, each left out once
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A metric's mean over the pictures and its standard error (nan for one picture and for metrics of a whole set)."""
+    """A metric's mean over the pictures and its standard error (nan if the pictures are too few to tell).
+
+    values: each picture's, in the order of `Summary.pairs`; of a set metric the jackknife's pseudo-values. Two rows of
+    one summary can be compared pair by pair.
+    """
 
     mean: float
     error: float = NAN
+    values: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,26 @@ class Summary:
         """The setting's name, with what else is needed to tell it from the others."""
         return _labels(self.header, tuple(other.setting for other in self.rows))[row.setting]
 
-    def front(self, metric: str) -> list[Row]:
-        """The rows of each size that no other is both as fast and as good as; by speed. Full runs count."""
+    def compares_with_full(self, metric: str) -> bool:
+        """Whether it is a likeness to the full run: a sweep measures those to the uncached plan as well."""
+        return metric + UNCACHED in self.header.metrics
+
+    @property
+    def plotted(self) -> list[str]:
+        """The metrics that tell of speed against quality: those measured, without likeness to the uncached plan."""
+        names = (name for name in self.header.metrics if not name.endswith(UNCACHED))
+        return [name for name in names if any(name in row.quality for row in self.rows)]
+
+    def front(self, metric: str, families: Collection[str] | None = None) -> list[Row]:
+        """The rows of each size that no other is both as fast and as good as; by speed.
+
+        families: only rows of these, None for all. The full run counts, save for a likeness to itself.
+        """
         best = []
         for size in self.sizes:
             rows = [row for row in self.rows if (row.setting.height, row.setting.width) == size and row.comparable]
-            rows = [row for row in rows if metric in row.quality]
+            rows = [row for row in rows if metric in row.quality and (families is None or row.family in families)]
+            rows = [row for row in rows if row.family != "full" or not self.compares_with_full(metric)]
             sign = 1 if self.header.metrics[metric].higher else -1
             front = pareto_front([(row.speedup, sign * row.quality[metric].mean) for row in rows])
             best += [rows[index] for index in front]
@@ -180,10 +201,26 @@ def _quality(name: str, places: Sequence[tuple[Record, int]], sets: Mapping[str,
     if name in sets:
         if not all(name in record.features for record, _ in places):
             return None
-        value = sets[name](np.array([record.features[name][index] for record, index in places], dtype=np.float32))
-        return Quality(value) if math.isfinite(value) else None
+        features = np.array([record.features[name][index] for record, index in places], dtype=np.float32)
+        return _set_quality(sets[name], features)
     values = [record.metrics[name][index] for record, index in places if name in record.metrics]
     if len(values) < len(places) or not all(map(math.isfinite, values)):
         return None
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else NAN
-    return Quality(statistics.fmean(values), error)
+    return Quality(statistics.fmean(values), _standard_error(values), tuple(values))
+
+
+def _set_quality(value: SetValue, features: NDArray[np.float32]) -> Quality | None:
+    """(N, F) -> the set's value, and its standard error by the grouped jackknife (Quenouille 1956, Tukey 1958)."""
+    whole = value(features)
+    if not math.isfinite(whole):
+        return None
+    groups = min(JACKKNIFE, len(features) // 2)
+    if groups < 2:
+        return Quality(whole)
+    parts = [value(np.delete(features, slice(group, None, groups), axis=0)) for group in range(groups)]
+    pseudo = tuple(groups * whole - (groups - 1) * part for part in parts)
+    return Quality(whole, _standard_error(pseudo), pseudo)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else NAN
