@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,11 +11,20 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.flops import TransformerShape, embedding_flops, forward_flops
+from ralu_cache.flops import TransformerShape, embedding_flops, forward_flops, replay_flops, sparse_flops
+from ralu_cache.token_map import take
 
 if TYPE_CHECKING:
+    from ralu_cache.adapters.sparse import SparseProcessor
+    from ralu_cache.attention import Rows
     from ralu_cache.hooks import LayoutCall
     from ralu_cache.run import Run
+
+
+class Removable(Protocol):
+    """What was installed in a model, and can be taken out again."""
+
+    def remove(self) -> None: ...
 
 
 class Adapter(Protocol):
@@ -69,6 +78,9 @@ class Adapter(Protocol):
     def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         """Hooks that leave (B, n) image-to-text attention in `run.text_attention` when `run.wants_text_attention`."""
 
+    def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(samples, image tokens, text tokens) of a call."""
+
     def flops(self, call: Mapping[str, Any]) -> float:
         """FLOPs of one denoiser call with these arguments."""
 
@@ -96,12 +108,27 @@ class Adapter(Protocol):
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""
 
+    def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
+        """(args, kwargs) of a block with other image tokens."""
+
+    def sparse_control(self, call: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
+        """The call with ControlNet samples for the image tokens (k, m) alone, those that run through the blocks."""
+
+    def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
+        """FLOPs of the call when only so many image tokens of each sample, and all text, run through the blocks."""
+
+    def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
+        """FLOPs of the call when no attention runs, and each block's MLPs for so many image and text tokens."""
+
+    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Removable:
+        """Attention processors that let `current()` bring some tokens alone. Raises ValueError where they cannot."""
+
 
 class TextImageAdapter:
     """What the transformers of image and text tokens share (FLUX, SD3); `Adapter` says what each method is for.
 
     Their blocks take `hidden_states` (image) and `encoder_hidden_states` (text) by name and return (text, image);
-    after the last one stands `norm_out`. A family sets `channels`, `shape` and the names of its arguments:
+    after the last one stands `norm_out`. A family sets `channels`, `shape`, `processor` and the names of its arguments:
 
     control: those that hold ControlNet samples.
     batched: those whose first axis is the batch, `control` apart; lists of such tensors included.
@@ -111,6 +138,7 @@ class TextImageAdapter:
     patch: int
     channels: int  # of the latents, as the model returns them
     shape: TransformerShape
+    processor: type[SparseProcessor]
     control: tuple[str, ...]
     batched: tuple[str, ...]
 
@@ -144,6 +172,26 @@ class TextImageAdapter:
 
     def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         return kwargs["encoder_hidden_states"], kwargs["hidden_states"]
+
+    def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
+        return args, {**kwargs, "hidden_states": hidden}
+
+    def sparse_control(self, call: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
+        def pick(value: Any) -> Any:
+            return [pick(part) for part in value] if isinstance(value, list | tuple) else take(value, tokens)
+
+        return {**call, **{name: pick(call[name]) for name in self.control if call.get(name) is not None}}
+
+    def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
+        batch, image, text = self.size(call)
+        return batch * sparse_flops(self.shape, image, text, fresh)
+
+    def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
+        batch, tokens, words = self.size(call)
+        return batch * replay_flops(self.shape, tokens, words, image, text)
+
+    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Removable:
+        return self.processor.install(self.blocks(transformer), current)
 
     def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
+from ralu_cache.adapters.sparse import FluxSparseProcessor
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.flops import TransformerShape
+from ralu_cache.token_map import take
 
 if TYPE_CHECKING:
     from ralu_cache.hooks import LayoutCall
@@ -36,6 +38,13 @@ class PerSampleTable:
         return PerSampleTable(self.table[rows])
 
 
+def _pick(table: Tensor | PerSampleTable, places: Tensor) -> PerSampleTable:
+    """A table for the tokens at some places (k, q) of each sample's sequence."""
+    if isinstance(table, PerSampleTable):
+        return PerSampleTable(take(table.table, places))
+    return PerSampleTable(table[places])
+
+
 class FluxAdapter(TextImageAdapter):
     """`FluxTransformer2DModel` under text-to-image, img2img, inpaint, Fill, Kontext, Control and ControlNet pipelines.
 
@@ -50,6 +59,7 @@ class FluxAdapter(TextImageAdapter):
         "FluxControlPipeline", "FluxControlNetPipeline",
     )  # fmt: skip
     patch = 2
+    processor = FluxSparseProcessor
     control = ("controlnet_block_samples", "controlnet_single_block_samples")
     batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
 
@@ -133,9 +143,14 @@ class FluxAdapter(TextImageAdapter):
                 shared = current.positions is None or current.layout.shared
                 current.tables[key] = table if shared else _per_sample_tables(embed, args[0], current)
             tables = current.tables[key]
-            if current.rows is None or not isinstance(tables[0], PerSampleTable):
+            if current.rows is not None and isinstance(tables[0], PerSampleTable):
+                tables = tuple(table.rows(current.rows) for table in tables)
+            if current.fresh is None:
                 return tables
-            return tuple(table.rows(current.rows) for table in tables)
+            text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens
+            assert tokens is not None
+            places = current.fresh.joint(args[0].shape[-2], text, text + tokens.shape[1])
+            return tuple(_pick(table, places) for table in tables)
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
+from ralu_cache.adapters.sparse import SD3SparseProcessor
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.flops import TransformerShape, block_flops
 
@@ -37,6 +38,7 @@ class SD3Adapter(TextImageAdapter):
         "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",
     )  # fmt: skip
     refused = ("StableDiffusion3PAGPipeline", "StableDiffusion3PAGImg2ImgPipeline")  # samples attend in fixed thirds
+    processor = SD3SparseProcessor
     control = ("block_controlnet_hidden_states",)
     batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 

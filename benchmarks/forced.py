@@ -22,7 +22,7 @@ from benchmarks.lab import Lab
 from ralu_cache.methods import parse_method
 from ralu_cache.report import Report
 from ralu_cache.temporal import Decision, Policy, PolicyState, Situation
-from ralu_cache.temporal.base import History
+from ralu_cache.temporal.base import History, Refresh, TokenView
 
 TRACES = Path("benchmarks/results/gpu/traces.json")
 METHODS = (
@@ -41,6 +41,14 @@ class Forced:
     @property
     def signal(self) -> str | None:
         return self.policy.signal
+
+    @property
+    def caches(self) -> str:
+        return self.policy.caches
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return self.policy.measures
 
     @property
     def transition(self) -> str:
@@ -69,6 +77,12 @@ class _Replay:
         """The policy's own distances, the recording's decision; raises IndexError for a run longer than it."""
         decision = self.state.decide(situation, signal, previous, readable)
         return replace(decision, reuse=torch.full_like(decision.reuse, self.reuse[situation.step]) & readable)
+
+    def select(self, situation: Situation, view: TokenView) -> Tensor | None:
+        return self.state.select(situation, view)
+
+    def refresh(self, situation: Situation, view: TokenView, text: int, singles: Sequence[bool]) -> Refresh:
+        return self.state.refresh(situation, view, text, singles)
 
     def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
         return self.state.forecast(history, sigma, rows)

@@ -30,6 +30,7 @@ from ralu_cache.sweep.command import MakeBench, header_of
 from ralu_cache.sweep.contenders import Prepared, register_contender
 from ralu_cache.sweep.executors import run_here, run_on_ray
 from ralu_cache.sweep.grid import Grid
+from ralu_cache.sweep.outputs import write_outputs
 from ralu_cache.sweep.pictures import PictureFolder
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.runner import run_sweep
@@ -116,11 +117,12 @@ def main() -> None:
     metrics, set_metrics, _ = metrics_for(prompts)
     request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=options.true_cfg_scale)
     make = MakeBench(request, max(grid.steps), prompts)
-    run_sweep(
+    path = run_sweep(
         options.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(),
         run_on_ray(make, options.workers) if options.workers else run_here(make), rounds=options.rounds,
         seconds=options.seconds, keep=PictureFolder(options.out, grid.batches()),
     )  # fmt: skip
+    write_outputs(path, options.out)
 
 
 if __name__ == "__main__":

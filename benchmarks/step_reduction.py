@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.lab import GUIDANCE, Lab, strip
+from benchmarks.readme_table import shrink
 from ralu_cache.quality.base import Metric, Pictures, SetMetric
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.records import MetricInfo
@@ -67,7 +68,8 @@ def measure(lab: Lab, steps: Sequence[int], out: Path) -> tuple[list[Value], dic
             pictures[count] = images[count].permute(0, 2, 3, 1).numpy()
             full = pictures[max(steps)]
             values += judge(guidance, count, pictures[count], full, lab.prompts, metrics, sets)
-        strip({f"{count} steps": shown for count, shown in images.items()}, out / f"{guidance}.png")
+        strip({f"{count} steps": shown for count, shown in images.items()}, path := out / f"{guidance}.png")
+        shrink(path, path)
     return values, {each.name: each.info for each in metrics} | {each.name: each.info for each in sets}
 
 

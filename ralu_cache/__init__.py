@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ralu_cache.regions import Scorer, register_scorer
     from ralu_cache.report import Report
     from ralu_cache.spatial import RALU, register_spatial
-    from ralu_cache.temporal import SeaCache, TaylorSeer, TeaCache, register_temporal
+    from ralu_cache.temporal import Adaptive, SeaCache, TaylorSeer, TeaCache, ToCa, register_temporal
 
 _HOMES = {
     "Acceleration": "api",
@@ -20,14 +20,16 @@ _HOMES = {
     "Report": "report",
     "Scorer": "regions",
     "register_scorer": "regions",
+    "Adaptive": "temporal",
     "SeaCache": "temporal",
     "TaylorSeer": "temporal",
     "TeaCache": "temporal",
+    "ToCa": "temporal",
     "register_temporal": "temporal",
 }
 __all__ = [
-    "RALU", "Acceleration", "Report", "Scorer", "SeaCache", "TaylorSeer", "TeaCache", "accelerate", "register_scorer",
-    "register_spatial", "register_temporal",
+    "RALU", "Acceleration", "Adaptive", "Report", "Scorer", "SeaCache", "TaylorSeer", "TeaCache", "ToCa", "accelerate",
+    "register_scorer", "register_spatial", "register_temporal",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -32,8 +32,8 @@ def accelerate(
 
     spatial: None, "ralu" (the family's default plan), "ralu-4x", "ralu-5x", "ralu-7x", "ralu-2x", "ralu-3x", the name
         of a registered method, or a `RALU(...)`.
-    temporal: None, "teacache", "seacache", "taylorseer", each with its main setting after a colon if wanted
-        ("teacache:0.4"), the name of a registered policy, or a config object such as `SeaCache(threshold=0.3)`.
+    temporal: None, "teacache", "seacache", "taylorseer", "toca", "adaptive", each with its main setting after a colon
+        if wanted ("teacache:0.4"), the name of a registered policy, or a config such as `SeaCache(threshold=0.3)`.
     speedup: instead of both, 4 or "4x": the slowest setting that was measured to be at least that much faster, for
         the pipeline's family; another model, size or machine gains more or less.
 
@@ -81,8 +81,8 @@ class Acceleration:
         )
         self._autoencoder = _autoencoder(pipe)
         self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
-        pipe.scheduler = self._scheduler
         self._hooks = self._install(pipe)
+        pipe.scheduler = self._scheduler
 
     @property
     def report(self) -> Report | None:
@@ -124,7 +124,8 @@ class Acceleration:
         self._scheduler.run = None
 
     def _install(self, pipe: Any) -> list[Any]:
-        stack = None if self._policy is None else BlockStack(pipe.transformer, self._adapter)
+        policy = self._policy
+        stack = None if policy is None else BlockStack(pipe.transformer, self._adapter, policy)
         transformer, *nets = self._denoisers()
         hooks: list[Any] = [RootHook(transformer, self._adapter, self, stack)]
         hooks += [RootHook(net, self._adapter, self, reduce_only=True) for net in nets]

@@ -7,7 +7,11 @@ from typing import Any
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from ralu_cache.adapters.base import Adapter
+from ralu_cache.adapters.base import Adapter, Removable
+from ralu_cache.attention import Rows
+from ralu_cache.layers import LayerStack
+from ralu_cache.temporal.base import Policy
+from ralu_cache.token_map import put, take
 
 _NAME = "ralu_cache_block"
 
@@ -29,19 +33,31 @@ class BlockStack:
     """All blocks of a transformer between its embedding and its head.
 
     `run()` before a call lets the blocks run; after it, `take()` is their residual (output minus input of the whole
-    stack, image tokens, (B, n, d)). `skip(residual)` makes the next call add that residual instead.
+    stack, image tokens, (B, n, d)). `skip(residual)` makes the next call add that residual instead. Under a policy
+    that `caches` "rows" a call may bring some image tokens alone: `run(rows)` runs those of `rows`, adds `stale`, a
+    residual of all tokens, to the others, and `take()` is the residual (B, m, d) of those that ran. Under one that
+    caches layers, `layers` says what they do while the blocks run.
     """
 
-    def __init__(self, transformer: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, transformer: nn.Module, adapter: Adapter, policy: Policy) -> None:
         self.adapter = adapter
         self.residual: Tensor | None = None
+        self.rows: Rows | None = None
+        self._stale: Tensor | None = None
         self._recording = False
         self._entered: Tensor | None = None
         self._left: Tensor | None = None
         self._blocks = adapter.blocks(transformer)
+        self._handles: list[Removable] = []
+        self.layers: LayerStack | None = None
+        if policy.caches == "rows":  # these may refuse, so they come first
+            self._handles.append(adapter.install_rows(transformer, lambda: self.rows))
+        elif policy.caches != "stack":
+            self.layers = LayerStack(transformer, adapter, policy.measures, policy.caches == "layers+rows")
+            self._handles.append(self.layers)
         for block in self._blocks:
             HookRegistry.check_if_exists_or_initialize(block).register_hook(_Obey(self), _NAME)
-        self._handles = [
+        self._handles += [
             self._blocks[0].register_forward_pre_hook(self._enter, with_kwargs=True),
             adapter.head(transformer).register_forward_pre_hook(self._leave),
         ]
@@ -52,33 +68,51 @@ class BlockStack:
         for handle in self._handles:
             handle.remove()
 
-    def run(self) -> None:
+    def run(self, rows: Rows | None = None, stale: Tensor | None = None) -> None:
+        """rows: what to remember keys and values for, None for nothing; stale: needed if it has some tokens alone."""
         self.rest()
-        self._recording = True
+        self.rows, self._stale, self._recording = rows, stale, True
 
     def skip(self, residual: Tensor) -> None:
         self.rest()
         self.residual = residual
 
     def take(self) -> Tensor:
-        """The residual of the call that just ran."""
+        """The residual of the call that just ran, of the tokens that ran."""
         assert self._entered is not None and self._left is not None
-        residual = self._left - self._entered
+        entered = self._entered if self.tokens is None else take(self._entered, self.tokens)
+        residual = self._left - entered
         self.rest()
         return residual
 
+    @property
+    def tokens(self) -> Tensor | None:
+        """(k, m) int64: the image tokens that run alone; None for all."""
+        return None if self.rows is None else self.rows.tokens
+
     def rest(self) -> None:
         """Be a stock stack, and hold nothing."""
-        self.residual = self._entered = self._left = None
+        self.residual = self.rows = self._stale = self._entered = self._left = None
+        if self.layers is not None:
+            self.layers.rest()
         self._recording = False
 
-    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._recording:
-            self._entered = self.adapter.block_input(args, kwargs)
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._recording:
+            return None
+        self._entered = self.adapter.block_input(args, kwargs)
+        if self.tokens is None:
+            return None
+        return self.adapter.with_block_input(args, kwargs, take(self._entered, self.tokens))
 
     def _leave(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self.residual is not None:
             return (args[0] + self.residual.to(args[0].dtype), *args[1:])
-        if self._recording:
-            self._left = args[0]
-        return None
+        if not self._recording:
+            return None
+        self._left = args[0]
+        if self.tokens is None:
+            return None
+        assert self._entered is not None and self._stale is not None
+        whole = self._entered + self._stale.to(self._entered.dtype)
+        return (put(whole, self.tokens, self._left), *args[1:])

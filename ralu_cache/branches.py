@@ -6,18 +6,20 @@ seen by the other. A branch joins a policy, which decides, and a ledger, which k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ralu_cache.attention import KeyValueMemory, Rows
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import Mark
+from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
 from ralu_cache.report import BranchRecord
-from ralu_cache.temporal.base import Decision, Policy, Situation
-from ralu_cache.token_map import plane
+from ralu_cache.temporal.base import Decision, History, Policy, Situation, TokenView
+from ralu_cache.token_map import Kind, map_tokens, plane, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,31 +27,59 @@ class Group:
     """Samples of one call that share a decision.
 
     rows: (k,) int64 indices into the batch, None for all. residual: (k, n, d) to be added in place of running the
-    blocks, None if the blocks run.
+    blocks, None if the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each
+    sample means `counts`, and repeats the first to fill up.
     """
 
     rows: Tensor | None = None
     residual: Tensor | None = None
+    tokens: Tensor | None = None
+    counts: tuple[int, ...] = ()
+
+    @property
+    def computes(self) -> bool:
+        """True if the blocks run, for all tokens or for some."""
+        return self.residual is None or self.tokens is not None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision on the host; reading it is the one time per call that the device is waited for."""
+    """A decision on the host; reading it is the one time per call that the device is waited for.
 
-    reuse: tuple[bool, ...]
+    kinds: "computed", "partial" or "reused" for each sample. fresh: how many tokens of a partial one are computed.
+    mended: how many of those were not VALID before.
+    """
+
+    kinds: tuple[str, ...]
+    fresh: tuple[int, ...]
+    mended: tuple[int, ...]
     distance: tuple[float, ...]
     total: tuple[float, ...]
     threshold: float
 
     @classmethod
-    def read(cls, decision: Decision) -> Verdict:
+    def read(cls, decision: Decision, fresh: Tensor | None = None, valid: Tensor | None = None) -> Verdict:
+        """fresh, valid: (B, n) bool, the tokens to compute in samples that reuse, and those VALID before."""
         columns = [decision.reuse, decision.distance, *(() if decision.total is None else (decision.total,))]
-        reuse, distance, *total = torch.stack([column.to(torch.float32) for column in columns]).tolist()
-        return cls(tuple(map(bool, reuse)), tuple(distance), tuple(total[0]) if total else (), decision.threshold)
+        if fresh is not None and valid is not None:
+            columns += [fresh.sum(1), (fresh & ~valid).sum(1)]
+        reuse, distance, *others = torch.stack([column.to(torch.float32) for column in columns]).tolist()
+        total = others.pop(0) if decision.total is not None else []
+        counts, mended = ([int(count) for count in column] for column in others or [[0.0] * len(reuse)] * 2)
+        size = 0 if fresh is None else fresh.shape[1]
+        kinds = tuple(_kind(bool(r), count, size) for r, count in zip(reuse, counts, strict=True))
+        counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
+        return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
 
-    def rows(self, reuse: bool, device: torch.device) -> Tensor:
-        """(k,) int64: the samples that reuse, or those that do not."""
-        return torch.tensor([row for row, kind in enumerate(self.reuse) if kind is reuse], device=device)
+    def rows(self, kind: str, device: torch.device) -> Tensor:
+        """(k,) int64: the samples of a kind."""
+        return torch.tensor([row for row, found in enumerate(self.kinds) if found == kind], device=device)
+
+
+def _kind(reuse: bool, fresh: int, tokens: int) -> str:
+    if not reuse or (tokens and fresh == tokens):
+        return "computed"
+    return "partial" if fresh else "reused"
 
 
 class Branch:
@@ -60,7 +90,14 @@ class Branch:
         self.layout = layout
         self.ledger = Ledger()
         self.state = policy.start(layout.batch, layout.refined.device)
-        self._inherit = policy.transition == "inherit"
+        self.memory: KeyValueMemory | None = None
+        self.layers: LayerCache | None = None
+        self._forget()
+        self._inherit = policy.transition != "reset"
+        self._kept: Tensor | None = None
+        self._ahead: Tensor
+        self._situation: Situation
+        self._view: TokenView | None = None
         self._previous: Tensor | None = None
         self._verdict: Verdict | None = None
         self._marks = self._count()
@@ -81,35 +118,71 @@ class Branch:
             readable = reading.readable
         decision = self.state.decide(situation, signal, self._last_signal(), readable)
         self._keep_signal(decision.signal, situation)
-        verdict = self._verdict = Verdict.read(decision)
+        fresh, valid = self._select(situation, decision.reuse)
+        verdict = self._verdict = Verdict.read(decision, fresh, valid)
         self._found = self._marks
         # what is computed is VALID; to count the ledger's marks anew would be one more host read a call
-        whole = [0, 0, self.layout.tokens]
-        self._marks = [old if r else whole for old, r in zip(self._marks, verdict.reuse, strict=True)]
-        if not any(verdict.reuse):
-            return [Group()]
-        history = self.ledger.history("residual", self.layout, inherited=self._inherit)
-        if all(verdict.reuse):
-            return [Group(None, self.state.forecast(history, situation.sigma))]
-        computed, reused = (verdict.rows(kind, readable.device) for kind in (False, True))
-        return [Group(computed), Group(reused, self.state.forecast(history, situation.sigma, reused))]
+        self._marks = [self._marks_after(row) for row in range(self.layout.batch)]
+        return self._groups(verdict, situation, fresh)
 
-    def record(self, rows: Tensor | None, residual: Tensor, situation: Situation) -> None:
-        """Keep the residual (k, n + extra, d) that the samples `rows` just computed."""
-        keep = self.policy.order + 1
-        self.ledger.record("residual", residual, self.layout, situation.step, situation.sigma, rows, keep)
+    def record(self, group: Group, residual: Tensor, situation: Situation) -> None:
+        """Keep the residual that a group just computed, (k, n + extra, d), or (k, m, d) of its tokens alone.
+
+        Where layers are cached it is of all tokens in any case, and those of the group are kept.
+        """
+        keep, step, sigma = self.policy.order + 1, situation.step, situation.sigma
+        if group.tokens is None:
+            self.ledger.record("residual", residual, self.layout, step, sigma, group.rows, keep)
+        else:
+            if self.layers is not None:
+                residual = take(residual, group.tokens)
+            rows = torch.arange(self.layout.batch, device=residual.device) if group.rows is None else group.rows
+            self.ledger.record_tokens("residual", residual, self.layout, step, sigma, rows, group.tokens, keep)
+
+    def rows(self, group: Group, layout: TokenLayout, text: int) -> Rows | None:
+        """What the blocks need to know to remember keys and values, and to run some tokens alone; None without memory.
+
+        layout: of the call; text: its text tokens. Raises StaleFeature if the memory has another layout.
+        """
+        if self.memory is None:
+            return None
+        self.memory.check(layout)
+        ahead = self._ahead if group.rows is None else self._ahead[group.rows]
+        return Rows(self.memory, text, ahead, group.rows, group.tokens, group.counts)
+
+    def refresh(self, group: Group, text: int, singles: Sequence[bool]) -> tuple[Fresh, Fresh | None]:
+        """The image and text tokens of a group for which the MLPs run; see `PolicyState.refresh`."""
+        assert self._view is not None
+        image, words = self.state.refresh(self._situation, self._view, text, singles)
+
+        def fresh(order: Tensor, counts: tuple[int, ...]) -> Fresh:
+            return Fresh(order if group.rows is None else order[group.rows], counts)
+
+        return fresh(*image), None if words is None else fresh(*words)
+
+    def forecast_layer(self, history: History) -> Tensor:
+        """What one layer's part would give now."""
+        return self.state.forecast(history, self._situation.sigma)
 
     def transfer(self, layout: TokenLayout, changed: Tensor | None) -> None:
         """A transition to `layout`: "inherit" carries everything over, "reset" forgets it.
 
         changed: (B, n) bool, the tokens of `layout` into which fresh noise was mixed.
         """
+        moved = map_tokens(self.layout, layout)
+        self._kept = moved.kind == Kind.KEPT
         if self._inherit:
             self.ledger.transfer(layout, changed)
+            if self.memory is not None:
+                self.memory.transfer(layout, moved)
+            if self.layers is not None:
+                self.layers.move(layout, moved)
+            self.layout = layout
         else:
             self.ledger.clear()
             self._previous = None
-        self.layout = layout
+            self.layout = layout
+            self._forget()
         self._marks = self._count()
 
     def report(self) -> BranchRecord:
@@ -119,16 +192,88 @@ class Branch:
         empty, inherited, valid = (sum(column) for column in zip(*self._marks, strict=True))
         found = tuple(sum(column) for column in zip(*self._found, strict=True))
         return BranchRecord(
-            reused=verdict.reuse,
+            reused=tuple(kind == "reused" for kind in verdict.kinds),
+            fresh=verdict.fresh,
             distance=verdict.distance,
             threshold=verdict.threshold,
             empty=empty,
             inherited=inherited,
             valid=valid,
-            cached_bytes=self.ledger.nbytes,
+            cached_bytes=sum(part.nbytes for part in (self.ledger, self.memory, self.layers) if part is not None),
             found=(found[Mark.EMPTY], found[Mark.INHERITED], found[Mark.VALID]),
             total=verdict.total,
         )
+
+    def _select(self, situation: Situation, reuse: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """(B, n) bool twice: the tokens to compute in samples that reuse, and those whose feature is VALID."""
+        self._situation = situation
+        if self.policy.caches == "stack":
+            return None, None
+        feature = self.ledger.get("residual", self.layout)
+        if feature is None:
+            self._ahead = torch.zeros(self.layout.batch, self.layout.tokens, device=reuse.device)
+            return None, None
+        valid = feature.mark == Mark.VALID
+        self._ahead = torch.where(valid, situation.sigma - feature.sigma, 0.0)
+        kept = torch.ones_like(valid) if self._kept is None else self._kept
+        self._view = TokenView(situation.step - feature.step, valid, kept, self._ahead, self._measure)
+        chosen = self.state.select(situation, self._view)
+        return (None if chosen is None else chosen & reuse[:, None]), valid
+
+    def _forget(self) -> None:
+        """Begin what is kept beside the ledger anew."""
+        if self.policy.caches == "rows":
+            self.memory = KeyValueMemory(self.layout, self.policy.order > 0)
+        elif self.policy.caches != "stack":
+            self.layers = LayerCache(self.layout)
+
+    def _measure(self, name: str) -> Tensor:
+        """See `TokenView.measure`. Raises ValueError for what a policy of this kind cannot ask for."""
+        if name != "change" and self.layers is not None:
+            return self.layers.measure(name)
+        if name in ("key", "value") and self.memory is not None:
+            return self.memory.norms(name)
+        if name != "change":
+            raise ValueError(f"token measure {name!r} is not kept; known here: key, value, change")
+        newest, *older = (self.ledger.get(key, self.layout) for key in ("residual", "residual/1"))
+        assert newest is not None
+        tokens = self.layout.tokens
+        if older[0] is None:
+            return newest.values.new_zeros(newest.mark.shape, dtype=torch.float32)
+        now, before = newest.values[:, :tokens].float(), older[0].values[:, :tokens].float()
+        return ((now - before).norm(dim=-1) / before.norm(dim=-1)).nan_to_num()
+
+    def _groups(self, verdict: Verdict, situation: Situation, fresh: Tensor | None) -> list[Group]:
+        """The samples by kind, the computed first: the call itself is made for the first group."""
+        kinds = [kind for kind in ("computed", "partial", "reused") if kind in verdict.kinds]
+        if kinds == ["computed"]:
+            return [Group()]
+        by_token, inherited = self.memory is not None, self.policy.transition == "inherit"
+        history = self.ledger.history("residual", self.layout, inherited=inherited, by_token=by_token)
+        groups = []
+        for kind in kinds:
+            rows = None if len(kinds) == 1 else verdict.rows(kind, self.layout.refined.device)
+            if kind == "computed":
+                groups.append(Group(rows))
+                continue
+            residual = self.state.forecast(history, situation.sigma, rows)
+            if kind == "reused":
+                groups.append(Group(rows, residual))
+                continue
+            assert fresh is not None
+            counts = tuple(count for count in verdict.fresh if count)
+            groups.append(Group(rows, residual, _indices(fresh if rows is None else fresh[rows], counts), counts))
+        return groups
+
+    def _marks_after(self, row: int) -> list[int]:
+        """How many tokens of a sample are EMPTY, INHERITED and VALID once the verdict was carried out."""
+        verdict = self._verdict
+        assert verdict is not None
+        if verdict.kinds[row] == "computed":
+            return [0, 0, self.layout.tokens]
+        empty, inherited, valid = self._marks[row]
+        mended = verdict.mended[row]
+        return [empty, inherited - mended, valid + mended]
 
     def _count(self) -> list[list[int]]:
         """Per sample, how many tokens are EMPTY, INHERITED and VALID; asks the ledger."""
@@ -157,3 +302,12 @@ class Branch:
             self._previous = signal
         else:
             self.ledger.record("signal", signal, self.layout, situation.step, situation.sigma)
+
+
+def _indices(chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """(k, n) bool, so many True in each row -> (k, max(counts)) int64 in order, short rows filled with their first."""
+    index = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
+    if len(set(counts)) == 1:
+        return index
+    meant = torch.arange(index.shape[1], device=index.device) < torch.tensor(counts, device=index.device)[:, None]
+    return torch.where(meant, index, index[:, :1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ralu_cache.report import Report
+from ralu_cache.report import Report, StepRecord
 from ralu_cache.report_text import readable_flops
 
 Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1]
@@ -22,9 +22,6 @@ Metric = Callable[[Pictures, Pictures], list[float]]
 
 TITLES = ("method", "steps", "FLOPs", "fewer FLOPs", "seconds", "faster", "PSNR to full", "SSIM to full")
 CACHED = ("faster than uncached", "PSNR to uncached")  # beside them, if a method caches
-
-
-KINDS = ("computed", "reused")
 
 
 @dataclass
@@ -67,13 +64,17 @@ def comparison_row(
         row |= {f"{name}_to_uncached_spread": likeness[f"{name}_spread"] for name in metrics}
     reports = list(trial.reports.values())
     if uncached is not None and reports:
-        counts = {kind: sum(getattr(stage, kind) for report in reports for stage in report.stages) for kind in KINDS}
-        row["reused_share"] = counts["reused"] / max(sum(counts.values()), 1)
+        row["reused_share"] = _reused_share([step for report in reports for step in report.steps])
         row["peak_cached_bytes"] = max(report.peak_cached_bytes for report in reports)
     for report in reports[:1]:
         row["stages"] = report.to_dict()["stages"]
         row["notices"] = report.notices
     return row
+
+
+def _reused_share(steps: Sequence[StepRecord]) -> float:
+    """Mean, over all samples of all calls, of the share of their tokens that was passed over."""
+    return sum(step.reused_share * step.samples for step in steps) / max(sum(step.samples for step in steps), 1)
 
 
 def _ratios(base: Trial, trial: Trial) -> list[float]:
@@ -108,8 +109,8 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     )
     if cached:
         caption += (
-            " Steps in brackets: those computed, on average over pictures and guidance branches; the others reused what"
-            " was cached. Uncached: the same spatial plan without temporal caching."
+            " Steps in brackets: those computed, on average over pictures, guidance branches and tokens; the others"
+            " reused what was cached. Uncached: the same spatial plan without temporal caching."
         )
     return "\n".join([*header, *rows, "", caption]) + "\n"
 

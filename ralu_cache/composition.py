@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from os import PathLike
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from ralu_cache.plots import INK, draw_sigmas, plain, save, save_report
 from ralu_cache.report import BranchRecord, Report, StepRecord
 
-WORK = {"computed": "#3d5a98", "reused": "#f2b134", "inherited": "#e0653e"}
+ROWS = "recomputed rows"
+WORK = {"computed": "#3d5a98", ROWS: "#8fb8de", "reused": "#f2b134", "inherited": "#e0653e"}
 MARKS = {"empty": "#e4e6eb", "inherited": "#e0653e", "valid": "#6aa58f"}
 BRANCHES = ("#7a4988", "#2a9d8f", "#b5651d", "#5b6c8f")
 MAX_BRANCHES = len(BRANCHES)  # panels of distances
@@ -64,7 +66,8 @@ def draw_compositions(figure: FigureBase, reports: Mapping[str, Report]) -> None
     axes[-1, 0].set_ylabel("tokens found\nin the cache")
     axes[-1, 0].set_yticks((0, 0.5, 1), ("0%", "50%", "100%"))
     figure.align_ylabels(axes[:, 0])
-    _legend(axes[1, -1], _patches(WORK))
+    sparse = any(report.sparse for report in reports.values())
+    _legend(axes[1, -1], _patches({name: colour for name, colour in WORK.items() if sparse or name != ROWS}))
     _legend(axes[-1, -1], _patches(MARKS))
     if panels:
         _legend(axes[2, -1], _distance_keys())
@@ -80,27 +83,25 @@ def draw_work(axis: Axes, report: Report) -> None:
         axis.axvline(start, color=INK, lw=1, ls=(0, (2, 2)))
     start = 0
     for stage in report.stages:
-        total = stage.computed + stage.reused
-        if stage.reused:
-            text = f"{stage.reused / total:.0%} reused"
-            place = (start + stage.steps / 2, 1.02 * stage.tokens)
-            axis.text(*place, text, fontsize=7.5, color=INK, ha="center", va="bottom")
-        start += stage.steps
+        end = start + stage.steps
+        if share := fmean(step.reused_share for step in report.steps[start:end]):
+            place = ((start + end) / 2, 1.02 * stage.tokens)
+            axis.text(*place, f"{share:.0%} reused", fontsize=7.5, color=INK, ha="center", va="bottom")
+        start = end
     axis.set_ylim(0, 1.12 * max((step.tokens for step in report.steps), default=1))
     plain(axis)
 
 
-def work(step: StepRecord) -> tuple[float, float, float]:
-    """Shares of a step's tokens, over all samples and branches: computed, reused while valid, reused as inherited.
+def work(step: StepRecord) -> tuple[float, float, float, float]:
+    """Shares of a step's tokens, over all samples and branches, in the order of WORK.
 
-    After a call whatever is inherited was reused so, for what is computed is valid.
+    Computed with all others of their sample, recomputed while those were passed over, reused while valid, reused as
+    inherited. After a call whatever is inherited was reused so, for what is computed is valid.
     """
-    samples = sum(len(branch.reused) for branch in step.branches)
-    if not samples:
-        return 1.0, 0.0, 0.0
-    reused, inherited = step.reused / samples, sum(branch.inherited for branch in step.branches)
-    share = min(inherited / (samples * step.tokens), reused)
-    return 1 - reused, reused - share, share
+    reused, rows = step.reused_share, step.recomputed_share
+    inherited = sum(branch.inherited for branch in step.branches) / max(step.samples * step.tokens, 1)
+    share = min(inherited, reused)
+    return 1 - reused - rows, rows, reused - share, share
 
 
 def draw_distances(axis: Axes, report: Report, branch: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.token_map import Kind, TokenMap, describe, map_tokens, take
+from ralu_cache.token_map import Kind, TokenMap, describe, map_tokens, put, take
 
 _TENSORS = ("values", "step", "sigma", "coarse", "epoch", "mark")
 
@@ -138,6 +138,15 @@ class Feature:
         one = (self.sigma == self.sigma[:, :1]).all(1)
         return torch.where(one & self.readable(inherited), self.sigma[:, 0], torch.nan)
 
+    def token_levels(self, inherited: bool = False) -> Tensor:
+        """(B, n + extra) float32: the level at which each token was computed, nan where it may not be used.
+
+        nan for the rows that ride along too: nothing is known of them but the newest value.
+        """
+        good = self.mark >= (Mark.INHERITED if inherited else Mark.VALID)
+        levels = torch.where(good, self.sigma, torch.nan)
+        return torch.cat([levels, levels.new_full((len(levels), self.extra), torch.nan)], 1)
+
     def transfer(self, layout: TokenLayout, changed: Tensor | None = None) -> Feature:
         """The feature under another layout of the same plane.
 
@@ -193,6 +202,18 @@ class Feature:
         return replace(
             self, **{name: getattr(self, name).index_copy(0, rows, getattr(other, name)) for name in _TENSORS}
         )
+
+    def tokens(self, rows: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """All that is held of some tokens (k, m) int64 of the samples `rows` (k,)."""
+        return {name: take(getattr(self, name)[rows], tokens) for name in _TENSORS}
+
+    def put_tokens(self, rows: Tensor, tokens: Tensor, held: dict[str, Tensor]) -> Feature:
+        """This feature with what `tokens` gave of another one, of the same layout, in the same places."""
+        changed = {}
+        for name in _TENSORS:
+            mine = getattr(self, name)
+            changed[name] = mine.index_copy(0, rows, put(mine[rows], tokens, held[name]))
+        return replace(self, **changed)
 
     def invalidate(self, rows: Tensor | None = None, tokens: Tensor | None = None) -> Feature:
         """EMPTY for the samples `rows` (all by default), or there only for the `tokens`, (B, n) bool."""

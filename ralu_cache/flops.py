@@ -9,6 +9,7 @@ Layers that an extra brings along (IP-Adapter, LoRA kept apart) are not part of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 TIME_CHANNELS = 256  # sinusoids of the time step; the same in every supported family
@@ -75,6 +76,46 @@ def forward_flops(shape: TransformerShape, image_tokens: int, text_tokens: int) 
     """
     blocks = sum(block_flops(shape, index, image_tokens, text_tokens) for index in range(shape.blocks))
     return blocks + embedding_flops(shape, image_tokens, text_tokens)
+
+
+def sparse_flops(shape: TransformerShape, image_tokens: int, text_tokens: int, fresh: int) -> int:
+    """Operations of a pass in which only `fresh` image tokens, and all text, run through the blocks (one sample).
+
+    They ask all tokens, whose keys and values are remembered; a second attention asks the image tokens.
+
+    Raises ValueError for a number of fresh tokens that is not within 0 to `image_tokens`.
+    """
+    if not 0 <= fresh <= image_tokens:
+        raise ValueError(f"fresh tokens must lie within 0 to {image_tokens}, got {fresh}")
+    d, absent = shape.width, image_tokens - fresh
+    blocks = sum(block_flops(shape, index, fresh, text_tokens) for index in range(shape.blocks))
+    joint = shape.blocks * attention_flops(fresh + text_tokens, absent, d)
+    dual = shape.dual_attention_blocks * attention_flops(fresh, absent, d)
+    return blocks + joint + dual + embedding_flops(shape, image_tokens, text_tokens)
+
+
+def replay_flops(
+    shape: TransformerShape, image_tokens: int, text_tokens: int, image: Sequence[int] = (), text: Sequence[int] = ()
+) -> int:
+    """Operations of a pass in which no attention runs, and the MLPs only for some tokens (one sample).
+
+    image, text: how many tokens of either kind each block takes; none by default. Raises ValueError for other numbers
+    of blocks than the model's.
+    """
+    total = embedding_flops(shape, image_tokens, text_tokens)
+    d, hidden = shape.width, int(shape.width * shape.mlp_ratio)
+    counts = [tuple(given) or (0,) * shape.blocks for given in (image, text)]
+    for index, (fresh, words) in enumerate(zip(*counts, strict=True)):
+        if index >= shape.double_blocks:
+            total += _linear(1, d, 3 * d) + _linear(fresh + words, d, hidden) + _linear(fresh + words, d + hidden, d)
+            continue
+        text_ends = shape.drops_text and index == shape.double_blocks - 1
+        rows = fresh if text_ends else fresh + words
+        modulation = 15 if index < shape.dual_attention_blocks else 12
+        total += _linear(1, d, (modulation - 4 * text_ends) * d) + _linear(rows, d, hidden) + _linear(rows, hidden, d)
+    if len(counts[0]) != shape.blocks:
+        raise ValueError(f"counts of {shape.blocks} blocks are needed, got {len(counts[0])}")
+    return total
 
 
 def block_flops(shape: TransformerShape, index: int, image_tokens: int, text_tokens: int) -> int:

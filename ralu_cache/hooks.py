@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import Adapter
+from ralu_cache.attention import Rows
 from ralu_cache.blocks import BlockStack
 from ralu_cache.branches import Branch, Group
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.layer_cache import LayerCache
 from ralu_cache.run import Run
 
 
@@ -23,8 +25,9 @@ class LayoutCall:
     """A denoiser call of the run in flight, on the tokens of `layout`.
 
     `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call; they count on a grid of
-    `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all. `tables`
-    keeps what depends on the layout alone (rotary tables, by module and number of ids) from step to step.
+    `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all; `fresh` says
+    which of their tokens run through the blocks, None if all do. `tables` keeps what depends on the layout alone
+    (rotary tables, by module and number of ids) from step to step.
     """
 
     layout: TokenLayout
@@ -33,6 +36,7 @@ class LayoutCall:
     tables: dict[Any, Any]
     extent: tuple[int, int]
     rows: Tensor | None = None
+    fresh: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -162,26 +166,51 @@ class RootHook:
     def _enter(self, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
         call = pending.call if group.rows is None else self.adapter.rows(pending.call, group.rows)
-        spent, uncached = self.adapter.flops, 0.0
-        if group.residual is not None:
-            assert self.stack is not None
-            uncached = self.adapter.flops(call)
-            call, spent = self.adapter.without_control(call), self.adapter.skipped_flops
-            self.stack.skip(group.residual)
-        elif pending.branch is not None and self.stack is not None:
-            self.stack.run()
-        run = pending.run
-        self.active = LayoutCall(pending.layout, pending.positions, call, run.tables, run.extent, group.rows)
+        run, branch = pending.run, pending.branch
+        flops = uncached = 0.0 if self.reduce_only else self.adapter.flops(call)
+        fresh = None
+        if branch is not None and self.stack is not None:
+            rows = branch.rows(group, pending.layout, self.adapter.size(call)[2])
+            if branch.layers is not None:
+                flops = self._enter_layers(branch.layers, pending, group, call)
+            elif group.residual is None:
+                self.stack.run(rows)
+            elif group.tokens is None:
+                call = self.adapter.without_control(call)
+                flops = self.adapter.skipped_flops(call)
+                self.stack.skip(group.residual)
+            else:
+                fresh = rows
+                call = self.adapter.sparse_control(call, group.tokens)
+                flops = self.adapter.sparse_flops(call, group.tokens.shape[1])
+                self.stack.run(rows, group.residual)
+        self.active = LayoutCall(pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh)
         if not self.reduce_only:
-            flops = spent(call)
             run.add_flops(flops, max(0.0, uncached - flops))
         return call
 
+    def _enter_layers(self, cache: LayerCache, pending: Pending, group: Group, call: Mapping[str, Any]) -> float:
+        """Say what each layer does in a group's call; returns its FLOPs."""
+        assert self.stack is not None and self.stack.layers is not None and pending.branch is not None
+        cache.check(pending.layout)
+        layers, policy, text = self.stack.layers, pending.branch.policy, self.adapter.size(call)[2]
+        self.stack.run()
+        if group.residual is None:
+            layers.record(cache, pending.run.sigma, text, group.rows, policy.order + 1)
+            return self.adapter.flops(call)
+        if policy.caches == "layers":
+            layers.forecast(cache, pending.branch.forecast_layer, text, group.rows)
+            return self.adapter.replay_flops(call)
+        image, context = pending.branch.refresh(group, text, layers.singles)
+        layers.replay(cache, text, group.rows, image, context)
+        counts = (() if fresh is None or fresh.counts is None else fresh.counts for fresh in (image, context))
+        return self.adapter.replay_flops(call, *counts)
+
     def _leave(self, pending: Pending, group: Group, prediction: Tensor) -> Tensor:
-        """Keep what a computed group produced."""
-        if group.residual is None and pending.branch is not None:
+        """Keep what a group computed."""
+        if pending.branch is not None and group.computes:
             assert self.stack is not None
-            pending.branch.record(group.rows, self.stack.take(), pending.run.situation())
+            pending.branch.record(group, self.stack.take(), pending.run.situation())
         return prediction
 
     def _rest(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import Feature, Mark, StaleFeature, covers, part_of
-from ralu_cache.token_map import TokenMap, map_tokens
+from ralu_cache.token_map import TokenMap, map_tokens, put
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,28 @@ class Ledger:
                 break
             newest = older if rows is None or part is layout else older.select(rows)
 
+    def record_tokens(
+        self, name: str, values: Tensor, layout: TokenLayout, step: int, sigma: float,
+        rows: Tensor, tokens: Tensor, keep: int = 1,
+    ) -> None:  # fmt: skip
+        """As `record`, for some tokens alone: `values` (k, m, d) of the tokens (k, m) of the samples `rows` (k,).
+
+        These tokens' earlier values move one place back, all others stay. Raises StaleFeature as `record` does, and
+        ValueError if nothing was recorded before.
+        """
+        newest = self.get(name, layout)
+        if newest is None:
+            raise ValueError(f"feature {name!r} must be recorded for all tokens before it is for some")
+        part = part_of(layout, rows)
+        whole = values.new_zeros(len(rows), layout.tokens, values.shape[-1])
+        held = Feature.fresh(put(whole, tokens, values), part, step, sigma).tokens(torch.arange(len(rows)), tokens)
+        for key in (name, *(f"{name}/{k}" for k in range(1, keep))):
+            older = self.get(key, layout)
+            if older is None:
+                older = Feature.blank(newest.values, layout)
+            self._features[key] = older.put_tokens(rows, tokens, held)
+            held = older.tokens(rows, tokens)
+
     def get(self, name: str, layout: TokenLayout) -> Feature | None:
         """The feature itself, or None; for reports and tests. Raises StaleFeature under another layout."""
         feature = self._features.get(name)
@@ -91,15 +113,18 @@ class Ledger:
         feature = self.get(name, layout)
         return None if feature is None else Reading(feature.values, feature.readable(inherited, oldest))
 
-    def history(self, name: str, layout: TokenLayout, inherited: bool = False) -> list[tuple[Tensor, Tensor]]:
+    def history(
+        self, name: str, layout: TokenLayout, inherited: bool = False, by_token: bool = False
+    ) -> list[tuple[Tensor, Tensor]]:
         """(level (B,), values (B, n + extra, d)) of a recorded feature, newest first; nan where unreadable.
 
-        Raises StaleFeature under another layout.
+        by_token: levels (B, n + extra), one for each token. Raises StaleFeature under another layout.
         """
         found = []
         feature = self.get(name, layout)
         while feature is not None:
-            found.append((feature.level(inherited), feature.values))
+            level = feature.token_levels if by_token else feature.level
+            found.append((level(inherited), feature.values))
             feature = self.get(f"{name}/{len(found)}", layout)
         return found
 

@@ -25,7 +25,8 @@ RegionMask = NDArray[np.bool_]
 class BranchRecord:
     """What a temporal policy did in one denoiser call (one guidance branch) of one step.
 
-    reused: per sample, True if its blocks were passed over. distance: per sample, how much the policy's signal had
+    reused: per sample, True if its blocks were passed over. fresh: per sample, how many of its tokens were computed
+    while the others were passed over; 0 where all or none were. distance: per sample, how much the policy's signal had
     changed, nan where unknown. total: per sample, the added-up distances (through the policy's polynomial, if it has
     one) that were held against `threshold`; empty and nan for policies without such a sum.
     empty, inherited, valid: tokens of all samples by how far their cached feature holds after the call; `found`: the
@@ -44,6 +45,12 @@ class BranchRecord:
     total: tuple[float, ...] = ()
     flops: float = 0.0
     saved_flops: float = 0.0
+    fresh: tuple[int, ...] = ()
+
+    @property
+    def partial(self) -> int:
+        """How many samples were computed in part."""
+        return sum(count > 0 for count in self.fresh)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,27 @@ class StepRecord:
         return sum(sum(branch.reused) for branch in self.branches)
 
     @property
+    def partial(self) -> int:
+        """How many samples of how many calls were computed in part."""
+        return sum(branch.partial for branch in self.branches)
+
+    @property
+    def computed(self) -> int:
+        """How many samples of how many calls were computed in full."""
+        return self.samples - self.reused - self.partial
+
+    @property
+    def recomputed_share(self) -> float:
+        """Share of the tokens, over all samples and calls, that were computed while the others were passed over."""
+        fresh = sum(sum(branch.fresh) for branch in self.branches)
+        return fresh / max(self.samples * self.tokens, 1)
+
+    @property
+    def reused_share(self) -> float:
+        """Share of the tokens, over all samples and calls, that were passed over."""
+        return (self.reused + self.partial) / max(self.samples, 1) - self.recomputed_share
+
+    @property
     def cached_bytes(self) -> int:
         """What all branches held after this step."""
         return sum(branch.cached_bytes for branch in self.branches)
@@ -80,17 +108,18 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class BranchTotals:
-    """One branch's calls in a stage, added up; `computed` and `reused` count samples."""
+    """One branch's calls in a stage, added up; `computed`, `partial` and `reused` count samples."""
 
     computed: int
     reused: int
     flops: float
     saved_flops: float
+    partial: int = 0
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """The steps of one stage, added up; `computed` and `reused` count samples of calls."""
+    """The steps of one stage, added up; `computed`, `partial` and `reused` count samples of calls."""
 
     kind: StageKind
     steps: int
@@ -104,6 +133,7 @@ class StageRecord:
     reused: int = 0
     saved_flops: float = 0.0
     branches: tuple[BranchTotals, ...] = ()
+    partial: int = 0
 
 
 @dataclass
@@ -154,6 +184,11 @@ class Report:
         return any(step.branches for step in self.steps)
 
     @property
+    def sparse(self) -> bool:
+        """True if in some calls a part of the tokens was computed."""
+        return any(step.partial for step in self.steps)
+
+    @property
     def temporal_saved_flops(self) -> float:
         """FLOPs that reuse spared: those of the same plan uncached, less `flops`."""
         return sum(step.saved_flops for step in self.steps)
@@ -179,8 +214,9 @@ class Report:
             calls=sum(step.calls for step in steps),
             flops=sum(step.flops for step in steps),
             seconds=sum(step.seconds for step in steps),
-            computed=sum(step.samples - step.reused for step in steps),
+            computed=sum(step.computed for step in steps),
             reused=sum(step.reused for step in steps),
+            partial=sum(step.partial for step in steps),
             saved_flops=sum(step.saved_flops for step in steps),
             branches=_branch_totals(steps),
         )
@@ -205,7 +241,8 @@ class Report:
     def plot(self, path: str | PathLike[str], image: Any = None) -> None:
         """Draws sigma and tokens over the steps and, with `image`, the refined regions over the finished pictures.
 
-        Of a run that caches, the tokens are coloured by what was computed and reused, above distances and ledger.
+        Of a run that caches, the tokens are coloured by what was computed, recomputed and reused, above distances and
+        ledger.
 
         image: a PIL image, a (Y, X, 3) array, or a list of them in the order of the batch.
         Raises ImportError if matplotlib is missing.
@@ -243,7 +280,8 @@ def _branch_totals(steps: Sequence[StepRecord]) -> tuple[BranchTotals, ...]:
     present = [[branch for branch in group if branch is not None] for group in groups]
     return tuple(
         BranchTotals(
-            computed=sum(len(branch.reused) - sum(branch.reused) for branch in group),
+            computed=sum(len(branch.reused) - sum(branch.reused) - branch.partial for branch in group),
+            partial=sum(branch.partial for branch in group),
             reused=sum(sum(branch.reused) for branch in group),
             flops=sum(branch.flops for branch in group),
             saved_flops=sum(branch.saved_flops for branch in group),

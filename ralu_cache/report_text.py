@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ralu_cache.report import Report
+    from ralu_cache.report import BranchTotals, Report, StageRecord
 
 NUMBERS = 46  # columns left of what a branch's line shares with its stage's
 
@@ -31,30 +32,34 @@ def describe(report: Report) -> str:
 
 def _table(report: Report) -> list[str]:
     """A line a stage, below it one for each branch if there are several, and a last one for the whole run."""
-    caches, stages = report.caches, report.stages
-    titles = f"{'computed':>10}{'reused':>8}" if caches else ""
+    stages = report.stages
+    kinds = _kinds(report)
+    titles = "".join(f"{kind:>{width}}" for kind, width in kinds.items())
     lines = [f"{'stage':<8}{'steps':>6}{'sigma':>17}{'tokens':>8}{'calls':>7}{titles}{'FLOPs':>11}{'seconds':>9}"]
     for stage in stages:
         sigmas = f"{stage.sigma_start:.3f} -> {stage.sigma_end:.3f}"
         head = f"{stage.kind:<8}{stage.steps:>6}{sigmas:>17}{stage.tokens:>8}{stage.calls:>7}"
-        counts = _steps(stage.computed, stage.reused, stage.steps) if caches else ""
-        lines.append(head + counts + _cost(stage.flops, stage.seconds))
+        lines.append(head + _steps([stage], stage.steps, kinds) + _cost(stage.flops, stage.seconds))
         if len(stage.branches) > 1:
             for number, branch in enumerate(stage.branches, 1):
-                counts = _steps(branch.computed, branch.reused, stage.steps)
+                counts = _steps([branch], stage.steps, kinds)
                 lines.append(f"  branch {number}".ljust(NUMBERS) + counts + _cost(branch.flops))
-    calls, computed, reused = (
-        sum(getattr(stage, name) for stage in stages) for name in ("calls", "computed", "reused")
-    )
-    counts = _steps(computed, reused, len(report.steps)) if caches else ""
-    total = f"{'total':<8}{len(report.steps):>6}{'':>25}{calls:>7}"
-    return [*lines, total + counts + _cost(report.flops, report.seconds)]
+    total = f"{'total':<8}{len(report.steps):>6}{'':>25}{sum(stage.calls for stage in stages):>7}"
+    return [*lines, total + _steps(stages, len(report.steps), kinds) + _cost(report.flops, report.seconds)]
 
 
-def _steps(computed: int, reused: int, steps: int) -> str:
+def _kinds(report: Report) -> dict[str, int]:
+    """What the samples of calls are counted by, and the columns' widths."""
+    if not report.caches:
+        return {}
+    return {"computed": 10} | ({"partial": 9} if report.sparse else {}) | {"reused": 8}
+
+
+def _steps(parts: Sequence[StageRecord | BranchTotals], steps: int, kinds: Mapping[str, int]) -> str:
     """Samples of calls as steps: means over the samples and branches."""
-    share = steps / max(computed + reused, 1)
-    return f"{_tenths(computed * share):>10}{_tenths(reused * share):>8}"
+    counts = {kind: sum(getattr(part, kind) for part in parts) for kind in kinds}
+    share = steps / max(sum(counts.values()), 1)
+    return "".join(f"{_tenths(counts[kind] * share):>{width}}" for kind, width in kinds.items())
 
 
 def _cost(flops: float, seconds: float | None = None) -> str:

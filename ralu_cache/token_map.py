@@ -93,3 +93,10 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     if values.ndim == 2:
         return values.gather(1, index)
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def put(values: Tensor, index: Tensor, new: Tensor) -> Tensor:
+    """A copy of values with `new` (B, m, d) or (B, m) in the rows `index` (B, m) of each sample."""
+    if values.ndim == 2:
+        return values.scatter(1, index, new)
+    return values.scatter(1, index[..., None].expand_as(new), new)

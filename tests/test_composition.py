@@ -39,6 +39,16 @@ def report() -> Report:
     return record
 
 
+@pytest.fixture
+def sparse(report: Report) -> Report:
+    """The same with a quarter of the second sample's tokens computed in the third step, both samples' in the fourth."""
+    for index, fresh, reused in ((2, (0, 64), (True, False)), (3, (128, 64), (False, False))):
+        step = report.steps[index]
+        calls = tuple(dataclasses.replace(call, reused=reused, fresh=fresh) for call in step.branches)
+        report.steps[index] = dataclasses.replace(step, branches=calls)
+    return report
+
+
 def bars(axis: Axes) -> list[list[tuple[float, float]]]:
     """(bottom, height) of each step, a list for each colour."""
     return [[(bar.get_y(), bar.get_height()) for bar in group] for group in axis.containers]
@@ -46,15 +56,22 @@ def bars(axis: Axes) -> list[list[tuple[float, float]]]:
 
 def test_shares_of_work_are_those_of_samples_and_branches(report: Report) -> None:
     shares = [composition.work(step) for step in report.steps]
-    assert shares == [(1, 0, 0), (0.5, 0.5, 0), (0, 0.75, 0.25), (1, 0, 0)]
-    assert composition.work(dataclasses.replace(report.steps[0], branches=())) == (1, 0, 0)
+    assert shares == [(1, 0, 0, 0), (0.5, 0, 0.5, 0), (0, 0, 0.75, 0.25), (1, 0, 0, 0)]
+    assert composition.work(dataclasses.replace(report.steps[0], branches=())) == (1, 0, 0, 0)
+
+
+def test_shares_of_work_count_the_tokens_of_samples_computed_in_part(sparse: Report) -> None:
+    shares = [composition.work(step) for step in sparse.steps]
+    assert shares[2:] == [(0, 0.125, 0.625, 0.25), (0, 0.375, 0.625, 0)]
+    assert all(sum(share) == 1 for share in shares)
 
 
 def test_bars_are_as_high_as_the_layout_has_tokens(report: Report) -> None:
     axis = Figure().subplots()
     composition.draw_work(axis, report)
-    computed, reused, inherited = bars(axis)
+    computed, rows, reused, inherited = bars(axis)
     assert computed == [(0, 64), (0, 32), (0, 0), (0, 256)]
+    assert [height for _, height in rows] == [0, 0, 0, 0]
     assert reused == [(64, 0), (32, 32), (0, 192), (256, 0)]
     assert inherited == [(64, 0), (64, 0), (192, 64), (256, 0)]
     assert [text.get_text() for text in axis.texts] == ["25% reused", "50% reused"]
@@ -90,10 +107,27 @@ def test_a_policy_without_distances_needs_no_panel(report: Report) -> None:
     assert "no distance" in axis.texts[0].get_text()
 
 
+def test_recomputed_rows_stand_between_what_was_computed_and_what_was_reused(sparse: Report) -> None:
+    axis = Figure().subplots()
+    composition.draw_work(axis, sparse)
+    _, rows, reused, _ = bars(axis)
+    assert rows[2:] == [(0, 32), (0, 96)] and reused[2:] == [(32, 160), (96, 160)]
+    assert [text.get_text() for text in axis.texts] == ["25% reused", "75% reused"]
+
+
+def test_the_legend_names_recomputed_rows_where_there_are_any(report: Report, sparse: Report) -> None:
+    plain = dataclasses.replace(report, steps=report.steps[:2])
+    for shown, expected in (({"run": plain}, False), ({"run": plain, "other": sparse}, True)):
+        figure = Figure()
+        composition.draw_compositions(figure, shown)
+        named = [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
+        assert (composition.ROWS in named) is expected
+
+
 @pytest.mark.parametrize("pictures", [None, [np.full((64, 64, 3), 0.5)] * 2])
-def test_a_cached_run_plots_its_composition(report: Report, tmp_path: Path, pictures: list[np.ndarray] | None) -> None:
-    report.plot(tmp_path / "new" / "run.png", pictures)
-    composition.save_compositions({"one": report, "two": report}, tmp_path / "two.png")
+def test_a_cached_run_plots_its_composition(sparse: Report, tmp_path: Path, pictures: list[np.ndarray] | None) -> None:
+    sparse.plot(tmp_path / "new" / "run.png", pictures)
+    composition.save_compositions({"one": sparse, "two": sparse}, tmp_path / "two.png")
     colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in composition.WORK.values()]
     for name in ("new/run.png", "two.png"):
         with Image.open(tmp_path / name) as picture:

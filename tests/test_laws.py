@@ -73,7 +73,7 @@ EAGER: dict[str, Rules] = {  # reuse whenever they may; by name of the signal th
     "canvas": SeaCache(1e6, order=1, compute_stage_end=False, last=0, transition="inherit"),
     "plane": SeaCache(1e6, signal="plane", compute_stage_end=False, last=0, transition="inherit"),
     "modulated": TeaCache(1e6, "identity", compute_stage_end=False, last=0, transition="inherit"),
-    "none": TaylorSeer(99, order=2, first=1, compute_stage_end=False, last=0, transition="inherit"),
+    "none": TaylorSeer(99, order=2, ramp=False, first=1, compute_stage_end=False, last=0, transition="inherit"),
 }
 
 
@@ -122,7 +122,7 @@ def step(branch: Branch, where: Situation, seen: tuple[Tensor, Tensor, Tensor]) 
     groups = branch.plan(where, lambda: modulated, canvas)
     for group in groups:
         if group.residual is None:
-            branch.record(group.rows, residual if group.rows is None else residual[group.rows], where)
+            branch.record(group, residual if group.rows is None else residual[group.rows], where)
     return reused(groups, branch.layout.batch), residuals(groups, residual)
 
 

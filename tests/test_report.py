@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ralu_cache.comparison import Trial, comparison_row
 from ralu_cache.report import BranchRecord, Report, StepRecord, finite, stage_kind
 from ralu_cache.report_text import readable_bytes, readable_flops
 
@@ -50,6 +51,54 @@ def cached(report: Report) -> Report:
         saved = sum(branch.saved_flops for branch in branches)
         report.steps[i] = dataclasses.replace(step, branches=tuple(branches), saved_flops=saved)
     return report
+
+
+@pytest.fixture
+def sparse(cached: Report) -> Report:
+    """The same, but what was reused in the fine stage was computed in part: a quarter of the tokens."""
+    for i, step in list(enumerate(cached.steps))[5:]:
+        branches = tuple(
+            dataclasses.replace(
+                branch, reused=(False, False), fresh=tuple(step.tokens // 4 * reused for reused in branch.reused)
+            )
+            for branch in step.branches
+        )
+        cached.steps[i] = dataclasses.replace(step, branches=branches)
+    return cached
+
+
+def test_what_was_computed_in_part_is_counted_apart(sparse: Report, tmp_path: Path) -> None:
+    assert [(stage.computed, stage.partial, stage.reused) for stage in sparse.stages] == [
+        (5, 0, 3), (9, 0, 3), (11, 9, 0),
+    ]  # fmt: skip
+    assert [(part.computed, part.partial, part.reused) for part in sparse.stages[2].branches] == [(4, 6, 0), (7, 3, 0)]
+    step = sparse.steps[5]
+    assert (step.computed, step.partial, step.reused) == (1, 3, 0)
+    assert (step.recomputed_share, step.reused_share) == (3 / 4 / 4, 9 / 4 / 4)
+    text = str(sparse).splitlines()
+    assert text[3].split()[4:8] == ["calls", "computed", "partial", "reused"]
+    (total,) = (line for line in text if line.startswith("total"))
+    assert total.split()[:6] == ["total", "10", "20", "6.2", "2.2", "1.5"]
+    assert len({len(line) for line in text[3:8] if "branch" not in line}) == 1
+    sparse.save(tmp_path / "run.json")
+    data = json.loads((tmp_path / "run.json").read_text())
+    assert [stage["partial"] for stage in data["stages"]] == [0, 0, 9]
+    assert data["steps"][5]["branches"][0]["fresh"] == [64, 64]
+
+
+def test_a_run_without_partial_samples_has_no_column_for_them(cached: Report) -> None:
+    assert "partial" not in str(cached) and cached.caches and not cached.sparse
+
+
+def test_the_share_reused_is_one_of_tokens(cached: Report) -> None:
+    """As a demo's table has it: the mean over samples and calls."""
+    full = Trial("full", 10, 1.0, seconds=[1.0])
+    trial = Trial("fast", 10, 1.0, "ralu-4x", "seacache", seconds=[1.0], reports={0: cached})
+    assert comparison_row(trial, full, {}, full)["reused_share"] == pytest.approx(15 / 40)
+    fine = cached.steps[5]
+    calls = tuple(dataclasses.replace(call, reused=(False, True), fresh=(192, 0)) for call in fine.branches)
+    cached.steps[:] = [dataclasses.replace(fine, branches=calls)]
+    assert comparison_row(trial, full, {}, full)["reused_share"] == pytest.approx((0.25 + 1) / 2)
 
 
 def test_reuse_is_added_up_by_stage_and_branch(cached: Report) -> None:

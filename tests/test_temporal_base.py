@@ -220,7 +220,7 @@ def test_a_forecast_of_some_samples_is_theirs_in_the_whole() -> None:
 
 
 def test_names_resolve_to_configs() -> None:
-    assert temporal_names() == ("teacache", "seacache", "taylorseer")
+    assert temporal_names() == ("teacache", "seacache", "taylorseer", "toca", "adaptive")
     assert resolve_temporal(None) is None
     assert resolve_temporal("teacache") == TeaCache() and resolve_temporal("teacache:0.25") == TeaCache(0.25)
     assert resolve_temporal("seacache:0.5") == SeaCache(0.5) and resolve_temporal("taylorseer:5") == TaylorSeer(5)
@@ -272,6 +272,8 @@ def test_others_can_register_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     class Every:
         period: int = 2
         signal = None
+        caches = "stack"
+        measures = ()
         transition = "reset"
         max_age = None
         order = 0

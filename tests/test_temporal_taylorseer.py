@@ -1,7 +1,11 @@
 """TaylorSeer's timetable, and its forecasts through a ledger over a change of layout."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.ledger import Ledger
@@ -18,14 +22,20 @@ def timetable(policy: TaylorSeer, *stages: int) -> str:
 @pytest.mark.parametrize(
     ("policy", "stages", "expected"),
     [
-        (TaylorSeer(), (12,), "CCCrrCrrCrrC"),
-        (TaylorSeer(3, first=1), (12,), "CrrCrrCrrCrC"),
-        (TaylorSeer(4, first=1, last=0), (9,), "CrrrCrrrC"),
+        (TaylorSeer(), (12,), "CCrCrrCrrCrC"),
+        (TaylorSeer(8, last=0), (25,), "CCrCrrrCrrrrrrrCrrrrrrrCr"),
+        (TaylorSeer(99, first=1), (20,), "CrCrrrCrrrrrrrCrrrrC"),
+        (TaylorSeer(4, last=2), (12,), "CCrCrrrCrrCC"),
+        (TaylorSeer(3, ramp=False, first=3), (12,), "CCCrrCrrCrrC"),
+        (TaylorSeer(4, ramp=False, first=1), (9,), "CrrrCrrrC"),
+        (TaylorSeer(4, order=0, first=1), (9,), "CrrrCrrrC"),
         (TaylorSeer(1), (5,), "CCCCC"),
-        (TaylorSeer(3, first=1), (5, 6, 7), "CrrCC" + "CrrCrC" + "CrrCrrC"),
-        (TaylorSeer((4, 2), first=1, compute_stage_end=False), (5, 6, 4), "CrrrC" + "CrCrCr" + "CrCC"),
-        (TaylorSeer(3, first=1, max_age=2), (5, 4), "CrCrC" + "CrCC"),
-        (TaylorSeer(4, first=1, transition="inherit", compute_stage_end=False), (3, 6), "Crr" + "rCrrrC"),
+        (TaylorSeer(3, first=1), (5, 6, 7), "CrCrC" + "CrCrrC" + "CrCrrCC"),
+        (TaylorSeer(4, first=3), (6, 7), "CCCrCC" + "CrCrrrC"),
+        (TaylorSeer(3, ramp=False, first=1), (5, 6, 7), "CrrCC" + "CrrCrC" + "CrrCrrC"),
+        (TaylorSeer((4, 2), first=1, compute_stage_end=False), (5, 6, 4), "CrCrr" + "CrCrCr" + "CrCC"),
+        (TaylorSeer(4, max_age=2), (8,), "CCrCrCrC"),
+        (TaylorSeer(4, first=1, transition="inherit", compute_stage_end=False), (4, 6), "CrCr" + "rrCrrC"),
     ],
     ids=str,
 )
@@ -52,7 +62,24 @@ def test_forecasts_of_residuals_linear_in_sigma_are_exact_and_survive_a_change_o
     assert strict is not None and not strict.readable.any()
 
 
-@pytest.mark.parametrize(("name", "values"), [("interval", (0, 2.0, "3", True)), ("order", (-1, 1.0, None))])
+@given(st.integers(1, 12), st.integers(1, 4), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_a_ramped_interval_is_at_most_twice_the_one_before_and_reaches_the_whole(
+    interval: int, first: int, stages: list[int]
+) -> None:
+    """Within every stage; one interval more than `first` full steps and the ramp take is whole."""
+    steps = iter(timetable(TaylorSeer(interval, first=first, last=0, compute_stage_end=False), *stages))
+    for count in stages:
+        computed = [step for step, kind in zip(range(count), steps, strict=False) if kind == "C"]
+        gaps = [after - before for before, after in pairwise(computed)]
+        assert computed[0] == 0 and max(gaps, default=1) <= max(interval, 1)
+        assert all(after <= 2 * before for before, after in pairwise([1, *gaps]))
+        grown = first - 1 + 2 * interval
+        assert all(after - before == interval for before, after in pairwise(c for c in computed if c >= grown))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("interval", (0, 2.0, "3", True)), ("order", (-1, 1.0, None)), ("ramp", (1, "yes"))]
+)
 def test_ill_values_are_refused(name: str, values: tuple) -> None:
     for value in values:
         with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):

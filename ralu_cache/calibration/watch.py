@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ralu_cache.api import accelerate
 from ralu_cache.report import Report
 from ralu_cache.spatial import SpatialMethod
-from ralu_cache.temporal.base import Decision, History, PolicyState, Situation, relative_change
+from ralu_cache.temporal.base import Decision, History, PolicyState, Refresh, Situation, TokenView, relative_change
 from ralu_cache.temporal.teacache import TeaCache
 
 
@@ -37,6 +37,8 @@ class Watch:
     """
 
     signal = "modulated"
+    caches = "stack"
+    measures = ()
     transition = "reset"
     max_age = None
     order = 0
@@ -80,6 +82,14 @@ class WatchedBranch:
         self._signal.append(decision.distance)
         self._watch.calling = self
         return decision
+
+    def select(self, situation: Situation, view: TokenView) -> Tensor | None:
+        """See `PolicyState.select`."""
+        return None
+
+    def refresh(self, situation: Situation, view: TokenView, text: int, singles: Sequence[bool]) -> Refresh:
+        """See `PolicyState.refresh`."""
+        raise NotImplementedError
 
     def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
         """See `PolicyState.forecast`."""

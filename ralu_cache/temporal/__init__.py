@@ -1,4 +1,4 @@
-"""Temporal policies by name: `teacache`, `seacache`, `taylorseer`, and those that others register."""
+"""Temporal policies by name: teacache, seacache, taylorseer, toca, adaptive, and those that others register."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ralu_cache.temporal.adaptive import Adaptive
 from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation, extrapolate
 from ralu_cache.temporal.seacache import SeaCache
 from ralu_cache.temporal.taylorseer import TaylorSeer
 from ralu_cache.temporal.teacache import TeaCache
+from ralu_cache.temporal.toca import ToCa
 
 __all__ = [
-    "Decision", "Policy", "PolicyState", "SeaCache", "Situation", "TaylorSeer", "TeaCache", "extrapolate",
-    "register_temporal", "resolve_temporal", "temporal_names",
+    "Adaptive", "Decision", "Policy", "PolicyState", "SeaCache", "Situation", "TaylorSeer", "TeaCache", "ToCa",
+    "extrapolate", "register_temporal", "resolve_temporal", "temporal_names",
 ]  # fmt: skip
 
 Factory = Callable[..., Policy]
-_POLICIES: dict[str, Factory] = {"teacache": TeaCache, "seacache": SeaCache, "taylorseer": TaylorSeer}
+_POLICIES: dict[str, Factory] = {
+    "teacache": TeaCache, "seacache": SeaCache, "taylorseer": TaylorSeer, "toca": ToCa,
+    "adaptive": Adaptive,
+}  # fmt: skip
 
 
 def register_temporal(name: str, factory: Factory) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-TRANSITIONS = ("reset", "inherit")
+TRANSITIONS = ("reset", "inherit", "kept")
 SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too few digits of their difference
 
 T = TypeVar("T")
@@ -69,6 +69,35 @@ class Decision:
     total: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class TokenView:
+    """What is known of the tokens of a call to a policy that chooses some of them; all but `measure` are (B, n).
+
+    age: int32, steps since the token's feature was computed, 1 for the step before.
+    valid: bool, computed for this very token; False where it came from a parent or its noise was changed.
+    kept: bool, the token is the same as before the latest transition; all True in the first stage.
+    ahead: float32, sigma now less the level at which it was computed; above 0 after a transition moved sigma back.
+    measure: gives (B, n) float32 by name, see `MEASURES`.
+    """
+
+    age: Tensor
+    valid: Tensor
+    kept: Tensor
+    ahead: Tensor
+    measure: Callable[[str], Tensor]
+
+
+Refresh = tuple[tuple[Tensor, tuple[int, ...]], tuple[Tensor, tuple[int, ...]] | None]
+"""For image and text tokens: (B, n) int64, those that matter most first, and how many of them each layer takes."""
+
+MEASURES = {
+    "key": "norm of the token's keys, mean over layers",
+    "value": "norm of the token's values, mean over layers",
+    "attention": "attention that the token received when it was last measured, mean over layers",
+    "change": "relative change of the token's residual between its two latest computations",
+}
+
+
 class PolicyState(Protocol):
     """What a policy remembers of one branch (the calls at the same place within every step) of one run."""
 
@@ -83,10 +112,24 @@ class PolicyState(Protocol):
         """
         ...
 
+    def select(self, situation: Situation, view: TokenView) -> Tensor | None:
+        """(B, n) bool: the tokens to compute in samples that reuse; None for none: always, without "rows" in `caches`.
+
+        Called after `decide` at every step for which residuals are at hand, whatever was decided.
+        """
+        ...
+
+    def refresh(self, situation: Situation, view: TokenView, text: int, singles: Sequence[bool]) -> Refresh:
+        """With `caches` "layers+rows": the image tokens and the text tokens whose MLPs run in samples that reuse.
+
+        text: how many text tokens there are; singles: of each layer, whether it is a single block.
+        """
+        ...
+
     def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
         """The residual at `sigma`, (B, n, d), or (k, n, d) of the samples `rows`: (k,) indices or a (B,) mask.
 
-        history: (level (B,), residual (B, n, d)) of the computed steps, newest first; nan levels are not used.
+        history: (level (B,) or (B, n), residual (B, n, d)) of the computed steps, newest first; nan levels are unused.
         """
         ...
 
@@ -105,8 +148,26 @@ class Policy(Protocol):
         ...
 
     @property
+    def caches(self) -> str:
+        """What is kept of a computed step.
+
+        "stack": the residual of the whole block stack; "rows": that, and every layer's keys and values, so that some
+        tokens alone can be run through the blocks; "layers": the outputs of every layer's attention and MLP, which are
+        forecast one by one; "layers+rows": the same, and where it reuses, the MLPs of some tokens run (see `refresh`).
+        """
+        ...
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """With `caches` "layers+rows": the `MEASURES` that computed steps are to take; "change" is always there."""
+        ...
+
+    @property
     def transition(self) -> str:
-        """ "reset": the first step of a stage is computed; "inherit": residuals are carried over and may serve it."""
+        """ "reset": the first step of a stage is computed; "inherit": residuals are carried over and may serve it.
+
+        "kept": they are carried over, and serve the tokens that the transition left as they are.
+        """
         ...
 
     @property
@@ -131,7 +192,8 @@ class Rules:
     first, last: so many first and last steps of the run; at least one first step, for there is nothing to reuse.
     compute_stage_end: the last step before a transition, from which the next regions are chosen.
     transition: "reset" computes the first step of every stage; "inherit" lets residuals serve it that were carried
-        over the transition.
+        over the transition; "kept" lets those tokens use theirs that the transition left as they are, and computes the
+        others (only where `caches` is "rows").
     max_age: every sample is computed at least once in any so many consecutive steps; 0 and 1 never reuse, None sets
         no bound.
 
@@ -148,7 +210,7 @@ class Rules:
         check_integer("first", self.first, 1)
         check_integer("last", self.last, 0)
         check_choice("compute_stage_end", self.compute_stage_end, (True, False))
-        check_choice("transition", self.transition, TRANSITIONS)
+        check_choice("transition", self.transition, TRANSITIONS if self.caches == "rows" else TRANSITIONS[:2])
         if self.max_age is not None:
             check_integer("max_age", self.max_age, 0)
 
@@ -156,6 +218,16 @@ class Rules:
     def signal(self) -> str | None:
         """See `Policy.signal`."""
         return None
+
+    @property
+    def caches(self) -> str:
+        """See `Policy.caches`."""
+        return "stack"
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """See `Policy.measures`."""
+        return ()
 
     @property
     def order(self) -> int:
@@ -186,6 +258,14 @@ class Rules:
     def threshold_at(self, situation: Situation) -> float:
         """What the sum is held against, nan where the policy has no such number."""
         return math.nan
+
+    def select(self, situation: Situation, view: TokenView) -> Tensor | None:
+        """See `PolicyState.select`."""
+        return None
+
+    def refresh(self, situation: Situation, view: TokenView, text: int, singles: Sequence[bool]) -> Refresh:
+        """See `PolicyState.refresh`."""
+        raise NotImplementedError
 
     def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
         """(B,) bool: True where the policy's own rule lets the residual be reused.
@@ -227,6 +307,14 @@ class RuleState:
         self.total = torch.where(reuse, total, 0.0)
         self.age = torch.where(reuse, self.age + 1, 0)
         return Decision(reuse, distance, threshold, kept, total)
+
+    def select(self, situation: Situation, view: TokenView) -> Tensor | None:
+        """See `PolicyState.select`."""
+        return self.policy.select(situation, view)
+
+    def refresh(self, situation: Situation, view: TokenView, text: int, singles: Sequence[bool]) -> Refresh:
+        """See `PolicyState.refresh`."""
+        return self.policy.refresh(situation, view, text, singles)
 
     def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
         """See `PolicyState.forecast`; polynomials in sigma of the policy's order (see `extrapolate`)."""
@@ -281,11 +369,12 @@ def relative_change(signal: Tensor, previous: Tensor) -> Tensor:
 def extrapolate(history: History, sigma: float, order: int) -> Tensor:
     """The polynomial in sigma of degree `order` through the newest values, at `sigma`.
 
-    history: (level (B,), values (B, n, d)), newest first; levels differ from sample to sample because samples decide
-    for themselves. A sample uses its newest values up to the first whose level is nan or equal to an earlier one: too
-    few, and its degree is lower; the newest alone stays as it is, bit for bit. Equals TaylorSeer's forecast
-    (arXiv 2503.06923) for order 1; above that its finite differences, made for even steps, are not exact, and these
-    divided differences are. Result (B, n, d), dtype of the newest. Raises ValueError for an empty history.
+    history: (level (B,) or (B, n), values (B, n, d)), newest first; levels differ from sample to sample because samples
+    decide for themselves, and from token to token where some were computed alone. Each uses its newest values up to the
+    first whose level is nan or equal to an earlier one: too few, and its degree is lower; the newest alone stays as it
+    is, bit for bit. Equals TaylorSeer's forecast (arXiv 2503.06923) for order 1; above that its finite differences,
+    made for even steps, are not exact, and these divided differences are. Result (B, n, d), dtype of the newest. Raises
+    ValueError for an empty history.
     """
     if not history:
         raise ValueError("nothing to extrapolate from: the history is empty")
@@ -295,7 +384,7 @@ def extrapolate(history: History, sigma: float, order: int) -> Tensor:
         return newest
     result: Tensor | None = None
     for weight, (_, values) in zip(_weights(torch.stack([level for level, _ in nodes]), sigma), nodes, strict=True):
-        weight = weight.view(-1, *(1,) * (values.ndim - 1))
+        weight = weight.view(*weight.shape, *(1,) * (values.ndim - weight.ndim))
         part = torch.where(weight == 0, 0.0, weight * values.to(torch.promote_types(values.dtype, torch.float32)))
         result = part if result is None else result + part
     assert result is not None
@@ -303,7 +392,7 @@ def extrapolate(history: History, sigma: float, order: int) -> Tensor:
 
 
 def _weights(levels: Tensor, sigma: float) -> Tensor:
-    """Lagrange weights (K, B) of nodes at `levels` (K, B), newest first; 0 for nodes that a sample does not use."""
+    """Lagrange weights of nodes at `levels`, (K, B) or (K, B, n) both, newest first; 0 for nodes that are not used."""
     used = torch.ones_like(levels, dtype=torch.bool)
     for k in range(1, len(levels)):
         apart = (levels[:k] - levels[k]).abs() > SMALLEST_GAP  # False for nan
@@ -334,6 +423,12 @@ def check_number(name: str, value: object, low: float) -> None:
     """Raises ValueError unless `value` is a finite number of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
         raise ValueError(f"{name} must be a finite number of at least {low}, got {value!r}")
+
+
+def check_share(name: str, value: object) -> None:
+    """Raises ValueError unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
 
 
 def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:

@@ -1,0 +1,168 @@
+"""The submodules of stock blocks whose outputs can be cached layer by layer, and what their attention knows of tokens.
+
+FLUX and SD3 blocks are row-wise outside of their attention: a *double* block has MLPs of its own for image and text
+(`ff`, `ff_context`), a FLUX *single* block runs one over text and image joined, inside `proj_mlp` and `proj_out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ralu_cache.layer_cache import LayerCache
+
+
+class Role(Enum):
+    """What a submodule is in its block."""
+
+    ATTENTION = "attention"  # all rows in, all rows out
+    MLP = "mlp"
+    INNER_ATTENTION = "inner attention"  # of a single block: its output goes to `proj_out`
+    PROJ_MLP = "proj_mlp"  # of a single block: all rows in, rows for `proj_out` out
+    PROJ_OUT = "proj_out"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One submodule of one block.
+
+    layer: the block's number. parts: what its outputs are, each "image", "text", "joint" (text before image), or
+    "unused" by the block; an attention with an IP-adapter has a third one, of the image.
+    """
+
+    layer: int
+    name: str
+    role: Role
+    parts: tuple[str, ...]
+
+    def key(self, part: int = 0) -> str:
+        """The name of one of its outputs in a `LayerCache`."""
+        return f"{self.layer}.{self.name}.{part}"
+
+
+def is_single(block: nn.Module) -> bool:
+    return hasattr(block, "proj_mlp")
+
+
+def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
+    """The sites of a transformer's blocks and their modules. Raises ValueError for blocks of another make."""
+    found = []
+    for layer, block in enumerate(blocks):
+        if is_single(block):
+            roles = [
+                ("attn", Role.INNER_ATTENTION, ("joint",)),
+                ("proj_mlp", Role.PROJ_MLP, ()),
+                ("proj_out", Role.PROJ_OUT, ("joint",)),
+            ]
+        elif hasattr(block, "ff_context"):
+            text = "unused" if block.ff_context is None else "text"  # a last block may give no text
+            roles = [
+                ("attn", Role.ATTENTION, ("image", text, "image")),
+                ("attn2", Role.ATTENTION, ("image",)),
+                ("ff", Role.MLP, ("image",)),
+                ("ff_context", Role.MLP, ("text",)),
+            ]
+        else:
+            raise ValueError(
+                f"{type(block).__name__} is not supported with layer caching: expected blocks with ff and ff_context, "
+                "or with proj_mlp and proj_out; use another temporal policy"
+            )
+        modules = [(Site(layer, name, role, parts), getattr(block, name, None)) for name, role, parts in roles]
+        found += [(site, module) for site, module in modules if module is not None]
+    return found
+
+
+class Projections:
+    """Watches an attention's projections, so that measures of its tokens cost no second pass through them.
+
+    While `wanted()`, each call leaves what they gave; `measure` reads it. Raises ValueError for another measure.
+    """
+
+    def __init__(self, attention: Any, site: Site, measures: Sequence[str], wanted: Callable[[], bool]) -> None:
+        self.attention, self.site, self.measures, self.wanted = attention, site, measures, wanted
+        self._given: dict[str, Tensor] = {}
+        needed: dict[str, tuple[str, ...]] = {
+            "key": ("to_k",),
+            "value": ("to_v",),
+            "attention": ("to_q", "to_k", "add_q_proj", "add_k_proj"),
+        }
+        for name in measures:
+            if name not in needed:
+                raise ValueError(f"a layer's token measure must be one of {', '.join(needed)}, got {name!r}")
+        self._handles: list[RemovableHandle] = [
+            getattr(attention, name).register_forward_hook(partial(self._keep, name))
+            for name in sorted({name for measure in measures for name in needed[measure]})
+            if getattr(attention, name, None) is not None
+        ]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def keep(self, cache: LayerCache, samples: Tensor | None, text: int, rotary: Any) -> None:
+        """Put the measures of the call that just ran into the cache, and forget what the projections gave.
+
+        "key" and "value": norm over all heads, of keys as the model normalises them. "attention": the sum of each
+        column of the attention map, mean over heads; text tokens ask too. Its cost is that of attention without a
+        fused kernel: 2 L^2 d FLOPs a layer and 256 H L numbers a sample at a time, H heads, L tokens.
+
+        Raises ValueError where the projections are fused: their outputs are not to be had one by one.
+        """
+        missing = "to_v" if "value" in self.measures else "to_k"
+        if missing not in self._given:
+            raise ValueError(
+                f"score by {', '.join(self.measures)} with fused projections is not supported: call "
+                "transformer.unfuse_qkv_projections(), or choose another score"
+            )
+        offset = text if self.site.role is Role.INNER_ATTENTION else 0
+        image = slice(offset, offset + cache.layout.tokens)
+        for measure in self.measures:
+            if measure == "attention":
+                place = offset if "add_k_proj" not in self._given else text
+                values = self._received(rotary)[:, place : place + cache.layout.tokens]
+            elif measure == "key":
+                values = self._heads("to_k", "norm_k")[:, image].float().flatten(2).norm(dim=-1)
+            else:
+                values = self._given["to_v"][:, image].float().norm(dim=-1)
+            cache.keep_measure(measure, self.site.key(), values, samples)
+        self.forget()
+
+    def forget(self) -> None:
+        self._given.clear()
+
+    def _keep(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.wanted():
+            self._given[name] = output
+
+    def _heads(self, name: str, norm: str) -> Tensor:
+        split = self._given[name].unflatten(-1, (self.attention.heads, -1))
+        return split if getattr(self.attention, norm, None) is None else getattr(self.attention, norm)(split)
+
+    def _received(self, rotary: Any) -> Tensor:
+        query, key = self._heads("to_q", "norm_q"), self._heads("to_k", "norm_k")
+        if "add_k_proj" in self._given:  # the order matters to rotary positions alone, and FLUX has text first
+            query = torch.cat([self._heads("add_q_proj", "norm_added_q"), query], 1)
+            key = torch.cat([self._heads("add_k_proj", "norm_added_k"), key], 1)
+        if rotary is not None:
+            query, key = (apply_rotary_emb(part, rotary, sequence_dim=1) for part in (query, key))
+        return received(query, key)
+
+
+def received(query: Tensor, key: Tensor, chunk: int = 256) -> Tensor:
+    """Attention that each token receives from all others, mean over heads: (B, q, H, d), (B, L, H, d) -> (B, L).
+
+    The columns of the attention map, summed; `chunk` rows of it are held at a time. Together they make q.
+    """
+    total = key.new_zeros(key.shape[:2], dtype=torch.float32)
+    for part in query.split(chunk, 1):
+        scores = torch.einsum("bqhd,bkhd->bhqk", part.float(), key.float()) * query.shape[-1] ** -0.5
+        total += scores.softmax(-1).sum(2).mean(1)
+    return total
