@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -25,6 +25,12 @@ class Removable(Protocol):
     """What was installed in a model, and can be taken out again."""
 
     def remove(self) -> None: ...
+
+
+class Processors(Removable, Protocol):
+    """Attention processors of ours; `check` raises ValueError where another was set since."""
+
+    def check(self) -> None: ...
 
 
 class Adapter(Protocol):
@@ -120,7 +126,7 @@ class Adapter(Protocol):
     def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
         """FLOPs of the call when no attention runs, and each block's MLPs for so many image and text tokens."""
 
-    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Removable:
+    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Processors:
         """Attention processors that let `current()` bring some tokens alone. Raises ValueError where they cannot."""
 
 
@@ -153,9 +159,13 @@ class TextImageAdapter:
     def check(self, call: Mapping[str, Any], run: Run) -> None:
         pass
 
+    def skipped(self, call: Mapping[str, Any]) -> Collection[int]:
+        """Indices of the blocks that a call leaves out."""
+        return ()
+
     def flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)
-        return batch * forward_flops(self.shape, image, text)
+        return batch * forward_flops(self.shape, image, text, self.skipped(call))
 
     def skipped_flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)
@@ -184,13 +194,13 @@ class TextImageAdapter:
 
     def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
         batch, image, text = self.size(call)
-        return batch * sparse_flops(self.shape, image, text, fresh)
+        return batch * sparse_flops(self.shape, image, text, fresh, self.skipped(call))
 
     def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
         batch, tokens, words = self.size(call)
-        return batch * replay_flops(self.shape, tokens, words, image, text)
+        return batch * replay_flops(self.shape, tokens, words, image, text, self.skipped(call))
 
-    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Removable:
+    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Processors:
         return self.processor.install(self.blocks(transformer), current)
 
     def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:

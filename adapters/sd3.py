@@ -6,7 +6,7 @@ blocks and output; for the call the table's crop is replaced by its samples at t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
 from ralu_cache.adapters.sparse import SD3SparseProcessor
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.flops import TransformerShape, block_flops
+from ralu_cache.flops import TransformerShape
 
 if TYPE_CHECKING:
     from ralu_cache.hooks import LayoutCall
@@ -150,10 +150,8 @@ class SD3Adapter(TextImageAdapter):
         rows, columns = self.grid(call)
         return len(call["hidden_states"]), rows * columns, call["encoder_hidden_states"].shape[1]
 
-    def flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.size(call)
-        skipped = {*(call.get("skip_layers") or ())}.intersection(range(self.shape.blocks))
-        return super().flops(call) - batch * sum(block_flops(self.shape, index, image, text) for index in skipped)
+    def skipped(self, call: Mapping[str, Any]) -> Collection[int]:
+        return call.get("skip_layers") or ()
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         hidden = transformer.pos_embed(call["hidden_states"])

@@ -148,6 +148,15 @@ class Installed:
         for (_, layer), mine in zip(layers, ours, strict=True):
             layer.set_processor(mine)
 
+    def check(self) -> None:
+        """Raises ValueError where another processor has been put in the place of ours since."""
+        for layer, _ in self._taken:
+            if not isinstance(layer.processor, SparseProcessor):
+                raise ValueError(
+                    f"attention processor {type(layer.processor).__name__} was set after accelerate(); unload it, or "
+                    "call accelerate(pipe, ...) again with a temporal policy that does without row-sparse recompute"
+                )
+
     def remove(self) -> None:
         for layer, stock in self._taken:
             if isinstance(layer.processor, SparseProcessor):

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import peer_caches
 from benchmarks.tiny_flux.scenes import sample_scene
-from ralu_cache import RALU, accelerate
+from ralu_cache import RALU, accelerate, register_spatial
 from ralu_cache.demo import TINY_FLUX
 from ralu_cache.generate import Request
 from ralu_cache.quality.selection import metrics_for
@@ -35,14 +35,19 @@ from ralu_cache.sweep.pictures import PictureFolder
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.runner import run_sweep
 
-PLAIN = (18, 11, 7, 5)
-STACKED = "taylorseer:5/2/2,first=1,compute_stage_end=false"
+PLAIN = (18, 11, 7, 5, 4, 3, 2)
+FREE = "first=1,compute_stage_end=false"
 METHODS = (
     "fbcache:0.3", "fbcache:0.6", "magcache:0.5", "diffusers-taylorseer:5", "diffusers-taylorseer:8", "dbcache:0.3",
     "dbcache-taylorseer:0.3", "dbcache-taylorseer:0.6", "ralu-published:4x",
-    "+teacache:0.4", "+teacache:0.8", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+taylorseer:8",
-    "ralu-4x", "ralu-7x", f"ralu-4x+{STACKED}", "ralu-7x+taylorseer:2/3/2,first=1,compute_stage_end=false",
+    "+teacache:0.4", "+teacache:0.8", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+taylorseer:8", "+toca:4",
+    "ralu-4x", "ralu-7x", "ralu-2-2-3", "ralu-1-1-2", f"ralu-4x+taylorseer:5/2/2,{FREE}",
+    f"ralu-7x+taylorseer:2/3/2,{FREE}", "ralu-7x+adaptive:2", "ralu-7x+adaptive:4", "ralu-7x+adaptive:4,ramp=false",
+    "ralu-7x+adaptive:9,ramp=false",
 )  # fmt: skip
+SMALL_PLANS = ("2-2-3", "1-1-2")  # of RALU: steps by stage, to go as far without caching as others go with it
+MORE_STEPS_MORE_REUSE = {"+taylorseer:3,first=1,last=0": (31, 20, 14, 11, 6), "+taylorseer:2,first=1,last=0": (8, 4)}
+"""Caching alone on fewer steps than the full run has: the policy, and the steps asked for."""
 
 
 class Peers:
@@ -113,12 +118,18 @@ def main() -> None:
     if options.true_cfg_scale > 1:
         calibration["negative_prompt"] = [""] * 4
     Peers(calibration, options.true_cfg_scale > 1).register()
+    for plan in SMALL_PLANS:
+        steps = tuple(int(count) for count in plan.split("-"))
+        register_spatial(f"ralu-{plan}", lambda steps=steps: RALU(steps=steps))
     grid = Grid(methods=METHODS, plain_steps=PLAIN, prompts=prompts, seeds=tuple(options.seeds), batch=options.batch)
+    settings = grid.settings()
+    for method, counts in MORE_STEPS_MORE_REUSE.items():
+        settings += [Setting(method, steps, *grid.sizes[0]) for steps in counts]
     metrics, set_metrics, _ = metrics_for(prompts)
     request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=options.true_cfg_scale)
     make = MakeBench(request, max(grid.steps), prompts)
     path = run_sweep(
-        options.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(),
+        options.out, header_of(grid, request, metrics, set_metrics), settings, grid.batches(),
         run_on_ray(make, options.workers) if options.workers else run_here(make), rounds=options.rounds,
         seconds=options.seconds, keep=PictureFolder(options.out, grid.batches()),
     )  # fmt: skip

@@ -35,7 +35,8 @@ def accelerate(
     temporal: None, "teacache", "seacache", "taylorseer", "toca", "adaptive", each with its main setting after a colon
         if wanted ("teacache:0.4"), the name of a registered policy, or a config such as `SeaCache(threshold=0.3)`.
     speedup: instead of both, 4 or "4x": the slowest setting that was measured to be at least that much faster, for
-        the pipeline's family; another model, size or machine gains more or less.
+        the pipeline's family; another model, size or machine gains more or less. Where it wants another
+        `num_inference_steps` than a call brings, that is logged once, and stands in the report.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown
@@ -43,10 +44,10 @@ def accelerate(
     """
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
-    adapter = find_adapter(pipe)
+    adapter, steps = find_adapter(pipe), None
     if speedup is not None:
         entry = for_speedup(shipped(adapter.family), speedup, adapter.family)
-        spatial, temporal = entry.spatial, entry.temporal
+        spatial, temporal, steps = entry.spatial, entry.temporal, entry.steps if entry.spatial is None else None
     policy = resolve_temporal(temporal)
     method = resolve_spatial(spatial, adapter.default_preset)
     stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
@@ -59,7 +60,7 @@ def accelerate(
     pipe.scheduler = stock
     names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
     labels = tuple("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
-    return Acceleration(pipe, adapter, method, policy, labels)
+    return Acceleration(pipe, adapter, method, policy, labels, steps)
 
 
 class Acceleration:
@@ -72,7 +73,10 @@ class Acceleration:
         method: SpatialMethod | None,
         policy: Policy | None,
         labels: tuple[str, ...],
+        steps: int | None = None,
     ) -> None:
+        """steps: those that the setting was measured with; another number is worth a notice."""
+        self._steps = steps
         self._pipe, self._adapter, self._method, self._policy, self._labels = pipe, adapter, method, policy, labels
         self._report: Report | None = None
         self._told: set[str] = set()
@@ -136,6 +140,8 @@ class Acceleration:
     def _new_run(self, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
         """See `ralu_cache.scheduler.NewRun`; what is refused is refused before there is a report of it."""
         _check_not_compiled(self._pipe.transformer)
+        if self._policy is not None and self._policy.caches != "stack":
+            _check_blocks_not_compiled(self._adapter.blocks(self._pipe.transformer))
         if self._method is None and self._policy is None:
             return None
         if self._method is not None and custom:
@@ -148,6 +154,11 @@ class Acceleration:
             pipeline=type(self._pipe).__name__, spatial=self._labels[0], temporal=self._labels[1],
             baseline_steps=num_inference_steps,
         )  # fmt: skip
+        if self._steps not in (None, num_inference_steps):
+            self._tell(
+                f"this setting's speed-up was measured with num_inference_steps={self._steps}, not "
+                f"{num_inference_steps}; pass that number to the call"
+            )
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         if self._method is not None:
             stages = self._method.stages(num_inference_steps, model_shift)
@@ -185,6 +196,15 @@ def _check_not_compiled(transformer: nn.Module) -> None:
         raise RuntimeError(
             "the whole transformer was compiled in place, which compiles ralu_cache's hooks away; use "
             "transformer.compile_repeated_blocks() instead"
+        )
+
+
+def _check_blocks_not_compiled(blocks: list[nn.Module]) -> None:
+    """What runs inside them differs from call to call, which would compile them again and again."""
+    if any(getattr(block, "_compiled_call_impl", None) is not None for block in blocks):
+        raise RuntimeError(
+            "a temporal policy that reaches into the blocks (row-sparse recompute, layer caches) does not work in "
+            "compiled ones; leave out compile_repeated_blocks(), or use teacache, seacache or taylorseer"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from ralu_cache.adapters.base import Adapter, Removable
+from ralu_cache.adapters.base import Adapter, Processors, Removable
 from ralu_cache.attention import Rows
 from ralu_cache.layers import LayerStack
 from ralu_cache.temporal.base import Policy
@@ -49,9 +49,11 @@ class BlockStack:
         self._left: Tensor | None = None
         self._blocks = adapter.blocks(transformer)
         self._handles: list[Removable] = []
+        self._processors: Processors | None = None
         self.layers: LayerStack | None = None
         if policy.caches == "rows":  # these may refuse, so they come first
-            self._handles.append(adapter.install_rows(transformer, lambda: self.rows))
+            self._processors = adapter.install_rows(transformer, lambda: self.rows)
+            self._handles.append(self._processors)
         elif policy.caches != "stack":
             self.layers = LayerStack(transformer, adapter, policy.measures, policy.caches == "layers+rows")
             self._handles.append(self.layers)
@@ -69,8 +71,13 @@ class BlockStack:
             handle.remove()
 
     def run(self, rows: Rows | None = None, stale: Tensor | None = None) -> None:
-        """rows: what to remember keys and values for, None for nothing; stale: needed if it has some tokens alone."""
+        """rows: what to remember keys and values for, None for nothing; stale: needed if it has some tokens alone.
+
+        Raises ValueError if rows are given and another attention processor than ours has been set since.
+        """
         self.rest()
+        if rows is not None and self._processors is not None:
+            self._processors.check()
         self.rows, self._stale, self._recording = rows, stale, True
 
     def skip(self, residual: Tensor) -> None:

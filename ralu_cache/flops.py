@@ -9,7 +9,7 @@ Layers that an extra brings along (IP-Adapter, LoRA kept apart) are not part of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 TIME_CHANNELS = 256  # sinusoids of the time step; the same in every supported family
@@ -65,20 +65,25 @@ class TransformerShape:
         return self.double_blocks + self.single_blocks
 
 
-def forward_flops(shape: TransformerShape, image_tokens: int, text_tokens: int) -> int:
+def forward_flops(
+    shape: TransformerShape, image_tokens: int, text_tokens: int, skipped: Collection[int] = ()
+) -> int:
     """Operations of one forward pass of one sample.
 
     Args:
         image_tokens, text_tokens: number of tokens of either kind.
+        skipped: indices of blocks that the call leaves out; those that the model does not have are ignored.
 
     Raises:
         ValueError: for a negative number of tokens.
     """
-    blocks = sum(block_flops(shape, index, image_tokens, text_tokens) for index in range(shape.blocks))
+    blocks = sum(block_flops(shape, index, image_tokens, text_tokens) for index in _run(shape, skipped))
     return blocks + embedding_flops(shape, image_tokens, text_tokens)
 
 
-def sparse_flops(shape: TransformerShape, image_tokens: int, text_tokens: int, fresh: int) -> int:
+def sparse_flops(
+    shape: TransformerShape, image_tokens: int, text_tokens: int, fresh: int, skipped: Collection[int] = ()
+) -> int:
     """Operations of a pass in which only `fresh` image tokens, and all text, run through the blocks (one sample).
 
     They ask all tokens, whose keys and values are remembered; a second attention asks the image tokens.
@@ -87,15 +92,21 @@ def sparse_flops(shape: TransformerShape, image_tokens: int, text_tokens: int, f
     """
     if not 0 <= fresh <= image_tokens:
         raise ValueError(f"fresh tokens must lie within 0 to {image_tokens}, got {fresh}")
-    d, absent = shape.width, image_tokens - fresh
-    blocks = sum(block_flops(shape, index, fresh, text_tokens) for index in range(shape.blocks))
-    joint = shape.blocks * attention_flops(fresh + text_tokens, absent, d)
-    dual = shape.dual_attention_blocks * attention_flops(fresh, absent, d)
-    return blocks + joint + dual + embedding_flops(shape, image_tokens, text_tokens)
+    d, absent, total = shape.width, image_tokens - fresh, embedding_flops(shape, image_tokens, text_tokens)
+    for index in _run(shape, skipped):
+        total += block_flops(shape, index, fresh, text_tokens) + attention_flops(fresh + text_tokens, absent, d)
+        if index < shape.dual_attention_blocks:
+            total += attention_flops(fresh, absent, d)
+    return total
 
 
 def replay_flops(
-    shape: TransformerShape, image_tokens: int, text_tokens: int, image: Sequence[int] = (), text: Sequence[int] = ()
+    shape: TransformerShape,
+    image_tokens: int,
+    text_tokens: int,
+    image: Sequence[int] = (),
+    text: Sequence[int] = (),
+    skipped: Collection[int] = (),
 ) -> int:
     """Operations of a pass in which no attention runs, and the MLPs only for some tokens (one sample).
 
@@ -105,7 +116,10 @@ def replay_flops(
     total = embedding_flops(shape, image_tokens, text_tokens)
     d, hidden = shape.width, int(shape.width * shape.mlp_ratio)
     counts = [tuple(given) or (0,) * shape.blocks for given in (image, text)]
-    for index, (fresh, words) in enumerate(zip(*counts, strict=True)):
+    if {len(given) for given in counts} != {shape.blocks}:
+        raise ValueError(f"counts of {shape.blocks} blocks are needed, got {[len(given) for given in counts]}")
+    for index in _run(shape, skipped):
+        fresh, words = counts[0][index], counts[1][index]
         if index >= shape.double_blocks:
             total += _linear(1, d, 3 * d) + _linear(fresh + words, d, hidden) + _linear(fresh + words, d + hidden, d)
             continue
@@ -113,8 +127,6 @@ def replay_flops(
         rows = fresh if text_ends else fresh + words
         modulation = 15 if index < shape.dual_attention_blocks else 12
         total += _linear(1, d, (modulation - 4 * text_ends) * d) + _linear(rows, d, hidden) + _linear(rows, hidden, d)
-    if len(counts[0]) != shape.blocks:
-        raise ValueError(f"counts of {shape.blocks} blocks are needed, got {len(counts[0])}")
     return total
 
 
@@ -165,6 +177,11 @@ def _double_block(shape: TransformerShape, index: int, image_tokens: int, text_t
     mlp = _linear(updated, d, hidden) + _linear(updated, hidden, d)
     second = _linear(image_tokens, d, 4 * d) + attention_flops(image_tokens, image_tokens, d) if dual else 0
     return modulation + attention + mlp + second
+
+
+def _run(shape: TransformerShape, skipped: Collection[int]) -> list[int]:
+    """Indices of the blocks that a call runs."""
+    return [index for index in range(shape.blocks) if index not in skipped]
 
 
 def _linear(rows: int, inputs: int, outputs: int) -> int:

@@ -11,12 +11,16 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Entry:
-    """A measured setting: `accelerate`'s arguments, how many times faster they are, and where that was measured."""
+    """A measured setting: `accelerate`'s arguments, how many times faster they are, and where that was measured.
+
+    steps: the `num_inference_steps` of the call; a spatial plan brings its own.
+    """
 
     speedup: float
     spatial: str | None
     temporal: str | None
     measured: str
+    steps: int
 
 
 def shipped(family: str) -> list[Entry]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.adapters import Adapter, find_adapter
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.hooks import LayoutCall
@@ -65,11 +65,18 @@ NEVER = [
     TeaCache(threshold=0.0, transition="inherit"),
     SeaCache(threshold=0.0, transition="inherit"),
     TaylorSeer(interval=3, max_age=0, transition="inherit"),
+    Adaptive(interval=99, ratio=1.0, transition="inherit"),
+    Adaptive(interval=1, transition="reset"),
 ]
 REUSING = [
     TeaCache(threshold=0.4, coefficients="identity", transition="inherit"),
     SeaCache(threshold=0.8, order=1),
     TaylorSeer(interval=2, transition="inherit"),
+    Adaptive(interval=2, transition="inherit"),
+]
+SPARSE = [
+    Adaptive(interval=3, ratio=0.3, transition=kind, score=score)
+    for kind, score in (("reset", "change"), ("kept", "value"))
 ]
 
 
@@ -146,7 +153,8 @@ def check_a_permuted_ribbon_is_the_stock_forward(family: Family) -> None:
 
 
 def check_flops_are_those_that_a_counter_counts(family: Family) -> None:
-    for temporal, guided, samples in ((None, True, (0, 1)), (TaylorSeer(interval=2, first=1), False, (0,))):
+    cases = [(None, True, (0, 1)), (TaylorSeer(interval=2, first=1), False, (0,)), (SPARSE[1], True, (0, 1))]
+    for temporal, guided, samples in cases:
         pipe = family.make()
         handle = accelerate(pipe, spatial=RALU(steps=(3, 3, 3)), temporal=temporal)
         counted: list[Any] = []
@@ -160,7 +168,8 @@ def check_flops_are_those_that_a_counter_counts(family: Family) -> None:
         assert [sum(next(totals) for _ in range(step.calls)) for step in handle.report.steps] == [
             step.flops for step in handle.report.steps
         ]
-        assert (sum(step.reused for step in handle.report.steps) > 0) == (temporal is not None)
+        served = sum(step.reused + step.partial for step in handle.report.steps)
+        assert (served > 0) == (temporal is not None)
 
 
 def check_stages_run_on_the_planned_tokens(family: Family) -> None:
@@ -186,26 +195,30 @@ def check_threshold_zero_is_the_uncached_run(family: Family) -> None:
         for policy in NEVER:
             with accelerate(pipe, spatial=plan, temporal=policy) as handle:
                 assert torch.equal(family.run(pipe), expected), f"{policy} under {plan}"
-            assert not any(stage.reused for stage in handle.report.stages)
+            assert not any(stage.reused or stage.partial for stage in handle.report.stages)
 
 
 def check_what_is_reused_is_what_was_not_run(family: Family) -> None:
     pipe = family.make()
     adapter = find_adapter(pipe)
     for plan in (None, RALU(steps=(4, 4, 4))):
-        for policy in REUSING:
+        for policy in (*REUSING, *SPARSE):
             with accelerate(pipe, spatial=plan, temporal=policy) as handle, watched(adapter, pipe) as (_, samples):
                 assert family.run(pipe).isfinite().all()
             stages = handle.report.stages
-            assert sum(stage.reused for stage in stages) > 0, f"{policy} under {plan}"
-            assert sum(samples) == sum(stage.computed for stage in stages)
+            served = sum(stage.partial if policy in SPARSE else stage.reused for stage in stages)
+            assert served > 0, f"{policy} under {plan}"
+            assert sum(samples) == sum(stage.computed + stage.partial for stage in stages)
             assert handle.report.temporal_saved_flops > 0
 
 
 def check_a_picture_does_not_depend_on_its_batch(family: Family) -> None:
     pipe = family.make()
     text = RALU(steps=(2, 2, 2), regions="text-attention")
-    for plan, policy in [*((plan, None) for plan in (*PLANS, text)), *((PLAN, policy) for policy in REUSING)]:
+    for plan, policy in [
+        *((plan, None) for plan in (*PLANS, text)),
+        *((PLAN, policy) for policy in (*REUSING, *SPARSE)),
+    ]:
         with accelerate(pipe, spatial=plan, temporal=policy):
             together, alone = family.run(pipe, (0, 1, 2)), family.run(pipe, (2,))
             torch.testing.assert_close(alone[0], together[2], atol=1e-5, rtol=1e-5)
@@ -232,7 +245,7 @@ def check_guidance(family: Family) -> None:
     """The negative prompt counts if and only if guidance is on."""
     pipe = family.make()
     other = {name: -rows for name, rows in family.pictures((0, 1)).items() if name.startswith("negative")}
-    for policy in (None, REUSING[2]):
+    for policy in (None, REUSING[2], SPARSE[1]):
         with accelerate(pipe, spatial=PLAN, temporal=policy):
             guided, unguided = (family.run(pipe, guided=kind) for kind in (True, False))
             assert not torch.allclose(guided, unguided, atol=1e-3)
@@ -267,7 +280,7 @@ def check_a_failure_leaves_nothing_behind(family: Family) -> None:
     pipe = family.make()
     stock = family.run(pipe)
     block = find_adapter(pipe).blocks(pipe.transformer)[-1]
-    for policy in (None, REUSING[2]):
+    for policy in (None, REUSING[2], SPARSE[1]):
         handle = accelerate(pipe, spatial=PLAN, temporal=policy)
         expected = family.run(pipe)
         calls = sum(step.calls for step in handle.report.steps)
@@ -333,9 +346,10 @@ def check_the_progress_bar_counts_the_real_steps(family: Family) -> None:
 def check_a_pipeline_in_bfloat16(family: Family) -> None:
     pipe = family.make().to(torch.bfloat16)
     halved = {name: value.bfloat16() for name, value in family.pictures((0, 1)).items() if torch.is_tensor(value)}
-    handle = accelerate(pipe, spatial=PLAN, temporal=REUSING[2])
-    images = family.run(pipe, **halved)
-    assert images.dtype == torch.bfloat16 and images.isfinite().all() and len(handle.report.steps) == 6
+    for policy in (REUSING[2], SPARSE[1]):
+        handle = accelerate(pipe, spatial=PLAN, temporal=policy)
+        images = family.run(pipe, **halved)
+        assert images.dtype == torch.bfloat16 and images.isfinite().all() and len(handle.report.steps) == 6
 
 
 CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]

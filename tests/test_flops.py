@@ -1,13 +1,24 @@
 """The analytic model against PyTorch's counter on stock models, and against the published numbers."""
 
 import math
+from contextlib import closing
 
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ralu_cache.flops import TransformerShape, attention_flops, block_flops, embedding_flops, forward_flops
+from ralu_cache.flops import (
+    TransformerShape,
+    attention_flops,
+    block_flops,
+    embedding_flops,
+    forward_flops,
+    sparse_flops,
+)
+from tests.adapter_conformance import FAMILIES, Family
+from tests.sparse_bench import Bench, drawn
 
 FLUX = TransformerShape(
     width=3072, double_blocks=19, single_blocks=38, in_channels=64, out_channels=64, context_channels=4096,
@@ -77,6 +88,39 @@ def test_stock_sd3_counts_exactly_the_same(dual):
     assert counter.get_total_flops() == forward_flops(shape, 8 * 6, 7)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("fresh", [1, 20, 96])
+def test_a_sparse_call_counts_exactly_the_same(family: Family, fresh: int):
+    with closing(Bench(family)) as bench:
+        stale = bench.full(bench.call)[1]
+        tokens = drawn(bench.layout.batch, bench.layout.tokens, fresh)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            bench.sparse(bench.call, tokens, stale)
+        shape = bench.adapter.shape
+        assert counter.get_total_flops() == bench.layout.batch * sparse_flops(shape, bench.tokens, bench.text, fresh)
+        assert counter.get_total_flops() == bench.adapter.sparse_flops(bench.call, fresh)
+
+
+@pytest.mark.parametrize("skipped", [[1], [1, 2]])
+def test_layers_that_guidance_skips_are_not_counted_in_a_sparse_call(skipped: list[int]):
+    with closing(Bench(FAMILIES[1])) as bench:
+        call = {**bench.call, "skip_layers": skipped}
+        stale = bench.full(call)[1]
+        tokens = drawn(bench.layout.batch, bench.layout.tokens, 20)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            bench.sparse(call, tokens, stale)
+        assert counter.get_total_flops() == bench.adapter.sparse_flops(call, 20)
+
+
+def test_a_sparse_call_lies_between_nothing_and_all():
+    assert sparse_flops(FLUX, FULL, TEXT, FULL) == forward_flops(FLUX, FULL, TEXT)
+    costs = [sparse_flops(FLUX, FULL, TEXT, fresh) for fresh in (0, 1, 1000, FULL)]
+    assert embedding_flops(FLUX, FULL, TEXT) < costs[0] and costs == sorted(set(costs))
+    assert sparse_flops(FLUX, FULL, TEXT, round(0.3 * FULL)) / forward_flops(FLUX, FULL, TEXT) == pytest.approx(
+        (0.3 * FULL + TEXT) / (FULL + TEXT), abs=2e-3
+    ), "blocks cost as much for each row that asks"
+
+
 def test_flux_per_pass():
     assert forward_flops(FLUX, COARSE, TEXT) / 1e12 == pytest.approx(21.5, abs=0.1)
     assert forward_flops(FLUX, FULL, TEXT) / 1e12 == pytest.approx(74.4, abs=0.1)
@@ -126,5 +170,8 @@ def test_impossible_shapes_are_refused(changes, message):
 def test_impossible_calls_are_refused():
     with pytest.raises(ValueError, match="-1 image"):
         forward_flops(FLUX, -1, TEXT)
+    for fresh in (-1, FULL + 1):
+        with pytest.raises(ValueError, match=rf"within 0 to {FULL}, got {fresh}"):
+            sparse_flops(FLUX, FULL, TEXT, fresh)
     with pytest.raises(ValueError, match=r"0 to 56, got 57"):
         block_flops(FLUX, 57, COARSE, TEXT)

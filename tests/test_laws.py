@@ -15,48 +15,58 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache import SeaCache, TaylorSeer, TeaCache
+from ralu_cache import Adaptive, SeaCache, TaylorSeer, TeaCache
 from ralu_cache.branches import Branch, Group
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
 from ralu_cache.temporal.base import Rules, Situation
-from ralu_cache.token_map import map_tokens
-from tests.strategies import chains, layouts
+from ralu_cache.token_map import Kind, map_tokens, put, take
+from tests.strategies import chains, layouts, situations
 
 LAWS = {
     "1 a feature is never used under another layout": [
         "test_ledger:test_no_feature_is_read_under_another_layout",
         "test_ledger:test_put_refuses_samples_of_another_layout_of_the_same_shape",
         "test_laws:test_law_1_a_branch_reads_nothing_of_another_layout",
+        "test_row_sparse:test_no_memory_is_read_under_another_layout",
     ],
     "2 transfers compose and keep bits": [
         "test_ledger:test_refining_in_two_steps_is_refining_in_one",
         "test_ledger:test_transfer_by_kind",
         "test_ledger:test_refining_and_coarsening_gives_the_bits_back",
+        "test_attention:test_a_transition_moves_keys_and_values",
     ],
     "3 inherited only where the policy says so, empty never": [
         "test_ledger:test_marks_decide_who_may_read",
         "test_laws:test_law_3_inherited_only_where_the_policy_says_so_and_empty_never",
+        "test_temporal_adaptive:test_what_was_not_computed_for_the_token_is_computed_unless_inherited",
+        "test_row_sparse:test_a_new_token_is_not_forecast_from_its_parent",
     ],
     "4 reuse impossible: the uncached run": [
         "test_caching:test_with_reuse_impossible_the_run_is_the_uncached_one_bit_for_bit",
         "test_machine:TestMachine",
         "test_laws:test_law_4_a_policy_that_cannot_reuse_never_does",
+        "test_row_sparse:test_a_ratio_of_1_is_the_uncached_run_bit_for_bit",
     ],
     "5 computed within max_age steps and at the edges of stages": [
         "test_temporal_base:test_every_sample_is_computed_within_max_age_steps",
         "test_temporal_base:test_first_and_last_steps_and_both_sides_of_a_transition_are_computed",
+        "test_laws:test_law_5_every_token_is_computed_within_max_age_steps",
         "test_machine:TestMachine",
     ],
     "6 samples and guidance branches do not see each other": [
         "test_caching:test_a_sample_decides_for_itself",
         "test_caching:test_guidance_branches_do_not_see_each_other",
         "test_laws:test_law_6_a_sample_in_a_batch_is_the_sample_alone",
+        "test_row_sparse:test_a_picture_does_not_depend_on_its_batch",
+        "test_row_sparse:test_guidance_branches_do_not_see_each_other",
     ],
     "7 permuting tokens permutes the result": [
         "test_ledger:test_mirroring_the_plane_mirrors_the_transfer",
         "test_temporal_base:test_permuting_tokens_permutes_forecasts_and_leaves_distances",
         "test_laws:test_law_7_mirroring_the_plane_mirrors_what_is_reused",
+        "test_temporal_adaptive:test_permuting_tokens_permutes_the_choice",
+        "test_row_sparse:test_permuted_rows_give_permuted_results",
     ],
     "8 a run that dies leaves nothing behind": [
         "test_machine:TestMachine",
@@ -75,6 +85,7 @@ EAGER: dict[str, Rules] = {  # reuse whenever they may; by name of the signal th
     "modulated": TeaCache(1e6, "identity", compute_stage_end=False, last=0, transition="inherit"),
     "none": TaylorSeer(99, order=2, ramp=False, first=1, compute_stage_end=False, last=0, transition="inherit"),
 }
+ROWS = Adaptive(99, ratio=0.4, score="staleness", ramp=False)  # computes some tokens a step
 
 
 @pytest.mark.parametrize(("law", "tests"), LAWS.items(), ids=lambda value: value if isinstance(value, str) else "")
@@ -98,12 +109,19 @@ def draw(layout: TokenLayout, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return modulated + 2, canvas + 2, residual
 
 
-def reused(groups: list[Group], batch: int) -> Tensor:
-    """(B,) bool"""
-    found = torch.zeros(batch, dtype=torch.bool)
+def samples_of(group: Group) -> Tensor | slice:
+    return slice(None) if group.rows is None else group.rows
+
+
+def passed_over(groups: list[Group], layout: TokenLayout) -> Tensor:
+    """(B, n) bool: the tokens that were not computed."""
+    found = torch.zeros(layout.batch, layout.tokens, dtype=torch.bool)
     for group in groups:
         if group.residual is not None:
-            found[slice(None) if group.rows is None else group.rows] = True
+            served = torch.ones(len(group.residual), layout.tokens, dtype=torch.bool)
+            if group.tokens is not None:
+                served = put(served, group.tokens, torch.zeros_like(group.tokens, dtype=torch.bool))
+            found[samples_of(group)] = served
     return found
 
 
@@ -112,24 +130,36 @@ def residuals(groups: list[Group], computed: Tensor) -> Tensor:
     whole = computed.clone()
     for group in groups:
         if group.residual is not None:
-            whole[slice(None) if group.rows is None else group.rows] = group.residual
+            added = group.residual
+            if group.tokens is not None:
+                added = put(added, group.tokens, take(computed[samples_of(group)], group.tokens))
+            whole[samples_of(group)] = added
     return whole
 
 
-def step(branch: Branch, where: Situation, seen: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """One call of a branch: who reused (B,), and what the stack added (B, n, d)."""
+def call(branch: Branch, where: Situation, seen: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """One call of a branch: which tokens were passed over (B, n), and what the stack added (B, n, d)."""
     modulated, canvas, residual = seen
     groups = branch.plan(where, lambda: modulated, canvas)
     for group in groups:
-        if group.residual is None:
-            branch.record(group, residual if group.rows is None else residual[group.rows], where)
-    return reused(groups, branch.layout.batch), residuals(groups, residual)
+        computed = residual[samples_of(group)]
+        if group.tokens is not None:
+            branch.record(group, take(computed, group.tokens), where)
+        elif group.residual is None:
+            branch.record(group, computed, where)
+    return passed_over(groups, branch.layout), residuals(groups, residual)
 
 
-@given(layouts(), st.sampled_from(sorted(EAGER)))
-def test_law_1_a_branch_reads_nothing_of_another_layout(layout: TokenLayout, name: str) -> None:
+def step(branch: Branch, where: Situation, seen: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """As `call`, but which samples were passed over (B,)."""
+    passed, added = call(branch, where, seen)
+    return passed.all(1), added
+
+
+@given(layouts(), st.sampled_from([*EAGER.values(), ROWS]))
+def test_law_1_a_branch_reads_nothing_of_another_layout(layout: TokenLayout, policy: Rules) -> None:
     """(1) Not even on a layout that refines the same cells: it must be transferred, or forgotten."""
-    branch, seen = Branch(EAGER[name], layout), draw(layout, 0)
+    branch, seen = Branch(policy, layout), draw(layout, 0)
     step(branch, situation(0), seen)
     branch.layout = TokenLayout(layout.refined.clone(), layout.patch)
     with pytest.raises(StaleFeature):
@@ -164,7 +194,8 @@ def test_law_3_inherited_only_where_the_policy_says_so_and_empty_never(
     st.sampled_from(
         [
             TeaCache(0.0, "identity"), TeaCache((0.0, 0.0), (0.0,)), SeaCache(0.0), TaylorSeer(1),
-            *(replace(policy, max_age=age) for policy in EAGER.values() for age in (0, 1)),
+            Adaptive(1), Adaptive(99, ratio=1.0, score="staleness"),
+            *(replace(policy, max_age=age) for policy in (*EAGER.values(), ROWS) for age in (0, 1)),
         ]
     ),
     st.integers(0, 10**6),
@@ -177,13 +208,48 @@ def test_law_4_a_policy_that_cannot_reuse_never_does(layout: TokenLayout, policy
         assert not found.any() and torch.equal(added, seen[2])
 
 
-@given(chains(2), st.sampled_from(sorted(EAGER)), st.floats(0.05, 2.0), st.integers(0, 10**6))
+@given(
+    chains(3),
+    st.builds(
+        Adaptive, st.integers(1, 5), ratio=st.floats(0, 1), max_age=st.integers(1, 5), order=st.integers(0, 2),
+        score=st.sampled_from(["staleness", "region", "random", "change"]), first=st.integers(1, 2),
+        transition=st.sampled_from(["reset", "inherit", "kept"]), compute_stage_end=st.booleans(),
+        last=st.integers(0, 1), ramp=st.booleans(),
+    ),
+    st.lists(st.integers(1, 5), min_size=3, max_size=3),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_law_5_every_token_is_computed_within_max_age_steps(
+    chain: list[TokenLayout], policy: Adaptive, counts: list[int], seed: int
+) -> None:
+    """(5) Over transitions too; and at a stage's edges, all but what the policy permits explicitly."""
+    branch, generator = Branch(policy, chain[0]), torch.Generator().manual_seed(seed)
+    computed_at = torch.full((chain[0].batch, chain[0].tokens), -1)
+    for where in situations(*counts):
+        layout = chain[where.stage]
+        new = torch.zeros(layout.batch, layout.tokens, dtype=torch.bool)
+        if where.stage and where.stage_step == 0:
+            moved = map_tokens(branch.layout, layout)
+            changed = torch.rand(new.shape, generator=generator) < 0.2
+            new, computed_at = (moved.kind != Kind.KEPT) | changed, take(computed_at, moved.source)
+            branch.transfer(layout, changed)
+        passed, _ = call(branch, where, draw(layout, seed + where.step))
+        computed_at = torch.where(passed, computed_at, where.step)
+        assert (where.step - computed_at < policy.max_age).all(), "each within max_age steps"
+        edge = where.step < policy.first or where.step >= where.steps - policy.last
+        if edge or (where.ends_stage and policy.compute_stage_end) or (new.any() and policy.transition == "reset"):
+            assert not passed.any(), "all of them"
+        if policy.transition == "kept":
+            assert not (passed & new).any(), "what is new, or has new noise"
+
+
+@given(chains(2), st.sampled_from(["rows", *sorted(EAGER)]), st.floats(0.05, 2.0), st.integers(0, 10**6))
 def test_law_6_a_sample_in_a_batch_is_the_sample_alone(
     chain: list[TokenLayout], name: str, threshold: float, seed: int
 ) -> None:
     """(6) Bit for bit, decisions and what is added, over a transition, whatever its neighbours do."""
-    policy = EAGER[name] if name == "none" else replace(EAGER[name], threshold=threshold)
-    policy = replace(policy, max_age=3)
+    policy = ROWS if name == "rows" else EAGER[name]
+    policy = replace(policy, max_age=3) if name in ("none", "rows") else replace(policy, threshold=threshold, max_age=3)
     one = [TokenLayout(layout.refined[-1:], layout.patch) for layout in chain]
     together, alone = Branch(policy, chain[0]), Branch(policy, one[0])
     for k in range(6):
@@ -210,7 +276,7 @@ def test_law_7_mirroring_the_plane_mirrors_what_is_reused(layout: TokenLayout, s
     def mirror(tokens: Tensor) -> Tensor:
         return other.reduce(unit.expand(tokens).flip(3))
 
-    for policy in EAGER.values():
+    for policy in (*EAGER.values(), replace(ROWS, ratio=0.0, transition="kept")):
         here, there = Branch(policy, layout), Branch(policy, mirrored)
         for k in range(4):
             modulated, canvas, residual = draw(layout, seed + k)

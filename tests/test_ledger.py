@@ -11,7 +11,8 @@ from torch import Tensor
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import Feature, Mark, StaleFeature
 from ralu_cache.ledger import Ledger
-from ralu_cache.token_map import Kind, map_tokens, plane
+from ralu_cache.temporal.base import extrapolate
+from ralu_cache.token_map import Kind, map_tokens, plane, take
 from tests.strategies import chains, layouts, pairs
 
 FIELDS = ("values", "step", "sigma", "coarse", "epoch", "mark")
@@ -174,6 +175,103 @@ def test_put_refuses_samples_of_another_layout_of_the_same_shape() -> None:
     feature = fresh(TokenLayout(refined, 2))
     with pytest.raises(StaleFeature):
         feature.put(torch.tensor([0]), feature.select(torch.tensor([1])))
+
+
+# ---- some tokens alone
+
+
+@given(layouts(), st.integers(0, 10**6), st.integers(0, 2), st.integers(1, 3), st.data())
+def test_recording_some_tokens_moves_their_history_alone(
+    layout: TokenLayout, seed: int, extra: int, keep: int, data: st.DataObject
+) -> None:
+    """Some samples, some tokens, some steps: each token's history is what a list of its own would hold."""
+    generator, ledger = torch.Generator().manual_seed(seed), Ledger()
+    shape = (layout.batch, layout.tokens + extra, 2)
+    whole = torch.randn(shape, generator=generator)
+    ledger.record("r", whole, layout, 0, 1.0, keep=keep)
+    told = [[[(0, whole[b, j])] for j in range(layout.tokens)] for b in range(layout.batch)]
+    for step in range(1, data.draw(st.integers(1, 4)) + 1):
+        rows = torch.tensor(data.draw(st.sets(st.integers(0, layout.batch - 1), min_size=1).map(sorted)))
+        count = data.draw(st.integers(1, layout.tokens))
+        tokens = torch.rand(len(rows), layout.tokens, generator=generator).argsort(1)[:, :count]
+        values = torch.randn(len(rows), count, 2, generator=generator)
+        ledger.record_tokens("r", values, layout, step, 1 - step / 10, rows, tokens, keep)
+        for row, sample in enumerate(rows.tolist()):
+            for place, token in enumerate(tokens[row].tolist()):
+                told[sample][token] = [(step, values[row, place]), *told[sample][token]][:keep]
+    for k in range(keep):
+        feature = ledger.get("r" if k == 0 else f"r/{k}", layout)
+        if feature is None:
+            assert all(len(history) <= k for sample in told for history in sample)
+            continue
+        assert feature.layout is layout and feature.values.shape == shape
+        for b in range(layout.batch):
+            for j in range(layout.tokens):
+                if k < len(told[b][j]):
+                    step, expected = told[b][j][k]
+                    assert torch.equal(feature.values[b, j], expected) and feature.mark[b, j] == Mark.VALID
+                    assert (feature.step[b, j], feature.sigma[b, j]) == (step, torch.tensor(1 - step / 10))
+                else:
+                    assert feature.mark[b, j] == Mark.EMPTY and feature.sigma[b, j].isnan()
+    newest = ledger.get("r", layout)
+    assert newest is not None
+    assert torch.equal(newest.values[:, layout.tokens :], whole[:, layout.tokens :]), "these have no marks, and stay"
+
+
+@given(layouts(), st.integers(0, 10**6))
+def test_recording_all_tokens_one_by_one_is_recording_the_samples(layout: TokenLayout, seed: int) -> None:
+    order = torch.rand(layout.batch, layout.tokens, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    every = torch.arange(layout.batch)
+    ledgers = [Ledger(), Ledger()]
+    for step in range(3):
+        values = fresh(layout, seed + step).values
+        ledgers[0].record("r", values, layout, step, 1 - step / 10, keep=2)
+        if step == 0:
+            ledgers[1].record("r", values, layout, step, 1.0, keep=2)
+        else:
+            ledgers[1].record_tokens("r", take(values, order), layout, step, 1 - step / 10, every, order, keep=2)
+    for name in ("r", "r/1"):
+        one, other = (ledger.get(name, layout) for ledger in ledgers)
+        assert one is not None and other is not None and same(one, other)
+
+
+@given(layouts(), st.integers(0, 10**6), st.booleans())
+def test_levels_by_token_are_nan_where_unreadable(layout: TokenLayout, seed: int, inherited: bool) -> None:
+    """(3) And for the rows that ride along, of which only the newest values are known."""
+    feature, ledger = feature_on(layout, seed, extra=2), Ledger()
+    ledger.store("r", feature)
+    ((levels, values),) = ledger.history("r", layout, inherited, by_token=True)
+    assert values is feature.values and levels.shape == values.shape[:2]
+    good = feature.mark >= (Mark.INHERITED if inherited else Mark.VALID)
+    assert torch.equal(levels[:, : layout.tokens].isnan(), ~good) and levels[:, layout.tokens :].isnan().all()
+    assert torch.equal(levels[:, : layout.tokens][good], feature.sigma[good])
+
+
+@given(layouts(), st.integers(0, 10**6))
+def test_forecasts_by_token_of_what_is_linear_in_sigma_are_exact(layout: TokenLayout, seed: int) -> None:
+    """Each token on the line through its own last two values, whenever those were computed."""
+    at_0, slope = fresh(layout, seed).values, fresh(layout, seed + 1).values
+    ledger = Ledger()
+    for step, sigma in enumerate((1.0, 0.9)):
+        ledger.record("r", at_0 + sigma * slope, layout, step, sigma, keep=2)
+    for step, sigma in ((2, 0.75), (3, 0.5)):
+        tokens = bools(torch.empty(layout.batch, layout.tokens), seed + step).float().argsort(1)[:, -1:]
+        values = take(at_0 + sigma * slope, tokens)
+        ledger.record_tokens("r", values, layout, step, sigma, torch.arange(layout.batch), tokens, keep=2)
+    forecast = extrapolate(ledger.history("r", layout, by_token=True), 0.3, 1)
+    torch.testing.assert_close(forecast, at_0 + 0.3 * slope, atol=1e-4, rtol=1e-4)
+
+
+def test_recording_tokens_needs_the_right_layout_and_something_recorded() -> None:
+    """(1)"""
+    layout, ledger = TokenLayout.coarse(1, 1, 2, patch=2), Ledger()
+    row, tokens, values = torch.tensor([0]), torch.tensor([[1]]), torch.zeros(1, 1, 3)
+    with pytest.raises(ValueError, match="'r' must be recorded for all tokens before it is for some"):
+        ledger.record_tokens("r", values, layout, 1, 0.5, row, tokens)
+    ledger.record("r", torch.zeros(1, 2, 3), layout, 0, 1.0)
+    with pytest.raises(StaleFeature):
+        other = TokenLayout(layout.refined.clone(), layout.patch)
+        ledger.record_tokens("r", values, other, 1, 0.5, row, tokens)
 
 
 # ---- reading

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor, nn
 
-from ralu_cache import RALU, Acceleration, Report, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache import RALU, Acceleration, Adaptive, Report, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.feature import Mark
 from ralu_cache.hooks import RootHook
 from ralu_cache.ledger import Ledger
 from ralu_cache.run import Run
+from ralu_cache.temporal.adaptive import SCORES
 from ralu_cache.temporal.base import Rules
 from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, random_image
 from tests.test_caching import Scripted
@@ -71,6 +72,14 @@ POLICIES = st.one_of(
     st.builds(TeaCache, THRESHOLDS, st.sampled_from(["flux", "identity"]), **COMMON),
     st.builds(SeaCache, THRESHOLDS, order=st.integers(0, 1), signal=st.sampled_from(["canvas", "plane"]), **COMMON),
     st.builds(TaylorSeer, st.integers(1, 4), st.integers(0, 2), first=st.integers(1, 3), **COMMON),
+    st.builds(
+        Adaptive,
+        st.integers(1, 4),
+        ratio=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        order=st.integers(0, 1),
+        score=st.sampled_from(SCORES),
+        **COMMON | {"transition": st.sampled_from(["reset", "inherit", "kept"])},
+    ),
 )
 
 
@@ -174,38 +183,47 @@ def hooks_left(model: nn.Module) -> list[str]:
 
 
 def computed_calls(report: Report) -> list[int]:
-    """By the report: how many samples each run of the blocks was made for, in order."""
+    """By the report: how many samples each run of the blocks was made for, in order; partial ones run by themselves."""
     made = []
     for step in report.steps:
-        made += [branch.reused.count(False) for branch in step.branches] or [report.batch] * step.calls
+        for branch in step.branches:
+            made += [branch.reused.count(False) - branch.partial, branch.partial]
+        made += [report.batch] * step.calls if not step.branches else []
     return [samples for samples in made if samples]
 
 
 def check_law_5(report: Report, policy: Rules) -> None:
-    """(5), read off the report alone, for each sample of each branch."""
+    """(5), as far as the report alone tells, for each sample of each branch: shares of tokens, not which."""
     steps = report.steps
     for b in range(len(steps[0].branches)):
         for sample in range(report.batch):
-            computed = [not step.branches[b].reused[sample] for step in steps]
+            records = [step.branches[b] for step in steps]
+            computed = [
+                record.fresh[sample] / step.tokens if record.fresh[sample] else float(not record.reused[sample])
+                for record, step in zip(records, steps, strict=True)
+            ]
             told = f"branch {b}, sample {sample}, computed {computed}, {policy}"
             for i, (step, before) in enumerate(zip(steps, [None, *steps], strict=False)):
                 begins = before is None or before.stage != step.stage
                 ends = i + 1 < len(steps) and steps[i + 1].stage != step.stage
                 if i < policy.first or i >= len(steps) - policy.last:
-                    assert computed[i], f"first and last steps are computed: {told}"
+                    assert computed[i] == 1, f"first and last steps are computed: {told}"
                 if begins and (policy.transition == "reset" or before is None):
-                    assert computed[i], f"the first step of a stage is computed: {told}"
+                    assert computed[i] == 1, f"the first step of a stage is computed: {told}"
                 if ends and policy.compute_stage_end:
-                    assert computed[i], f"the step before a transition is computed: {told}"
+                    assert computed[i] == 1, f"the step before a transition is computed: {told}"
             if policy.max_age is not None:
                 window = max(1, policy.max_age)
                 for k in range(len(steps) - window + 1):
-                    assert any(computed[k : k + window]), f"within max_age steps one is computed: {told}"
+                    assert sum(computed[k : k + window]) > 1 - 1e-6, f"all are computed within max_age steps: {told}"
 
 
 def never_reuses(policy: Rules) -> bool:
-    zero = getattr(policy, "threshold", None) == 0 or getattr(policy, "interval", None) == 1
-    return zero or policy.max_age in (0, 1)
+    if policy.max_age in (0, 1):
+        return True
+    if isinstance(policy, Adaptive):
+        return policy.transition != "kept" and (policy.interval == 1 or policy.ratio == 1)
+    return getattr(policy, "threshold", None) == 0 or getattr(policy, "interval", None) == 1
 
 
 class Machine(RuleBasedStateMachine):
@@ -382,8 +400,9 @@ class Machine(RuleBasedStateMachine):
         expected = computed_calls(report)
         assert ran == [expected, expected], f"the report says {expected}, the blocks ran for {ran}: {told}"
         stages = report.stages
-        assert sum(stage.computed for stage in stages) == sum(expected), told
-        assert sum(stage.computed + stage.reused for stage in stages) == report.batch * sum(s.calls for s in stages)
+        assert sum(stage.computed + stage.partial for stage in stages) == sum(expected), told
+        made = sum(stage.computed + stage.partial + stage.reused for stage in stages)
+        assert made == report.batch * sum(stage.calls for stage in stages), told
         if self.temporal is not None:
             check_law_5(report, self.temporal)
             if never_reuses(self.temporal):
@@ -406,6 +425,7 @@ class Machine(RuleBasedStateMachine):
                 if isinstance(hook, RootHook):
                     assert hook._pending is hook.active is None
                     assert hook.stack is None or hook.stack.residual is None, "the blocks are still skipped"
+                    assert hook.stack is None or hook.stack.rows is None, "keys and values are still kept"
 
     def teardown(self) -> None:
         if hasattr(self, "pipe"):

@@ -93,8 +93,10 @@ def save(path: Path, row: Row, measured: str) -> None:
     if not any(arguments.values()):
         raise ValueError(f"{row.setting.method} is plain sampling with other steps; only accelerations can be saved")
     entries = json.loads(path.read_text()) if path.exists() else []
-    entries = [entry for entry in entries if any(entry[name] != value for name, value in arguments.items())]
-    entry = Entry(round(row.speedup, 2), arguments["spatial"], arguments["temporal"], measured)
+    steps = steps_asked(row.setting)
+    key = {**arguments, "steps": steps}
+    entries = [entry for entry in entries if any(entry[name] != value for name, value in key.items())]
+    entry = Entry(round(row.speedup, 2), arguments["spatial"], arguments["temporal"], measured, steps)
     entries = sorted([*entries, asdict(entry)], key=lambda each: each["speedup"])
     path.write_text(json.dumps(entries, indent=1) + "\n")
 

@@ -210,9 +210,14 @@ class Rules:
         check_integer("first", self.first, 1)
         check_integer("last", self.last, 0)
         check_choice("compute_stage_end", self.compute_stage_end, (True, False))
-        check_choice("transition", self.transition, TRANSITIONS if self.caches == "rows" else TRANSITIONS[:2])
+        check_choice("transition", self.transition, self.transitions)
         if self.max_age is not None:
             check_integer("max_age", self.max_age, 0)
+
+    @property
+    def transitions(self) -> tuple[str, ...]:
+        """The values that `transition` may have."""
+        return TRANSITIONS[:2]
 
     @property
     def signal(self) -> str | None:

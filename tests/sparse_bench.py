@@ -1,0 +1,116 @@
+"""A stock transformer with row-sparse calls by hand, and the families, ControlNets and Kontext to try them on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from ralu_cache.adapters import find_adapter
+from ralu_cache.attention import KeyValueMemory, Rows
+from ralu_cache.blocks import BlockStack
+from ralu_cache.canvas import TokenLayout, patchify
+from ralu_cache.hooks import LayoutCall
+from ralu_cache.temporal.adaptive import Adaptive
+from tests.adapter_conformance import FAMILIES, SMALL, Family, stock_call
+from tests.pipelines import make_controlnet, make_pipeline, make_sd3_controlnet, make_sd3_pipeline, random_image
+
+
+def with_control(samples: Any, **overrides: Any) -> dict[str, Any]:
+    return SMALL(samples, control_image=random_image(32, 48), **overrides)
+
+
+def with_reference(samples: Any, **overrides: Any) -> dict[str, Any]:
+    return SMALL(samples, image=random_image(32, 48), _auto_resize=False, max_area=32 * 48, **overrides)
+
+
+CASES = [
+    *FAMILIES,
+    Family(
+        "flux controlnet",
+        lambda: make_pipeline(diffusers.FluxControlNetPipeline, controlnet=make_controlnet()),
+        with_control, 96, guided={}, unguided={},
+    ),
+    Family(
+        "sd3 controlnet",
+        lambda: make_sd3_pipeline(diffusers.StableDiffusion3ControlNetPipeline, controlnet=make_sd3_controlnet()),
+        with_control, 96, guided={}, unguided={"guidance_scale": 1.0},
+    ),
+    Family("flux kontext", partial(make_pipeline, diffusers.FluxKontextPipeline), with_reference, 96, {}, {}),
+]  # fmt: skip
+
+
+class Bench:
+    """A stock transformer, its stack of blocks under control, and a memory of one layout; calls by hand."""
+
+    def __init__(self, case: Family) -> None:
+        self.pipe = case.make()
+        self.net = self.pipe.transformer
+        self.adapter = find_adapter(self.pipe)
+        self.call = stock_call(case, self.pipe)
+        batch, self.tokens, self.text = self.adapter.size(self.call)
+        self.grid = self.adapter.grid(self.call)
+        self.layout = TokenLayout.coarse(batch, *self.grid, self.adapter.patch)
+        self.stack = BlockStack(self.net, self.adapter, Adaptive(ratio=0.5))
+        self.memory = KeyValueMemory(self.layout)
+        self.active: LayoutCall | None = None
+        self.positions = self.adapter.install_positions(self.net, lambda: self.active)
+
+    def close(self) -> None:
+        self.stack.remove()
+        for handle in self.positions:
+            handle.remove()
+
+    def moved(self, by: float) -> dict[str, Any]:
+        """The call on other latents."""
+        return {**self.call, "hidden_states": self.call["hidden_states"] * (1 + by)}
+
+    @property
+    def extra(self) -> int:
+        """Reference tokens behind the image's."""
+        return self.tokens - self.layout.tokens
+
+    def full(self, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Prediction and residual of all tokens, whose keys and values are kept."""
+        rows = Rows(self.memory, self.text, torch.zeros(self.layout.batch, self.layout.tokens))
+        self.stack.run(rows)
+        return self.predict(call), self.stack.take()
+
+    def sparse(
+        self, call: dict[str, Any], tokens: Tensor, stale: Tensor, counts: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Prediction, and the residual of some tokens (B, m), the others' being `stale`."""
+        rows = Rows(
+            self.memory, self.text, torch.zeros(self.layout.batch, self.layout.tokens), None, tokens,
+            counts or (tokens.shape[1],) * len(tokens),
+        )  # fmt: skip
+        self.stack.run(rows, stale)
+        return self.predict(self.adapter.sparse_control(call, tokens), rows), self.stack.take()
+
+    def predict(self, call: dict[str, Any], rows: Rows | None = None) -> Tensor:
+        self.active = LayoutCall(self.layout, None, call, {}, self.grid, None, rows)
+        with torch.no_grad():
+            return self.net(**call)[0]
+
+    def entries(self) -> dict[str, Tensor]:
+        """What the memory holds of every layer, by place in its sequence."""
+        return {name: layer.latest.clone() for name, layer in self.memory._layers.items()}
+
+    def put_back(self, entries: dict[str, Tensor]) -> None:
+        for name, layer in self.memory._layers.items():
+            layer.latest = entries[name].clone()
+
+    def by_token(self, prediction: Tensor) -> Tensor:
+        """(B, n, d): the image tokens' part of a prediction."""
+        if prediction.ndim == 3:
+            return prediction[:, : self.layout.tokens]
+        return patchify(prediction, self.adapter.patch)
+
+
+def drawn(batch: int, tokens: int, count: int, seed: int = 0) -> Tensor:
+    """(B, count) tokens in random order, others for each sample."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(tokens, generator=generator)[:count] for _ in range(batch)])
