@@ -26,8 +26,9 @@ from ralu_cache.temporal.base import History, Refresh, TokenView
 
 TRACES = Path("benchmarks/results/gpu/traces.json")
 METHODS = (
-    "+teacache:0.4", "+seacache:0.3", "+taylorseer:3", "ralu-4x+teacache:0.4", "ralu-4x+seacache:0.5",
-    "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false", "ralu-7x+seacache:0.5", "ralu-7x+taylorseer:3,first=1",
+    "+teacache:0.4", "+seacache:0.3", "+taylorseer:3,ramp=false,first=3", "ralu-4x+teacache:0.4",
+    "ralu-4x+seacache:0.5", "ralu-4x+taylorseer:5/2/2,ramp=false,first=1,compute_stage_end=false",
+    "ralu-7x+seacache:0.5", "ralu-7x+taylorseer:3,ramp=false,first=1",
 )  # fmt: skip
 
 

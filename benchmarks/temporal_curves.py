@@ -63,18 +63,22 @@ def policies() -> Iterator[tuple[str, str, Policy]]:
                 yield f"SeaCache, {signal}, order {order}", f"{threshold}", policy
     for order in (0, 1):
         for interval in (2, 3):
-            yield f"TaylorSeer, order {order}", f"{interval}", TaylorSeer(interval=interval, order=order, first=1)
+            yield (
+                f"TaylorSeer, order {order}",
+                f"{interval}",
+                TaylorSeer(interval=interval, order=order, first=1, ramp=False),
+            )
     for thresholds in ((0.7, 0.5, 0.4), (0.9, 0.7, 0.4), (1.5, 0.5, 0.5)):
         policy = SeaCache(threshold=thresholds, compute_stage_end=False)
         yield "SeaCache, canvas, order 1, by stage", str(thresholds), policy
     for intervals in ((5, 2, 2), (3, 3, 2)):
-        policy = TaylorSeer(interval=intervals, order=1, first=1, compute_stage_end=False)
+        policy = TaylorSeer(interval=intervals, first=1, ramp=False, compute_stage_end=False)
         yield "TaylorSeer, order 1, by stage", str(intervals), policy
     for threshold in (0.3, 0.5):
         policy = SeaCache(threshold=threshold, order=1, transition="inherit")
         yield "SeaCache, canvas, order 1, inherit", f"{threshold}", policy
     for interval in (2, 3):
-        inherit = TaylorSeer(interval=interval, order=1, first=1, transition="inherit")
+        inherit = TaylorSeer(interval=interval, first=1, ramp=False, transition="inherit")
         yield "TaylorSeer, order 1, inherit", f"{interval}", inherit
 
 
