@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
-from ralu_cache.token_map import TokenMap, put, take
+from ralu_cache.token_map import TokenMap, take
 
 SMALLEST_STEP = 1e-5  # of sigma; over a smaller one no slope is taken
 
@@ -74,21 +74,19 @@ class KeyValueMemory:
     def overwrite(self, name: str, entries: Tensor, rows: Rows) -> Tensor:
         """Put the fresh rows' entries (k, q, 2 H d) in their places; returns all (k, L, 2 H d) of the samples, now."""
         layer = self._layers[name]
-        image = slice(layer.offset, layer.offset + self.layout.tokens)
-        latest = rows.of(layer.latest)
-        places = rows.joint(latest.shape[1], layer.offset, entries.shape[1])
-        updated = put(latest, places, entries)
-        now = updated
+        latest = now = rows.of(layer.latest)
+        index = rows.joint(latest.shape[1], layer.offset, entries.shape[1])[..., None].expand_as(entries)
         if layer.slope is not None:
             assert rows.tokens is not None
-            slope, old = rows.of(layer.slope), latest[:, image]
-            ahead = rows.ahead[..., None].to(slope.dtype)
+            image = slice(layer.offset, layer.offset + self.layout.tokens)
+            slope, tokens = rows.of(layer.slope), rows.tokens
+            new = entries[:, layer.offset : layer.offset + tokens.shape[1]]
+            fresh = _slope(take(latest[:, image], tokens), new, rows.ahead.gather(1, tokens))
             now = latest.clone()
-            now[:, image] += slope * ahead
-            now = put(now, places, entries)
-            fresh = _slope(take(old, rows.tokens), take(now[:, image], rows.tokens), rows.ahead.gather(1, rows.tokens))
-            rows.write(layer.slope, put(slope, rows.tokens, fresh))
-        rows.write(layer.latest, updated)
+            now[:, image].addcmul_(slope, rows.ahead[..., None].to(slope.dtype))
+            now.scatter_(1, index, entries)
+            rows.write(layer.slope, slope.scatter_(1, tokens[..., None].expand_as(fresh), fresh))
+        rows.write(layer.latest, latest.scatter_(1, index, entries))
         return now
 
     def transfer(self, layout: TokenLayout, tokens: TokenMap) -> None:
@@ -160,10 +158,10 @@ class Rows:
 
     def write(self, whole: Tensor, part: Tensor) -> None:
         """Put the samples' part back in its place."""
-        if self.samples is None:
-            whole.copy_(part)
-        else:
+        if self.samples is not None:
             whole[self.samples] = part
+        elif part is not whole:
+            whole.copy_(part)
 
     def joint(self, length: int, offset: int, present: int) -> Tensor:
         """(k, q) int64: the places, in a sequence of `length`, of the `present` rows of the call.
