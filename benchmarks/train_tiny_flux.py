@@ -19,7 +19,8 @@ from benchmarks.tiny_flux.curve import plot_losses
 from benchmarks.tiny_flux.latents import DataConfig, write_chunks
 from benchmarks.tiny_flux.pipeline import load_text_models, save_pipeline
 from benchmarks.tiny_flux.scenes import TWO_SHAPE_SHARE
-from benchmarks.tiny_flux.transformer import CONTINUED, FROM_SCRATCH, ModelSize, TransformerConfig, train_transformer
+from benchmarks.tiny_flux.trainer import FROM_SCRATCH
+from benchmarks.tiny_flux.transformer import CONTINUED, ModelSize, TransformerConfig, train_transformer
 from benchmarks.tiny_flux.workers import launch
 
 

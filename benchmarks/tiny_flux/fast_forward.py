@@ -10,7 +10,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
-from benchmarks.tiny_flux.flat_parameters import FlatParameters
+from benchmarks.tiny_flux.flat_parameters import FlatParameters, fused_names
 
 Rope = tuple[Tensor, Tensor]
 
@@ -21,7 +21,7 @@ class FastForward:
     def __init__(self, model: FluxTransformer2DModel, dtype: torch.dtype, device: torch.device) -> None:
         if model.config.guidance_embeds:
             raise ValueError("FastForward has no guidance embedding; the model's guidance_embeds must be False")
-        self.parameters = FlatParameters(model, dtype, device)
+        self.parameters = FlatParameters(model, fused_names(model), dtype, device)
         self.dtype = dtype
         self.position_embedding = model.pos_embed
         self.doubles, self.singles = model.config.num_layers, model.config.num_single_layers

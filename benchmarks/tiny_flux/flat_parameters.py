@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 CONTEXT_QKV = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
@@ -56,7 +56,10 @@ def fused_names(model: FluxTransformer2DModel) -> dict[str, list[str]]:
 class FlatParameters:
     """A float32 master vector and a copy in the compute dtype, whose fused views are the autograd leaves."""
 
-    def __init__(self, model: FluxTransformer2DModel, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, leaves: dict[str, list[str]], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """`leaves`: leaf name to the parameters it holds; every parameter of the model belongs to one."""
         parameters = dict(model.named_parameters())
         count = sum(p.numel() for p in parameters.values())
         self.master = torch.empty(count, device=device)
@@ -64,7 +67,7 @@ class FlatParameters:
         self.slices: dict[str, Slice] = {}
         self.leaves: dict[str, Tensor] = {}
         start = 0
-        for leaf, names in fused_names(model).items():
+        for leaf, names in leaves.items():
             first = start
             for name in names:
                 place = Slice(start, parameters[name].shape)

@@ -72,6 +72,23 @@ def write_chunks(worker: Worker, config: DataConfig, vae_folder: Path, text: Tex
         print(f"latents: chunk {index + 1} of {len(sizes)}", flush=True)
 
 
+def chunk_files(folder: Path) -> list[Path]:
+    """The chunks in a folder, in order. Raises FileNotFoundError if there are none."""
+    paths = sorted(folder.glob("chunk_*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"no chunk_*.safetensors in {folder}: run the latents stage first")
+    return paths
+
+
+def read_prompts(folder: Path) -> list[str]:
+    """The prompts of all scenes, in the order of `LatentData`."""
+    prompts: list[str] = []
+    for path in chunk_files(folder):
+        with safe_open(path, "pt") as chunk:
+            prompts += json.loads(chunk.metadata()["prompts"])
+    return prompts
+
+
 @dataclass(frozen=True)
 class LatentData:
     """All chunks in memory; `cumulative` (n,) turns a uniform number into a scene."""
@@ -87,16 +104,12 @@ class LatentData:
     @classmethod
     def load(cls, folder: Path, text: TextModels, hard_shapes: bool) -> "LatentData":
         """Read every chunk in `folder`; with `hard_shapes`, scenes with stars, circles and hearts are drawn oftener."""
-        paths = sorted(folder.glob("chunk_*.safetensors"))
-        if not paths:
-            raise FileNotFoundError(f"no chunk_*.safetensors in {folder}: run the latents stage first")
         pieces: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
-        weights: list[float] = []
-        for path in paths:
+        for path in chunk_files(folder):
             with safe_open(path, "pt") as chunk:
                 for name in FIELDS:
                     pieces[name].append(chunk.get_tensor(name))
-                weights += [scene_weight(prompt, hard_shapes) for prompt in json.loads(chunk.metadata()["prompts"])]
+        weights = [scene_weight(prompt, hard_shapes) for prompt in read_prompts(folder)]
         empty_words, empty_pooled = text.encode([""])
         tensors = {name: torch.cat(piece) for name, piece in pieces.items()}
         cumulative = np.cumsum(weights) / np.sum(weights)

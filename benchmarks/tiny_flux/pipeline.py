@@ -44,6 +44,11 @@ def save_pipeline(transformer: Path, vae: Path, text: TextModels, folder: Path) 
         transformer=FluxTransformer2DModel.from_pretrained(transformer, dtype=torch.float16),
     )
     pipeline.to(torch.float16).save_pretrained(folder)
+    clean_configs(folder)
+
+
+def clean_configs(folder: Path) -> None:
+    """Take the folders that parts were loaded from out of a saved pipeline."""
     for config in folder.glob("*/config.json"):
         entries = json.loads(config.read_text())
         entries.pop("_name_or_path", None)

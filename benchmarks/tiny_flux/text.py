@@ -7,15 +7,25 @@ neighbour, so "circle" knows it is "red". The CLIP attends uniformly; its pooled
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from benchmarks.tiny_flux.scenes import WORDS
 
 T5_WIDTH, T5_LENGTH, T5_HEADS = 96, 16, 8
 CLIP_WIDTH, CLIP_LENGTH = 64, 20
+Clip = TypeVar("Clip", CLIPTextModel, CLIPTextModelWithProjection)
 HEAD_OFFSETS = (-1, 1, -2, 2, -3, 3, -4, 4)
 NEIGHBOUR_GAINS = {1: 1.0, 2: 0.8, 3: 0.6, 4: 0.5}
 
@@ -140,10 +150,9 @@ def build_t5(vocabulary_size: int, seed: int = 1) -> T5EncoderModel:
 
 
 @torch.no_grad()
-def build_clip(vocabulary_size: int, seed: int = 2) -> CLIPTextModel:
+def build_clip(vocabulary_size: int, seed: int = 2, width: int = CLIP_WIDTH, make: type[Clip] = CLIPTextModel) -> Clip:
     """Two layers of uniform causal attention with large value and output gains."""
     generator = torch.Generator().manual_seed(seed)
-    width = CLIP_WIDTH
     config = CLIPTextConfig(
         vocab_size=vocabulary_size,
         hidden_size=width,
@@ -157,7 +166,7 @@ def build_clip(vocabulary_size: int, seed: int = 2) -> CLIPTextModel:
         pad_token_id=1,
         projection_dim=width,
     )
-    model = CLIPTextModel(config).eval()
+    model = make(config).eval()
     for name, p in model.named_parameters():
         if "layer_norm" in name or "layernorm" in name:
             p.fill_(1.0 if name.endswith("weight") else 0.0)
