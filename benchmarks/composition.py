@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, accelerate
-from ralu_cache.demo import TINY_FLUX
+from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.generate import Request
 from ralu_cache.methods import parse_method
 from ralu_cache.quality.selection import metrics_for

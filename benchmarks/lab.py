@@ -12,7 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, Report, accelerate
-from ralu_cache.demo import load_tiny_flux
+from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.plots import save_grid
 from ralu_cache.temporal import Policy
 
@@ -23,7 +23,7 @@ class Lab:
     """The embedded model, its prompts and seeds, and the runs to compare."""
 
     def __init__(self, prompts: int, seed: int = 2026) -> None:
-        self.pipe = load_tiny_flux()
+        self.pipe = TINY_FLUX.load()
         self.pipe.set_progress_bar_config(disable=True)
         rng = np.random.default_rng(seed)
         self.prompts = [sample_scene(rng).prompt for _ in range(prompts)]

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import peer_caches
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, accelerate, register_spatial
-from ralu_cache.demo import TINY_FLUX
+from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.generate import Request
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.command import MakeBench, header_of

@@ -17,7 +17,7 @@ import torch
 
 from ralu_cache import Adaptive, TaylorSeer, accelerate
 from ralu_cache.comparison import describe_hardware
-from ralu_cache.demo import TINY_FLUX
+from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.generate import Request, load
 from ralu_cache.temporal import Policy
 

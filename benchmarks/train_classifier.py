@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.classifier_pictures import Pool, render_pool
 from benchmarks.tiny_flux.budget import Budget, learning_rate_factor
-from ralu_cache.demo import load_tiny_flux
+from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.quality.classifier import SceneClassifier, classifier_folder
 from ralu_cache.quality.scene_prompts import ATTRIBUTES
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=classifier_folder())
     options = parser.parse_args()
     torch.manual_seed(SEED)
-    pool = render_pool(options.scenes, options.decoded, load_tiny_flux().vae, SEED)
+    pool = render_pool(options.scenes, options.decoded, TINY_FLUX.load().vae, SEED)
     network = SceneClassifier().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.trunk:
         earlier = load_file(options.trunk).items()

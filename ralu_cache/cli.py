@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ralu_cache.calibration.options import add_calibrate
 from ralu_cache.sweep.options import add_recommend, add_sweep
 
-EMBEDDED = "tiny-flux"
+EMBEDDED = ("tiny-flux", "tiny-sd3")
 METHODS = "SPATIAL, +TEMPORAL or SPATIAL+TEMPORAL, such as ralu-4x+seacache:0.3"
 
 
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(
-        commands.add_parser("demo", help="sample the embedded model in full, with RALU and with caching, and compare")
+        commands.add_parser("demo", help="sample the embedded models in full, with RALU and with caching, and compare")
     )
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
     add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
@@ -52,20 +53,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="out/demo", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--out", default="out/demo", metavar="FOLDER", help="default: %(default)s; a folder a model in it"
+    )
+    parser.add_argument("--models", nargs="+", choices=EMBEDDED, default=EMBEDDED, help="both, if not given")
     parser.add_argument("--quick", action="store_true", help="two prompts, three methods, one round")
     parser.add_argument("--steps", type=_positive, help="steps of the full run (50)")
     parser.add_argument("--size", type=_positive, help="pixels of a side (128)")
     parser.add_argument("--seeds", type=int, nargs="+", help="one batch of pictures per seed (0)")
     parser.add_argument("--repeats", type=_positive, help="rounds of the interleaved timing (3)")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"{METHODS} (three presets, four with caching)")
+    parser.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help=f"{METHODS} (the models' presets, some with caching)"
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (cpu)")
     parser.set_defaults(run=_demo)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default=EMBEDDED, metavar="ID_OR_FOLDER", help=f"default: {EMBEDDED}, the embedded model")
+    add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER", help=f"or {EMBEDDED[1]}; default: {EMBEDDED[0]}")
     add("--prompt", action="append", required=True, help="repeat it for a batch")
     add("--negative-prompt", help="for every prompt")
     add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
@@ -100,15 +106,18 @@ def _demo(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from ralu_cache.comparison import markdown_table
-    from ralu_cache.demo import DEMO, QUICK, run_demo
+    from ralu_cache.demo import DEMOS, quick, run_demo
 
     options = {name: getattr(args, name) for name in ("steps", "size", "seeds", "repeats", "methods", "device")}
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if value is not None
     }
-    summary = run_demo(replace(QUICK if args.quick else DEMO, **given), args.out)
-    print(markdown_table(summary))
-    print(f"pictures, timeline and report.json are in {args.out}")
+    for plan in DEMOS:
+        if plan.model.name in args.models:
+            out = Path(args.out) / plan.model.name
+            summary = run_demo(replace(quick(plan) if args.quick else plan, **given), out)
+            print(markdown_table(summary))
+            print(f"pictures, timeline and report.json are in {out}", flush=True)
 
 
 def _generate(args: argparse.Namespace) -> None:

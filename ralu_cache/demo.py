@@ -1,4 +1,4 @@
-"""The embedded model, and the demonstration: full sampling, RALU and fewer plain steps, timed and compared."""
+"""The demonstration on the embedded models: full sampling, RALU and fewer plain steps, timed and compared."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 import logging
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from statistics import fmean
@@ -22,33 +21,9 @@ from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
 from ralu_cache.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
+from ralu_cache.embedded import TINY_FLUX, TINY_SD3, EmbeddedModel
 from ralu_cache.methods import Method, parse_method
 from ralu_cache.report import RegionMask, Report, finite
-
-
-def load_tiny_flux(dtype: torch.dtype = torch.float32) -> Any:
-    """The embedded `FluxPipeline`, trained on procedural scenes; the README.md beside it says what it can draw.
-
-    Call it with `max_sequence_length=16`; the default size is 128x128 pixels. It draws best guided, with
-    `negative_prompt=""` and `true_cfg_scale=3.0`.
-    """
-    from diffusers import FluxPipeline
-
-    pipe = FluxPipeline.from_pretrained(str(files("ralu_cache") / "tiny_flux"), dtype=dtype)
-    pipe.default_sample_size = 32  # in latent pixels; the class assumes FLUX.1's 128
-    return pipe
-
-
-@dataclass(frozen=True)
-class DemoModel:
-    """A pipeline to demonstrate on: how to load it, and what its call needs beside prompt, size, steps and seed."""
-
-    name: str
-    load: Callable[[], Any]
-    arguments: Mapping[str, Any]
-
-
-TINY_FLUX = DemoModel("tiny-flux", load_tiny_flux, {"true_cfg_scale": 3.0, "max_sequence_length": 16})
 
 
 @dataclass(frozen=True)
@@ -59,7 +34,7 @@ class DemoPlan:
     side. steps: those of the full run that all is compared with.
     """
 
-    model: DemoModel
+    model: EmbeddedModel
     prompts: tuple[str, ...]
     methods: tuple[str, ...]
     size: int
@@ -102,7 +77,27 @@ DEMO = DemoPlan(
     ),
     size=128,
 )
-QUICK = replace(DEMO, prompts=DEMO.prompts[:2], methods=("ralu-4x", "+seacache:0.2", "ralu-4x+seacache:0.4"), repeats=1)
+DEMOS = (
+    DEMO,
+    replace(
+        DEMO,
+        model=TINY_SD3,
+        methods=(
+            "ralu-2x",
+            "ralu-3x",
+            "+seacache:0.2",
+            "ralu-2x+seacache:0.4",
+            "ralu-2x+taylorseer:5/2/2,first=1,compute_stage_end=false",
+        ),
+    ),
+)
+
+
+def quick(plan: DemoPlan) -> DemoPlan:
+    """Two prompts, one round; of the methods the first plan, the first caching alone, the first of both."""
+    alone = next(method for method in plan.methods if method.startswith("+"))
+    both = next(method for method in plan.methods if "+" in method[1:])
+    return replace(plan, prompts=plan.prompts[:2], methods=(plan.methods[0], alone, both), repeats=1)
 
 
 def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ralu_cache.api import accelerate
-from ralu_cache.demo import TINY_FLUX, load_tiny_flux
+from ralu_cache.embedded import EMBEDDED
 from ralu_cache.methods import Method, parse_method
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -82,8 +82,8 @@ def load(request: Request) -> Any:
     """The pipeline, on its device, in its type."""
     device = device_of(request)
     dtype = getattr(torch, request.dtype or ("float32" if device == "cpu" else "bfloat16"))
-    if request.model == TINY_FLUX.name:
-        pipe = load_tiny_flux(dtype)
+    if request.model in EMBEDDED:
+        pipe = EMBEDDED[request.model].load(dtype)
     else:
         from diffusers import DiffusionPipeline
 
@@ -109,8 +109,8 @@ def call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
         "max_sequence_length": request.max_sequence_length,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    if request.model == TINY_FLUX.name:
-        given = {**TINY_FLUX.arguments, "negative_prompt": "", **given}
+    if request.model in EMBEDDED:
+        given = {**EMBEDDED[request.model].arguments, "negative_prompt": "", **given}
     accepted = inspect.signature(pipe.__call__).parameters
     if unknown := [name for name in given if name not in accepted]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)

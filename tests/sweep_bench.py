@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ralu_cache.demo import load_tiny_flux
+from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.quality.base import Pictures
 from ralu_cache.sweep.engine import Bench
 from ralu_cache.sweep.executors import run_here
@@ -62,7 +62,7 @@ def header(**changes: Any) -> Header:
 
 
 def make_bench() -> Bench:
-    pipe = load_tiny_flux()
+    pipe = TINY_FLUX.load()
     pipe.set_progress_bar_config(disable=True)
     return Bench(pipe, 12, CALL, (Brightness(), Distance()), (Colour(),))
 

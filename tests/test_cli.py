@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ralu_cache import cli
+from ralu_cache.embedded import EMBEDDED
 from ralu_cache.generate import Request, call_arguments, picture_paths
 
 PROMPT = "a red circle on a blue background"
@@ -137,21 +138,27 @@ def test_traceback_shows_the_source() -> None:
 def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from ralu_cache import comparison, demo
 
-    plans: list[tuple[demo.DemoPlan, str]] = []
+    plans: list[tuple[demo.DemoPlan, Path]] = []
     monkeypatch.setattr(demo, "run_demo", lambda plan, out: plans.append((plan, out)))
     monkeypatch.setattr(comparison, "markdown_table", lambda summary: "| table |")
     run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "+seacache:0.3", "--out", "there")
-    run("demo", "--steps", "20", "--size", "64", "--repeats", "2")
-    (quick, there), (full, default) = plans
-    assert (quick.seeds, quick.methods, quick.steps, there) == (
-        (3, 5),
-        ("ralu-5x", "+seacache:0.3"),
-        demo.QUICK.steps,
-        "there",
-    )
-    assert (full.steps, full.size, full.repeats, default) == (20, 64, 2, "out/demo")
-    assert full.prompts == demo.DEMO.prompts
-    assert "| table |" in capsys.readouterr().out
+    assert [(plan.model.name, out) for plan, out in plans] == [
+        (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3")
+    ]
+    quick = demo.quick(demo.DEMO)
+    assert {(plan.seeds, plan.methods, plan.prompts) for plan, _ in plans} == {
+        ((3, 5), ("ralu-5x", "+seacache:0.3"), quick.prompts)
+    }
+    plans.clear()
+    run("demo", "--models", "tiny-sd3", "--steps", "20", "--size", "64", "--repeats", "2")
+    ((full, default),) = plans
+    assert (full.model.name, full.steps, full.size, full.repeats) == ("tiny-sd3", 20, 64, 2)
+    assert full.prompts == demo.DEMO.prompts and default == Path("out/demo/tiny-sd3")
+    assert capsys.readouterr().out.count("| table |") == 3
+
+
+def test_the_command_line_knows_the_embedded_models() -> None:
+    assert tuple(EMBEDDED) == cli.EMBEDDED
 
 
 class PlainPipeline:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from ralu_cache import demo
 from ralu_cache.comparison import Trial, comparison_row, describe_hardware, markdown_table
-from ralu_cache.demo import DEMO, DemoPlan, load_tiny_flux, run_demo
+from ralu_cache.demo import DEMO, DEMOS, DemoPlan, quick, run_demo
+from ralu_cache.embedded import EMBEDDED, EmbeddedModel
+from ralu_cache.methods import parse_method
 from ralu_cache.report import Report
 
 pytest.importorskip("matplotlib")
@@ -30,8 +32,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_embedded_model_draws_at_its_default_size() -> None:
-    pipe = load_tiny_flux()
+@pytest.mark.parametrize("model", EMBEDDED.values(), ids=EMBEDDED)
+def test_an_embedded_model_draws_at_its_default_size(model: EmbeddedModel) -> None:
+    pipe = model.load()
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     prompt = "a red circle on a blue background"
@@ -143,6 +146,12 @@ def test_likeness_is_averaged_over_pictures_and_seeds() -> None:
 def test_a_plan_that_cannot_run_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
         replace(SMALL, **{option: value})
+
+
+@pytest.mark.parametrize("plan", DEMOS, ids=lambda plan: plan.model.name)
+def test_the_quick_demo_shows_each_kind(plan: DemoPlan) -> None:
+    spatial, temporal, both = (parse_method(name) for name in quick(plan).methods)
+    assert spatial.temporal is None and temporal.spatial is None and both.spatial and both.temporal
 
 
 def test_hardware_is_named() -> None:

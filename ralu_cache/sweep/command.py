@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ralu_cache.comparison import describe_hardware
-from ralu_cache.demo import DEMO, TINY_FLUX
+from ralu_cache.demo import DEMO
+from ralu_cache.embedded import EMBEDDED
 from ralu_cache.generate import Request, call_arguments, device_of, load
 from ralu_cache.quality.base import Metric, SetMetric
 from ralu_cache.quality.selection import metrics_for
@@ -94,8 +95,9 @@ def header_of(grid: Grid, request: Request, metrics: Sequence[Metric], set_metri
         "guidance_scale": request.guidance_scale,
         "max_sequence_length": request.max_sequence_length,
     }
-    if request.model == TINY_FLUX.name:
-        arguments |= {name: value for name, value in TINY_FLUX.arguments.items() if arguments.get(name) is None}
+    if request.model in EMBEDDED:
+        embedded = EMBEDDED[request.model].arguments
+        arguments |= {name: value for name, value in embedded.items() if arguments.get(name) is None}
     hardware = describe_hardware(device_of(request))
     return Header(
         model=request.model,

@@ -1,0 +1,44 @@
+"""The models that come with the library: small, really trained on procedural scenes; a README.md lies beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """One of them. `arguments`: what its call needs beside prompt, negative prompt (""), size, steps and seed.
+
+    The default size is 128x128 pixels. What it can draw says the README.md in its `folder`.
+    """
+
+    name: str
+    pipeline: str
+    package: str
+    arguments: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, as `from_pretrained` takes it."""
+        return Path(str(files("ralu_cache") / self.package))
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Any:
+        """The pipeline, on the CPU."""
+        import diffusers
+
+        pipe = getattr(diffusers, self.pipeline).from_pretrained(str(self.folder), dtype=dtype)
+        pipe.default_sample_size = 32  # in latent pixels; FLUX's class assumes 128
+        return pipe
+
+
+TINY_FLUX = EmbeddedModel("tiny-flux", "FluxPipeline", "tiny_flux", {"true_cfg_scale": 3.0, "max_sequence_length": 16})
+TINY_SD3 = EmbeddedModel(
+    "tiny-sd3", "StableDiffusion3Pipeline", "tiny_sd3", {"guidance_scale": 3.0, "max_sequence_length": 16}
+)
+EMBEDDED = {model.name: model for model in (TINY_FLUX, TINY_SD3)}
