@@ -38,14 +38,13 @@ class Placed:
     side: int
 
 
-def place(kind: str, half: Tensor, full: Tensor, rng: np.random.Generator) -> Placed:
-    """The tokens of one kind of batch: mostly in a frame of their own, else where a staged sampler may put them.
+def place(kind: str, half: Tensor, full: Tensor, own: bool, rng: np.random.Generator) -> Placed:
+    """The tokens of one kind of batch: in a frame of their own, or else in another where a staged sampler may put them.
 
     Coarse tokens lie at the centre of their cell, so in a grid of fine tokens at 0.5, 2.5, ..., and the fine ones of a
     grid of coarse tokens at quarters.
     """
     coarse, fine = position_ids(COARSE)[:, 1:], position_ids(FINE)[:, 1:]
-    own = bool(rng.random() < OWN_FRAME)
     if kind == "full":
         return Placed(full, fine, FINE) if own else Placed(full, fine / 2 - 0.25, COARSE)
     if kind == "half":
@@ -88,7 +87,8 @@ class DistilTask:
         """See `Task.loss`."""
         data, generator = self.data, self._generator
         index = data.choose(self._own, count)
-        placed = place(kind, data.half[index].float(), data.full[index].float(), self._shared)
+        own = bool(self._shared.random() < OWN_FRAME)
+        placed = place(kind, data.half[index].float(), data.full[index].float(), own, self._shared)
         sigma = draw_levels(count, kind, generator)
         noise = torch.randn(placed.clean.shape, generator=generator)
         noisy = torch.lerp(placed.clean, noise, sigma[:, None, None])
