@@ -1,0 +1,72 @@
+"""Small random Wan pipelines of stock diffusers classes, and the arguments to call them with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+
+FRAMES, ROWS, COLUMNS = 3, 4, 10  # tokens
+SIZES = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 32,
+    "freq_dim": 32,
+    "ffn_dim": 40,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+
+
+def make_wan_transformer(seed: int = 0, **overrides: Any) -> WanTransformer3DModel:
+    torch.manual_seed(seed)
+    return WanTransformer3DModel(**(SIZES | overrides)).eval()
+
+
+def make_wan_vae() -> AutoencoderKLWan:
+    torch.manual_seed(2)
+    return AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+
+
+def make_wan_pipeline(transformer: Any = None, cls: type = WanPipeline, **components: Any) -> Any:
+    pipe = cls(
+        tokenizer=None, text_encoder=None, vae=make_wan_vae(), transformer=transformer or make_wan_transformer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **components,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_wan_image_pipeline(**overrides: Any) -> Any:
+    """Wan 2.1's image-to-video: 20 conditioning channels, and the tokens of a picture."""
+    sizes = {"in_channels": 36, "image_dim": 20, "added_kv_proj_dim": 24} | overrides
+    return make_wan_pipeline(make_wan_transformer(**sizes), WanImageToVideoPipeline)
+
+
+def videos(samples: Sequence[int], words: int = 7, **overrides: Any) -> dict[str, Any]:
+    """Arguments for the videos of these numbers; a video's do not depend on which others are asked for."""
+    drawn = [torch.randn(2, words, 32, generator=torch.Generator().manual_seed(i)) for i in samples]
+    prompts, negatives = torch.stack(drawn).unbind(1)
+    return {
+        "prompt_embeds": prompts,
+        "negative_prompt_embeds": negatives,
+        "height": 16 * ROWS,
+        "width": 16 * COLUMNS,
+        "num_frames": 4 * FRAMES - 3,
+        "num_inference_steps": 8,
+        "generator": [torch.Generator().manual_seed(100 + i) for i in samples],
+        "output_type": "latent",
+    } | overrides
