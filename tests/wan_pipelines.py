@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import PIL.Image
 import torch
 from diffusers import (
     AutoencoderKLWan,
@@ -13,6 +14,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 FRAMES, ROWS, COLUMNS = 3, 4, 10  # tokens
 SIZES = {
@@ -51,9 +53,23 @@ def make_wan_pipeline(transformer: Any = None, cls: type = WanPipeline, **compon
 
 
 def make_wan_image_pipeline(**overrides: Any) -> Any:
-    """Wan 2.1's image-to-video: 20 conditioning channels, and the tokens of a picture."""
+    """Wan 2.1's image-to-video: 20 conditioning channels, and five tokens of a picture."""
     sizes = {"in_channels": 36, "image_dim": 20, "added_kv_proj_dim": 24} | overrides
-    return make_wan_pipeline(make_wan_transformer(**sizes), WanImageToVideoPipeline)
+    torch.manual_seed(3)
+    config = CLIPVisionConfig(
+        hidden_size=20, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    return make_wan_pipeline(
+        make_wan_transformer(**sizes), WanImageToVideoPipeline, image_encoder=CLIPVisionModel(config).eval(),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+    )  # fmt: skip
+
+
+def block(colour: tuple[int, int, int] = (200, 30, 30)) -> PIL.Image.Image:
+    """A picture to animate."""
+    picture = PIL.Image.new("RGB", (16 * COLUMNS, 16 * ROWS), colour)
+    picture.paste((20, 40, 220), (30, 10, 60, 50))
+    return picture
 
 
 def videos(samples: Sequence[int], words: int = 7, **overrides: Any) -> dict[str, Any]:
