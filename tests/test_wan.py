@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ralu_cache import RALU, Adaptive, Scorer, SeaCache, TaylorSeer, accelerate
+from ralu_cache import RALU, Adaptive, Scorer, SeaCache, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters.wan import rotary_tables
 from ralu_cache.autoencoder import autoencoder_of
 from ralu_cache.canvas import TokenLayout, join_frames, split_frames
@@ -31,11 +31,11 @@ from tests.wan_pipelines import (
     COLUMNS,
     FRAMES,
     ROWS,
+    block,
     make_wan_image_pipeline,
     make_wan_pipeline,
     make_wan_transformer,
     make_wan_vae,
-    block,
     videos,
 )
 
@@ -271,6 +271,52 @@ def test_flops_of_image_to_video_are_exact() -> None:
     guided, unguided = ({"guidance_scale": scale} for scale in (2.5, 1.0))
     family = Family("wan-i2v", make_wan_image_pipeline, arguments, FRAMES * 4 * CELLS, guided, unguided)
     check_flops_are_those_that_a_counter_counts(family)
+
+
+# ---- layer caches
+
+
+@pytest.mark.parametrize("plan", [None, RALU(steps=(4, 4, 4))])
+@pytest.mark.parametrize(
+    "policy", [ToCa(3, 0.4, first=1), ToCa(3, 0.4, first=1, score="key"), TaylorSeer(3, per_layer=True)]
+)
+def test_layer_caches(pipe: Any, policy: Any, plan: RALU | None) -> None:
+    ran: list[tuple[str, int]] = []
+    for name in ("attn1.to_q", "attn2.to_q", "ffn"):
+        module = pipe.transformer.blocks[-1].get_submodule(name)
+        module.register_forward_pre_hook(lambda module, args, name=name: ran.append((name, args[0].shape[1])))
+    counted: list[Any] = []
+    with accelerate(pipe, spatial=plan, temporal=policy) as handle:
+        net = pipe.transformer
+        hooks = [
+            net.register_forward_pre_hook(lambda *_: counted.append(FlopCounterMode(display=False).__enter__())),
+            net.register_forward_hook(lambda *_: counted[-1].__exit__(None, None, None)),
+        ]
+        with sdpa_kernel(SDPBackend.MATH):
+            together = latents(pipe, 2)
+        for hook in hooks:
+            hook.remove()
+    report = handle.report
+    assert report is not None and sum(counter.get_total_flops() for counter in counted) == report.flops
+    served = sum(stage.reused + stage.partial for stage in report.stages)
+    calls = sum(step.calls for step in report.steps)
+    assert served > 0 and served % 2 == 0
+    for name in ("attn1.to_q", "attn2.to_q"):
+        assert len([one for one, _ in ran if one == name]) == calls - served // 2
+    with accelerate(pipe, spatial=plan, temporal=policy):
+        alone = pipe(**videos((1,), guidance_scale=2.5)).frames
+    torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=1e-5)
+
+
+def test_layer_caches_without_reuse_are_the_uncached_run(pipe: Any) -> None:
+    with accelerate(pipe, spatial=PLAN):
+        expected = latents(pipe)
+    for policy in (ToCa(1), TaylorSeer(1, per_layer=True)):
+        with accelerate(pipe, spatial=PLAN, temporal=policy):
+            assert torch.equal(latents(pipe), expected)
+    with pytest.raises(ValueError, match="score 'attention' is not supported for Wan"):
+        accelerate(pipe, temporal=ToCa(score="attention"))
+    assert not pipe.transformer._forward_pre_hooks
 
 
 # ---- Wan 2.2
