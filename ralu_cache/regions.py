@@ -53,6 +53,8 @@ class Evidence:
         side = 2 * self.patch
         if len(shape) != 4 or side < 2 or shape[2] % side or shape[3] % side:
             raise ValueError(f"x0 must be (B, C, H, W) with H and W divisible by 2 * patch = {side}, got {shape}")
+        if self.frames < 1 or shape[0] % self.frames:
+            raise ValueError(f"{shape[0]} entries of a batch are not whole videos of {self.frames} frames")
         for name, latents in [("velocity", self.velocity), *((f"history[{k}]", x) for k, x in enumerate(self.history))]:
             if tuple(latents.shape) != shape:
                 raise ValueError(f"{name} must have the shape of x0, {shape}, got {tuple(latents.shape)}")

@@ -5,6 +5,7 @@ What every family must do is in tests/adapter_conformance.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,11 @@ from ralu_cache.hooks import LayoutCall
 from ralu_cache.regions import Evidence, get_scorer, share_over_time
 from ralu_cache.temporal.seacache import spectral_filter
 from ralu_cache.transition import make_lift
-from tests.adapter_conformance import Family, check_flops_are_those_that_a_counter_counts
+from tests.adapter_conformance import (
+    Family,
+    check_a_permuted_ribbon_is_the_stock_forward,
+    check_flops_are_those_that_a_counter_counts,
+)
 from tests.pipelines import make_pipeline, pictures
 from tests.test_caching import Scripted
 from tests.wan_pipelines import (
@@ -266,11 +271,13 @@ def test_pictures_that_differ_in_what_they_reuse_keep_their_conditions() -> None
         torch.testing.assert_close(found[0][sample], found[1 + sample][sample], atol=1e-5, rtol=1e-5)
 
 
-def test_flops_of_image_to_video_are_exact() -> None:
+@pytest.mark.parametrize(
+    "check", [check_a_permuted_ribbon_is_the_stock_forward, check_flops_are_those_that_a_counter_counts]
+)
+def test_image_to_video_conforms(check: Callable[[Family], None]) -> None:
     arguments = partial(videos, words=512, image=block())
     guided, unguided = ({"guidance_scale": scale} for scale in (2.5, 1.0))
-    family = Family("wan-i2v", make_wan_image_pipeline, arguments, FRAMES * 4 * CELLS, guided, unguided)
-    check_flops_are_those_that_a_counter_counts(family)
+    check(Family("wan-i2v", make_wan_image_pipeline, arguments, FRAMES * 4 * CELLS, guided, unguided))
 
 
 # ---- layer caches

@@ -28,7 +28,7 @@ class SeaCache(Accumulating):
         order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal cost
             1 was 4 dB or more closer to the uncached run, unguided (benchmarks/results/temporal/curves.md), but about
             1 dB farther on "ralu-4x" with guidance 3, where one picture of six took a stain.
-        beta: 2 for images, 3 for video; eps: as published.
+        beta: 2 for images, 3 for video; eps: as published. Here the frames of a video are filtered one by one.
         first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
