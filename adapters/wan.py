@@ -37,9 +37,8 @@ class WanAdapter(CrossTextAdapter):
     family = "wan"
     default_preset = "ralu-4x"
     pipelines = ("WanPipeline", "WanImageToVideoPipeline")
-    refused = ("WanVideoToVideoPipeline", "LucyEditPipeline")
+    refused = ("WanVideoToVideoPipeline", "LucyEditPipeline")  # start in mid-schedule from a video; untried
     processor = WanSparseProcessor
-    control = ()
     batched = ("hidden_states", "encoder_hidden_states", "timestep")
 
     def __init__(self, transformer: Any) -> None:
