@@ -61,6 +61,9 @@ class Adapter(Protocol):
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         """(rows, columns) of fine tokens of the image being made."""
 
+    def frames(self, call: Mapping[str, Any]) -> int:
+        """Of a video: its latent frames, which stand one below the other in grid and image; 1 for images."""
+
     def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
         """The latent image (B, C, H, W) in the call, without conditioning channels or reference tokens."""
 
@@ -159,6 +162,9 @@ class TextImageAdapter:
     def check(self, call: Mapping[str, Any], run: Run) -> None:
         pass
 
+    def frames(self, call: Mapping[str, Any]) -> int:
+        return 1
+
     def skipped(self, call: Mapping[str, Any]) -> Collection[int]:
         """Indices of the blocks that a call leaves out."""
         return ()
@@ -251,7 +257,11 @@ def text_share(query: Tensor, key: Tensor, text_key: Tensor) -> Tensor:
     return scores.softmax(-1)[..., : text_key.shape[1]].sum(-1).mean(1)
 
 
-_BUILTIN = ("ralu_cache.adapters.flux:FluxAdapter", "ralu_cache.adapters.sd3:SD3Adapter")
+_BUILTIN = (
+    "ralu_cache.adapters.flux:FluxAdapter",
+    "ralu_cache.adapters.sd3:SD3Adapter",
+    "ralu_cache.adapters.wan:WanAdapter",
+)
 _REGISTERED: list[type[Adapter]] = []
 
 

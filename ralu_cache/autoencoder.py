@@ -1,0 +1,57 @@
+"""A pipeline's autoencoder as functions on sampled latents and images in [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ralu_cache.transition import Codec
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1] and back; None where the pipeline has none.
+
+    Of videos, the B are the frames of one, and images show one moment of each latent frame; none go back.
+    """
+
+    decode: Codec | None = None
+    encode: Codec | None = None
+
+
+def autoencoder_of(pipe: Any) -> Autoencoder:
+    """The pipeline's, of images or, if it has a mean and a deviation for every latent channel, of videos."""
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        return Autoencoder()
+    if vae.config.get("latents_mean") is not None:
+        return Autoencoder(_video_decoder(vae))
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+
+    def decode(latents: Tensor) -> Tensor:
+        return vae.decode((latents / scale + shift).to(vae.dtype), return_dict=False)[0].float()
+
+    def encode(image: Tensor) -> Tensor:
+        return (vae.encode(image.to(vae.dtype)).latent_dist.mode().float() - shift) * scale
+
+    return Autoencoder(decode, encode)
+
+
+def _video_decoder(vae: Any) -> Codec:
+    """A causal video autoencoder: the first latent frame is one image, each later one several, the last of them kept.
+
+    Later frames cannot be decoded alone, so all of a video are decoded at once.
+    """
+
+    statistics = vae.config["latents_mean"], vae.config["latents_std"]
+
+    def decode(latents: Tensor) -> Tensor:
+        mean, deviation = (latents.new_tensor(values)[:, None, None] for values in statistics)
+        video = (latents * deviation + mean).transpose(0, 1)[None]
+        images = vae.decode(video.to(vae.dtype), return_dict=False)[0][0].transpose(0, 1).float()
+        return images[torch.arange(len(latents)) * (len(images) - 1) // max(1, len(latents) - 1)]
+
+    return decode
