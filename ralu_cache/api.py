@@ -6,15 +6,17 @@ import logging
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ralu_cache.adapters.base import find_adapter
+from ralu_cache.autoencoder import find_autoencoder
 from ralu_cache.blocks import BlockStack
 from ralu_cache.hooks import RootHook, installed_owner
 from ralu_cache.progress import TrueProgress
 from ralu_cache.recommended import for_speedup, shipped
 from ralu_cache.report import Report
-from ralu_cache.run import Autoencoder, Geometry, Run
+from ralu_cache.run import Geometry, Run
+from ralu_cache.schedule import end_before_zero
 from ralu_cache.scheduler import StagedFlowMatchEuler, check_scheduler
 from ralu_cache.spatial import SpatialMethod, Stage, resolve_spatial
 from ralu_cache.temporal import Policy, resolve_temporal
@@ -81,9 +83,10 @@ class Acceleration:
         self._report: Report | None = None
         self._told: set[str] = set()
         self._geometry = Geometry(
-            adapter.to_image, adapter.from_image, adapter.patch, adapter.patch * pipe.vae_scale_factor
-        )
-        self._autoencoder = _autoencoder(pipe)
+            adapter.to_image, adapter.from_image, adapter.prediction_image, adapter.patch,
+            adapter.patch * pipe.vae_scale_factor,
+        )  # fmt: skip
+        self._autoencoder = find_autoencoder(pipe)
         self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
         self._hooks = self._install(pipe)
         pipe.scheduler = self._scheduler
@@ -162,6 +165,8 @@ class Acceleration:
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         if self._method is not None:
             stages = self._method.stages(num_inference_steps, model_shift)
+            if terminal := self._scheduler.config.shift_terminal:
+                stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
             self._tell(self._method.overrides(num_inference_steps))
         self._reset_stock_caches()
         return Run(
@@ -215,19 +220,3 @@ def _check_not_cached(transformer: Any) -> None:
             f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
             "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
         )
-
-
-def _autoencoder(pipe: Any) -> Autoencoder:
-    """The pipeline's autoencoder as two functions on sampled latents (B, C, h, w) and images in [-1, 1]."""
-    vae = getattr(pipe, "vae", None)
-    if vae is None:
-        return Autoencoder()
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-
-    def decode(latents: Tensor) -> Tensor:
-        return vae.decode((latents / scale + shift).to(vae.dtype), return_dict=False)[0].float()
-
-    def encode(image: Tensor) -> Tensor:
-        return (vae.encode(image.to(vae.dtype)).latent_dist.mode().float() - shift) * scale
-
-    return Autoencoder(decode, encode)
