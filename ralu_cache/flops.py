@@ -67,9 +67,7 @@ class TransformerShape:
         return self.double_blocks + self.single_blocks
 
 
-def forward_flops(
-    shape: TransformerShape, image_tokens: int, text_tokens: int, skipped: Collection[int] = ()
-) -> int:
+def forward_flops(shape: TransformerShape, image_tokens: int, text_tokens: int, skipped: Collection[int] = ()) -> int:
     """Operations of one forward pass of one sample.
 
     Args:

@@ -59,9 +59,13 @@ FAMILIES = [
     Family("flux", make_pipeline, SMALL, 96, guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0}),
     Family("sd3", make_sd3_pipeline, SMALL, 96, guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}),
     Family(
-        "qwen-image", make_qwen_pipeline, partial(qwen_pictures, height=32, width=48), 96,
-        guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0},
-    ),  # fmt: skip
+        "qwen-image",
+        make_qwen_pipeline,
+        partial(qwen_pictures, height=32, width=48),
+        96,
+        guided={"true_cfg_scale": 2.5},
+        unguided={"true_cfg_scale": 1.0},
+    ),
 ]
 
 PLAN = RALU(steps=(2, 2, 2))
