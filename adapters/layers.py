@@ -169,12 +169,15 @@ def received(query: Tensor, key: Tensor, chunk: int = 256, mask: Tensor | None =
     """Attention that each token receives from all others, mean over heads: (B, q, H, d), (B, L, H, d) -> (B, L).
 
     The columns of the attention map, summed; `chunk` rows of it are held at a time. Together they make q. mask:
-    (B, m) bool, which of the text tokens, the first m, count as keys; None for all. Padding asks nevertheless.
+    (B, m) bool, which of the text tokens, the first m, count; None for all. Padding neither asks nor answers.
     """
     total = key.new_zeros(key.shape[:2], dtype=torch.float32)
-    for part in query.split(chunk, 1):
+    asks = query.new_ones(query.shape[:2], dtype=torch.bool)
+    if mask is not None:
+        asks[:, : mask.shape[1]] = mask
+    for part, counts in zip(query.split(chunk, 1), asks.split(chunk, 1), strict=True):
         scores = torch.einsum("bqhd,bkhd->bhqk", part.float(), key.float()) * query.shape[-1] ** -0.5
         if mask is not None:
             scores[..., : mask.shape[1]].masked_fill_(~mask[:, None, None], -torch.inf)
-        total += scores.softmax(-1).sum(2).mean(1)
+        total += (scores.softmax(-1) * counts[:, None, :, None]).sum(2).mean(1)
     return total
