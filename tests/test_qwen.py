@@ -9,17 +9,20 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters import find_adapter
 from ralu_cache.adapters.layers import received
-from ralu_cache.adapters.qwen import rotary_factors
+from ralu_cache.adapters.qwen import QwenAdapter, rotary_factors
 from ralu_cache.autoencoder import find_autoencoder
-from ralu_cache.canvas import patchify, unpatchify
+from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.schedule import solve_nt_dm, stage_sigmas
+from ralu_cache.token_map import corners, take, token_at
 from tests.pipelines import HEIGHT, TOKENS, WIDTH, random_image
 from tests.pipelines_qwen import make_qwen_pipeline, make_qwen_scheduler, make_qwen_transformer, qwen_pictures
+from tests.strategies import layouts
 
 PLAN = RALU(steps=(2, 2, 2))
 GRID = HEIGHT // 4, WIDTH // 4
@@ -85,6 +88,17 @@ def test_coarse_steps_are_those_of_the_stock_pipeline_on_a_picture_of_half_the_s
     expected = unpatchify(seen[-2], GRID[0] // 2, GRID[1] // 2, 2)
     for corner in (canvas[..., ::2, ::2], canvas[..., 1::2, 1::2]):
         torch.testing.assert_close(corner, expected, atol=1e-5, rtol=1e-5)
+
+
+@given(layouts())
+def test_what_is_lengthened_token_by_token_is_read_back(layout: TokenLayout) -> None:
+    """And each place holds a whole token: the norms of places are those of tokens."""
+    adapter = QwenAdapter(make_qwen_transformer())
+    tokens = torch.randn(layout.batch, layout.tokens, 16)
+    full = adapter.lengthen(tokens, layout)
+    assert torch.equal(adapter.prediction_image(full, layout), layout.expand(tokens))
+    assert torch.equal(take(full.norm(dim=-1), corners(layout)), tokens.norm(dim=-1))
+    assert torch.equal(take(token_at(layout), corners(layout)), torch.arange(layout.tokens).expand(layout.batch, -1))
 
 
 def test_frames_and_anchors(pipe: Any) -> None:
