@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ralu_cache.adapters.base import find_adapter
-from ralu_cache.autoencoder import find_autoencoder
+from ralu_cache.autoencoder import autoencoder_of
 from ralu_cache.blocks import BlockStack
 from ralu_cache.hooks import RootHook, installed_owner
 from ralu_cache.progress import TrueProgress
@@ -86,7 +86,7 @@ class Acceleration:
             adapter.to_image, adapter.from_image, adapter.prediction_image, adapter.patch,
             adapter.patch * pipe.vae_scale_factor,
         )  # fmt: skip
-        self._autoencoder = find_autoencoder(pipe)
+        self._autoencoder = autoencoder_of(pipe)
         self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
         self._hooks = self._install(pipe)
         pipe.scheduler = self._scheduler

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ralu_cache.autoencoder import Autoencoder
 from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.regions import Evidence, get_scorer, select_top
 from ralu_cache.report import BranchRecord, Report, StepRecord
 from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
 from ralu_cache.temporal.base import Policy, Situation
-from ralu_cache.transition import Codec, coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
+from ralu_cache.transition import coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
 
 HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
 
@@ -35,14 +36,6 @@ class Geometry:
     prediction_image: Callable[[Tensor, TokenLayout], Tensor]
     patch: int
     pixels: int
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """Latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1] and back; None where the pipeline has none."""
-
-    decode: Codec | None = None
-    encode: Codec | None = None
 
 
 class Run:

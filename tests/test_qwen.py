@@ -16,7 +16,7 @@ from ralu_cache import RALU, Adaptive, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters import find_adapter
 from ralu_cache.adapters.layers import received
 from ralu_cache.adapters.qwen import QwenAdapter, rotary_factors
-from ralu_cache.autoencoder import find_autoencoder
+from ralu_cache.autoencoder import autoencoder_of
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.schedule import solve_nt_dm, stage_sigmas
 from ralu_cache.token_map import corners, take, token_at
@@ -217,7 +217,7 @@ def test_the_default_plan(pipe: Any) -> None:
 
 
 def test_the_autoencoder_decodes_and_encodes_as_the_pipelines_do(pipe: Any) -> None:
-    autoencoder = find_autoencoder(pipe)
+    autoencoder = autoencoder_of(pipe)
     assert autoencoder.decode is not None and autoencoder.encode is not None
     image = pipe(**qwen_pictures((0,), true_cfg_scale=2.5, output_type="pt")).images
     with torch.no_grad():
