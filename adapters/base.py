@@ -61,6 +61,9 @@ class Adapter(Protocol):
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         """(rows, columns) of fine tokens of the image being made."""
 
+    def frames(self, call: Mapping[str, Any]) -> int:
+        """Of a video: its latent frames, which stand one below the other in grid and image; 1 for images."""
+
     def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
         """The latent image (B, C, H, W) in the call, without conditioning channels or reference tokens."""
 
@@ -169,6 +172,9 @@ class TextImageAdapter:
     def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
         return self.to_image(prediction, layout.fine_grid)
 
+    def frames(self, call: Mapping[str, Any]) -> int:
+        return 1
+
     def skipped(self, call: Mapping[str, Any]) -> Collection[int]:
         """Indices of the blocks that a call leaves out."""
         return ()
@@ -270,6 +276,7 @@ _BUILTIN = (
     "ralu_cache.adapters.flux:FluxAdapter",
     "ralu_cache.adapters.sd3:SD3Adapter",
     "ralu_cache.adapters.qwen:QwenAdapter",
+    "ralu_cache.adapters.wan:WanAdapter",
 )
 _REGISTERED: list[type[Adapter]] = []
 

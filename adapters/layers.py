@@ -2,7 +2,8 @@
 
 The blocks are row-wise outside of their attention: a *double* block has MLPs of its own for image and text (`ff` and
 `ff_context`; `img_mlp` and `txt_mlp` in Qwen-Image), a FLUX *single* block runs one over text and image joined, inside
-`proj_mlp` and `proj_out`.
+`proj_mlp` and `proj_out`. A Wan block has no text tokens: its image tokens attend to each other, then to the text
+(`attn1`, `attn2`, `ffn`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -25,6 +27,7 @@ class Role(Enum):
     """What a submodule is in its block."""
 
     ATTENTION = "attention"  # all rows in, all rows out
+    CROSS_ATTENTION = "cross-attention"  # image rows in, which ask the text, image rows out
     MLP = "mlp"
     INNER_ATTENTION = "inner attention"  # of a single block: its output goes to `proj_out`
     PROJ_MLP = "proj_mlp"  # of a single block: all rows in, rows for `proj_out` out
@@ -77,10 +80,16 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
                 ("img_mlp", Role.MLP, ("image",)),
                 ("txt_mlp", Role.MLP, ("text",)),
             ]
+        elif isinstance(block, WanTransformerBlock):
+            roles = [
+                ("attn1", Role.ATTENTION, ("image",)),
+                ("attn2", Role.CROSS_ATTENTION, ("image",)),
+                ("ffn", Role.MLP, ("image",)),
+            ]
         else:
             raise ValueError(
                 f"{type(block).__name__} is not supported with layer caching: expected blocks with ff and ff_context, "
-                "with img_mlp and txt_mlp, or with proj_mlp and proj_out; use another temporal policy"
+                "with img_mlp and txt_mlp, or with proj_mlp and proj_out, or Wan's; use another temporal policy"
             )
         modules = [(Site(layer, name, role, parts), getattr(block, name, None)) for name, role, parts in roles]
         found += [(site, module) for site, module in modules if module is not None]
@@ -96,6 +105,8 @@ class Projections:
     def __init__(self, attention: Any, site: Site, measures: Sequence[str], wanted: Callable[[], bool]) -> None:
         self.attention, self.site, self.measures, self.wanted = attention, site, measures, wanted
         self._given: dict[str, Tensor] = {}
+        if "attention" in measures and isinstance(attention, WanAttention):
+            raise ValueError("score 'attention' is not supported for Wan; choose 'value', 'key' or another score")
         needed: dict[str, tuple[str, ...]] = {
             "key": ("to_k",),
             "value": ("to_v",),
@@ -152,7 +163,10 @@ class Projections:
             self._given[name] = output
 
     def _heads(self, name: str, norm: str) -> Tensor:
-        split = self._given[name].unflatten(-1, (self.attention.heads, -1))
+        heads = self.attention.heads, -1
+        if isinstance(self.attention, WanAttention):  # normalises all heads as one
+            return getattr(self.attention, norm)(self._given[name]).unflatten(-1, heads)
+        split = self._given[name].unflatten(-1, heads)
         return split if getattr(self.attention, norm, None) is None else getattr(self.attention, norm)(split)
 
     def _received(self, inputs: Mapping[str, Any]) -> Tensor:

@@ -26,6 +26,7 @@ class SparseProcessor:
     """Stands in for the `stock` processor of one attention layer, named `layer`."""
 
     accepted: ClassVar[type]  # of stock processor
+    names: ClassVar[tuple[str, ...]] = ("attn", "attn2")  # of the layers in which image tokens attend to each other
 
     def __init__(self, stock: Any, layer: str, current: Current) -> None:
         if type(stock) is not self.accepted:
@@ -42,7 +43,7 @@ class SparseProcessor:
         layers = [
             (f"{number}.{name}", getattr(block, name))
             for number, block in enumerate(blocks)
-            for name in ("attn", "attn2")
+            for name in cls.names
             if getattr(block, name, None) is not None
         ]
         return Installed(layers, cls, current)

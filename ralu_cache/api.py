@@ -54,9 +54,10 @@ def accelerate(
     method = resolve_spatial(spatial, adapter.default_preset)
     stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
     check_scheduler(stock)
-    _check_not_compiled(pipe.transformer)
-    if policy is not None:
-        _check_not_cached(pipe.transformer)
+    for transformer in _transformers(pipe):
+        _check_not_compiled(transformer)
+        if policy is not None:
+            _check_not_cached(transformer)
     if (previous := installed_owner(pipe.transformer)) is not None:
         previous.disable()
     pipe.scheduler = stock
@@ -82,10 +83,10 @@ class Acceleration:
         self._pipe, self._adapter, self._method, self._policy, self._labels = pipe, adapter, method, policy, labels
         self._report: Report | None = None
         self._told: set[str] = set()
+        scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
         self._geometry = Geometry(
-            adapter.to_image, adapter.from_image, adapter.prediction_image, adapter.patch,
-            adapter.patch * pipe.vae_scale_factor,
-        )  # fmt: skip
+            adapter.to_image, adapter.from_image, adapter.prediction_image, adapter.patch, adapter.patch * scale
+        )
         self._autoencoder = autoencoder_of(pipe)
         self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
         self._hooks = self._install(pipe)
@@ -131,20 +132,27 @@ class Acceleration:
         self._scheduler.run = None
 
     def _install(self, pipe: Any) -> list[Any]:
-        policy = self._policy
-        stack = None if policy is None else BlockStack(pipe.transformer, self._adapter, policy)
-        transformer, *nets = self._denoisers()
-        hooks: list[Any] = [RootHook(transformer, self._adapter, self, stack)]
-        hooks += [RootHook(net, self._adapter, self, reduce_only=True) for net in nets]
-        if self._method is not None and "text_attention" in self._method.scorer.needs:
-            hooks += self._adapter.install_text_attention(pipe.transformer, self.current_run)
+        hooks: list[Any] = []
+        try:
+            for transformer in _transformers(pipe):
+                adapter = type(self._adapter)(transformer)
+                stack = None if self._policy is None else BlockStack(transformer, adapter, self._policy)
+                hooks.append(RootHook(transformer, adapter, self, stack))
+                if self._method is not None and "text_attention" in self._method.scorer.needs:
+                    hooks += adapter.install_text_attention(transformer, self.current_run)
+        except BaseException:  # what refuses leaves nothing behind
+            for hook in hooks:
+                hook.remove()
+            raise
+        hooks += [RootHook(net, self._adapter, self, reduce_only=True) for net in _controlnets(pipe)]
         return [*hooks, TrueProgress(pipe, lambda: self._scheduler.run)]
 
     def _new_run(self, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
         """See `ralu_cache.scheduler.NewRun`; what is refused is refused before there is a report of it."""
-        _check_not_compiled(self._pipe.transformer)
-        if self._policy is not None and self._policy.caches != "stack":
-            _check_blocks_not_compiled(self._adapter.blocks(self._pipe.transformer))
+        for transformer in _transformers(self._pipe):
+            _check_not_compiled(transformer)
+            if self._policy is not None and self._policy.caches != "stack":
+                _check_blocks_not_compiled(self._adapter.blocks(transformer))
         if self._method is None and self._policy is None:
             return None
         if self._method is not None and custom:
@@ -176,15 +184,9 @@ class Acceleration:
 
     def _reset_stock_caches(self) -> None:
         """Caches of diffusers' own that the user enabled do not outlive a layout."""
-        for module in self._denoisers():
+        for module in (*_transformers(self._pipe), *_controlnets(self._pipe)):
             if hasattr(module, "_reset_stateful_cache"):
                 module._reset_stateful_cache()
-
-    def _denoisers(self) -> list[Any]:
-        """The transformer and, if there are any, its ControlNets."""
-        controlnet = getattr(self._pipe, "controlnet", None)
-        nets = getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else [])
-        return [self._pipe.transformer, *nets]
 
     def _tell(self, notice: str | None) -> None:
         """Log a notice the first time, and note it in every report that it concerns."""
@@ -194,6 +196,17 @@ class Acceleration:
         if notice not in self._told:
             logger.warning(notice)
             self._told.add(notice)
+
+
+def _transformers(pipe: Any) -> list[Any]:
+    """The denoiser or, of a pipeline that has one each for high and low noise levels (Wan 2.2), both."""
+    second = getattr(pipe, "transformer_2", None)
+    return [pipe.transformer] if second is None else [pipe.transformer, second]
+
+
+def _controlnets(pipe: Any) -> list[Any]:
+    controlnet = getattr(pipe, "controlnet", None)
+    return list(getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []))
 
 
 def _check_not_compiled(transformer: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ralu_cache.transition import Codec
@@ -12,19 +13,22 @@ from ralu_cache.transition import Codec
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1] and back; None where the pipeline has none."""
+    """Latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1] and back; None where the pipeline has none.
+
+    Of videos, the B are the frames of one, and images show one moment of each latent frame; none go back.
+    """
 
     decode: Codec | None = None
     encode: Codec | None = None
 
 
 def autoencoder_of(pipe: Any) -> Autoencoder:
-    """The pipeline's, of images or, if it has a mean and a deviation for every latent channel, of single frames."""
+    """The pipeline's, of images or, if it has a mean and a deviation for every latent channel, of frames or videos."""
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return Autoencoder()
     if vae.config.get("latents_mean") is not None:
-        return _of_frames(vae)
+        return Autoencoder(_video_decoder(vae)) if hasattr(pipe, "vae_scale_factor_temporal") else _of_frames(vae)
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
 
     def decode(latents: Tensor) -> Tensor:
@@ -39,18 +43,35 @@ def autoencoder_of(pipe: Any) -> Autoencoder:
 def _of_frames(vae: Any) -> Autoencoder:
     """One for videos, of which an image is the only frame (Qwen-Image's)."""
 
-    def statistics(like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, deviation = (like.new_tensor(vae.config[f"latents_{name}"])[:, None, None] for name in ("mean", "std"))
-        return mean, deviation
-
     def decode(latents: Tensor) -> Tensor:
-        mean, deviation = statistics(latents)
+        mean, deviation = _statistics(vae, latents)
         video = (latents * deviation + mean).to(vae.dtype)[:, :, None]
         return vae.decode(video, return_dict=False)[0][:, :, 0].float()
 
     def encode(image: Tensor) -> Tensor:
         latents = vae.encode(image.to(vae.dtype)[:, :, None]).latent_dist.mode()[:, :, 0].float()
-        mean, deviation = statistics(latents)
+        mean, deviation = _statistics(vae, latents)
         return (latents - mean) / deviation
 
     return Autoencoder(decode, encode)
+
+
+def _video_decoder(vae: Any) -> Codec:
+    """A causal video autoencoder: the first latent frame is one image, each later one several, the last of them kept.
+
+    Later frames cannot be decoded alone, so all of a video are decoded at once.
+    """
+
+    def decode(latents: Tensor) -> Tensor:
+        mean, deviation = _statistics(vae, latents)
+        video = (latents * deviation + mean).transpose(0, 1)[None]
+        images = vae.decode(video.to(vae.dtype), return_dict=False)[0][0].transpose(0, 1).float()
+        return images[torch.arange(len(latents)) * (len(images) - 1) // max(1, len(latents) - 1)]
+
+    return decode
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every channel, (C, 1, 1)."""
+    mean, deviation = (like.new_tensor(vae.config[f"latents_{name}"])[:, None, None] for name in ("mean", "std"))
+    return mean, deviation

@@ -117,9 +117,10 @@ class BlockStack:
             return (args[0] + self.residual.to(args[0].dtype), *args[1:])
         if not self._recording:
             return None
-        self._left = args[0]
+        assert self._entered is not None
+        self._left = args[0].to(self._entered.dtype)  # Wan's head is given what the blocks made in float32
         if self.tokens is None:
             return None
-        assert self._entered is not None and self._stale is not None
+        assert self._stale is not None
         whole = self._entered + self._stale.to(self._entered.dtype)
-        return (put(whole, self.tokens, self._left), *args[1:])
+        return (put(whole, self.tokens, self._left).to(args[0].dtype), *args[1:])

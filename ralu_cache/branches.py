@@ -286,9 +286,14 @@ class Branch:
         if kind is None:
             return None
         if kind == "canvas":
-            return canvas.float()
+            return self._frames(canvas.float())
         tokens = modulated()[:, : self.layout.tokens]
-        return plane(tokens, self.layout) if kind == "plane" else tokens
+        return self._frames(plane(tokens, self.layout)) if kind == "plane" else tokens
+
+    def _frames(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), of a video (B, C, F, H, W)."""
+        frames = self.layout.frames
+        return image if frames == 1 else image.unflatten(2, (frames, -1))
 
     def _last_signal(self) -> Tensor | None:
         if self.policy.signal != "modulated":

@@ -3,11 +3,14 @@
 The canvas is the full-size latent image ``(B, C, H, W)``. A *fine* token covers ``patch x patch`` latent pixels; a
 *coarse* token covers the 2x2 fine tokens of one *cell* and is stored as 2x2 equal latent pixels, so that
 ``pool(replicate(x)) == x`` bit for bit and Euler steps commute with the replication. Pure tensors.
+
+A video is one tall image: its F frames stand one below the other, ``(B, C, F H, W)``. With an even number of token rows
+a frame, no cell straddles two frames; what looks beyond a cell must be told of the frames.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -44,6 +47,16 @@ def unpatchify(tokens: Tensor, rows: int, columns: int, patch: int) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, d // patch**2, rows * patch, columns * patch)
 
 
+def split_frames(image: Tensor, frames: int) -> Tensor:
+    """(B, C, F H, W) -> (B F, C, H, W), a video's frames in order."""
+    return image.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def join_frames(images: Tensor, frames: int) -> Tensor:
+    """Inverse of `split_frames`."""
+    return images.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
+
+
 def _gather(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
@@ -59,11 +72,13 @@ class TokenLayout:
 
     `refined` is (B, Y, X) bool over the Y x X coarse cells; every sample refines equally many. Token order: the
     coarse tokens of the unrefined cells in raster order, then the fine tokens of the refined ones in raster order of
-    the fine grid; an all-fine layout is therefore the stock order. Raises ValueError for unequal counts.
+    the fine grid; an all-fine layout is therefore the stock order. `frames` of equally many cells stand one below the
+    other. Raises ValueError for unequal counts, or frames that do not divide Y.
     """
 
     refined: Tensor
     patch: int
+    frames: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.refined.dtype != torch.bool or self.refined.ndim != 3:
@@ -73,16 +88,22 @@ class TokenLayout:
         counts = self.refined.flatten(1).sum(1)
         if bool((counts != counts[0]).any()):
             raise ValueError(f"every sample must refine equally many cells, got {counts.tolist()}")
+        if self.frames < 1 or self.cells[0] % self.frames:
+            raise ValueError(f"{self.cells[0]} rows of cells do not divide into {self.frames} frames")
 
     @classmethod
-    def coarse(cls, batch: int, rows: int, columns: int, patch: int, device: torch.device | None = None) -> TokenLayout:
+    def coarse(
+        cls, batch: int, rows: int, columns: int, patch: int, device: torch.device | None = None, frames: int = 1
+    ) -> TokenLayout:
         """No cell refined; `rows` x `columns` coarse cells."""
-        return cls(torch.zeros(batch, rows, columns, dtype=torch.bool, device=device), patch)
+        return cls(torch.zeros(batch, rows, columns, dtype=torch.bool, device=device), patch, frames=frames)
 
     @classmethod
-    def fine(cls, batch: int, rows: int, columns: int, patch: int, device: torch.device | None = None) -> TokenLayout:
+    def fine(
+        cls, batch: int, rows: int, columns: int, patch: int, device: torch.device | None = None, frames: int = 1
+    ) -> TokenLayout:
         """Every cell refined; `rows` x `columns` coarse cells."""
-        return cls(torch.ones(batch, rows, columns, dtype=torch.bool, device=device), patch)
+        return cls(torch.ones(batch, rows, columns, dtype=torch.bool, device=device), patch, frames=frames)
 
     @property
     def batch(self) -> int:
@@ -138,7 +159,7 @@ class TokenLayout:
             return self
         if batch % self.batch:
             raise ValueError(f"a call of batch {batch} does not hold whole copies of a layout of batch {self.batch}")
-        return TokenLayout(self.refined.repeat(batch // self.batch, 1, 1), self.patch)
+        return replace(self, refined=self.refined.repeat(batch // self.batch, 1, 1))
 
     def positions(self, anchor: float = 0.5) -> Tensor:
         """(B, n, 2) float32 (row, column) in fine-token units; a coarse token sits `anchor` into its cell."""
@@ -146,6 +167,12 @@ class TokenLayout:
         coarse = torch.stack([self.coarse_index // columns, self.coarse_index % columns], -1).float() * 2 + anchor
         fine = torch.stack([self.fine_index // (2 * columns), self.fine_index % (2 * columns)], -1).float()
         return torch.cat([coarse, fine], 1)
+
+    def token_frames(self) -> Tensor:
+        """(B, n) int64: the frame in which each token lies."""
+        (rows, columns), frames = self.cells, self.frames
+        coarse = self.coarse_index // columns // (rows // frames)
+        return torch.cat([coarse, self.fine_index // (2 * columns) // (2 * rows // frames)], 1)
 
     def reduce(self, image: Tensor) -> Tensor:
         """Canvas (B, C, H, W) -> its tokens (B, n, C*p*p); coarse tokens are block means."""

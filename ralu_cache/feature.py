@@ -46,7 +46,7 @@ def part_of(layout: TokenLayout, rows: Tensor) -> TokenLayout:
     """The layout of some samples alone."""
     if not len(rows := indices(rows)):
         raise ValueError(f"at least one of the {layout.batch} samples must be chosen, got none")
-    return TokenLayout(layout.refined[rows], layout.patch)
+    return replace(layout, refined=layout.refined[rows])
 
 
 def covers(rows: Tensor, batch: int) -> bool:

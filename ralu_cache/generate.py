@@ -112,6 +112,8 @@ def call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
     if request.model == TINY_FLUX.name:
         given = {**TINY_FLUX.arguments, "negative_prompt": "", **given}
     accepted = inspect.signature(pipe.__call__).parameters
+    if "num_frames" in accepted:
+        raise ValueError(f"{type(pipe).__name__} makes videos, not pictures; call accelerate() on it in Python")
     if unknown := [name for name in given if name not in accepted]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
         raise ValueError(f"{type(pipe).__name__} takes no {flags}")

@@ -111,7 +111,9 @@ class RootHook:
         self.adapter.check(call, run)
         grid = run.grid or self.adapter.grid(call)
         latents = self.adapter.latents(call, grid)
-        run.begin(grid, latents)
+        run.begin(grid, latents, self.adapter.frames(call))
+        if not self.reduce_only:
+            run.enter(module)
         assert run.layout is not None
         layout = run.layout_for(latents.shape[0])
         seen = run.model_input(latents)

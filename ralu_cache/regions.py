@@ -32,8 +32,10 @@ class Evidence:
     velocity: (B, C, H, W), noise - x0 as last predicted.
     history: the x0 of the stage's last steps, oldest first, the current one included.
     patch: latent pixels per token side.
-    decode: latents (B, C, h, w) of any even size to images (B, 3, h', w') in [-1, 1]; None where there is no decoder.
+    decode: latents (F, C, h, w) of one sample, of any even size, to images (F, 3, h', w') in [-1, 1]; None where there
+        is no decoder.
     text_attention: (B, Y, X), share of each coarse token's attention that falls on the text; None if not recorded.
+    frames: F consecutive entries of the batch are the frames of one video; 1 for images.
 
     Raises ValueError for shapes that do not fit together.
     """
@@ -44,12 +46,15 @@ class Evidence:
     patch: int
     decode: Callable[[Tensor], Tensor] | None = None
     text_attention: Tensor | None = None
+    frames: int = 1
 
     def __post_init__(self) -> None:
         shape = tuple(self.x0.shape)
         side = 2 * self.patch
         if len(shape) != 4 or side < 2 or shape[2] % side or shape[3] % side:
             raise ValueError(f"x0 must be (B, C, H, W) with H and W divisible by 2 * patch = {side}, got {shape}")
+        if self.frames < 1 or shape[0] % self.frames:
+            raise ValueError(f"{shape[0]} entries of a batch are not whole videos of {self.frames} frames")
         for name, latents in [("velocity", self.velocity), *((f"history[{k}]", x) for k, x in enumerate(self.history))]:
             if tuple(latents.shape) != shape:
                 raise ValueError(f"{name} must have the shape of x0, {shape}, got {tuple(latents.shape)}")
@@ -197,6 +202,12 @@ def select_top(scores: Tensor, ratio: float, already: Tensor | None = None) -> T
     return torch.zeros_like(flat, dtype=torch.bool).scatter(1, best, True).view(scores.shape)
 
 
+def share_over_time(scores: Tensor, frames: int) -> Tensor:
+    """(B F, Y, X) -> the same shape, every frame with the mean of its video's scores."""
+    videos = scores.unflatten(0, (-1, frames))
+    return videos.mean(1, keepdim=True).expand_as(videos).flatten(0, 1)
+
+
 def register_scorer(scorer: Scorer) -> None:
     """Make `scorer` available by its name. Raises ValueError if the name is taken."""
     if scorer.name in _SCORERS:
@@ -217,7 +228,7 @@ def scorer_names() -> tuple[str, ...]:
 
 
 def _decoded(name: str, evidence: Evidence) -> list[Tensor]:
-    """One image (3, h, w) in [-1, 1] per sample, decoded one by one so that none depends on its batch.
+    """One image (3, h, w) in [-1, 1] per entry, samples decoded one by one so that none depends on its batch.
 
     The pooled latent is decoded, as in the paper: before the mixed stage it holds all there is, at a quarter of the
     cost. An odd pooled size, which a decoder may refuse, is decoded from the full canvas.
@@ -227,7 +238,7 @@ def _decoded(name: str, evidence: Evidence) -> list[Tensor]:
     latents = F.avg_pool2d(evidence.x0, 2)
     if latents.shape[2] % 2 or latents.shape[3] % 2:
         latents = evidence.x0
-    return [evidence.decode(latents[k : k + 1])[0].float() for k in range(len(latents))]
+    return [image.float() for sample in latents.split(evidence.frames) for image in evidence.decode(sample)]
 
 
 def _gradient(image: Tensor) -> Tensor:

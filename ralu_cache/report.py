@@ -140,7 +140,8 @@ class StageRecord:
 class Report:
     """The record of one pipeline call.
 
-    size: the full-resolution token grid (rows, columns); known, like `batch`, from the first step on.
+    size: the full-resolution token grid (rows, columns), of a video with the rows of all latent frames; known, like
+        `batch`, from the first step on.
     regions: one (B, Y, X) mask per mixed stage, True where the coarse grid was refined.
     baseline_steps, baseline_flops: the plain full-resolution run that the cost is compared with.
     completed: False if the call was interrupted.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ralu_cache.autoencoder import Autoencoder
 from ralu_cache.branches import Branch
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.regions import Evidence, get_scorer, select_top
+from ralu_cache.canvas import TokenLayout, split_frames
+from ralu_cache.regions import Evidence, get_scorer, select_top, share_over_time
 from ralu_cache.report import BranchRecord, Report, StepRecord
 from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
 from ralu_cache.temporal.base import Policy, Situation
@@ -74,6 +74,8 @@ class Run:
         self._samples = 0
         self._costs: list[tuple[float, float]] = []
         self.grid: tuple[int, int] | None = None
+        self.frames = 1
+        self._denoiser: object = None
         self.layout: TokenLayout | None = None
         self.noise: Tensor | None = None
         self.text_attention: Tensor | None = None
@@ -122,11 +124,17 @@ class Run:
 
     # ---- the denoiser's side
 
-    def begin(self, grid: tuple[int, int], latents: Tensor) -> None:
+    def enter(self, denoiser: object) -> None:
+        """A call of this denoiser begins; what another one has computed is of no use to it."""
+        if denoiser is not self._denoiser:
+            self._denoiser, self._branches = denoiser, []
+
+    def begin(self, grid: tuple[int, int], latents: Tensor, frames: int = 1) -> None:
         """First sight of the latent image (B, C, H, W): fixes the grid, the first layout and the coarse noise.
 
         The first call of a run may be a stack of copies of the pipeline's batch; `settle` tells them from it.
-        Raises ValueError for a grid that cells do not tile, or latents given for a start in mid-schedule.
+        frames: of a video, that stand one below the other in H. Raises ValueError for a grid that cells do not tile,
+        or latents given for a start in mid-schedule.
         """
         if self._start is None:  # a start in mid-schedule is compared with as late a start of the plain run
             self._start = self.index
@@ -134,6 +142,7 @@ class Run:
             self.report.baseline_steps = round(self.report.baseline_steps * share)
         if self.layout is not None:
             return
+        self.frames = frames
         layout = self._open(grid, latents.shape[0], latents.device)
         if self.method is None:
             return
@@ -144,7 +153,7 @@ class Run:
                     "is unknown, so they cannot be reduced to coarse tokens; pass image= without latents="
                 )
             self.layout = TokenLayout.fine(
-                latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device
+                latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device, frames
             )
             return
         self.noise = latents.float()
@@ -155,7 +164,7 @@ class Run:
         assert self.layout is not None
         if batch == self.layout.batch:
             return
-        self.layout = TokenLayout(self.layout.refined[:batch], self.layout.patch)
+        self.layout = replace(self.layout, refined=self.layout.refined[:batch])
         self.report.batch = batch
         if self.noise is not None:
             self.noise = self.noise[:batch]
@@ -303,8 +312,14 @@ class Run:
         self.grid = grid
         self.report.size, self.report.batch = grid, batch
         if self.method is None:  # one grid of tokens, whatever its size; nothing is refined or reduced
-            self.layout = TokenLayout.coarse(batch, rows, columns, self.geometry.patch, device)
+            self.layout = TokenLayout.coarse(batch, rows, columns, self.geometry.patch, device, self.frames)
             return self.layout
+        if self.frames == 1 and self.method.regions_over_time != "frame":
+            raise ValueError(
+                f"regions_over_time={self.method.regions_over_time!r} is for videos, and this call makes single "
+                "images; leave it out"
+            )
+        rows //= self.frames
         if rows % 2 or columns % 2:
             pixels = self.geometry.pixels
             nearest = (rows + rows % 2) * pixels, (columns + columns % 2) * pixels
@@ -313,7 +328,7 @@ class Run:
                 f"{rows * pixels}x{columns * pixels}; nearest: {nearest[0]}x{nearest[1]}"
             )
         make = TokenLayout.fine if self.stage.kind == "fine" else TokenLayout.coarse
-        self.layout = make(batch, rows // 2, columns // 2, self.geometry.patch, device)
+        self.layout = make(batch, self.frames * rows // 2, columns // 2, self.geometry.patch, device, self.frames)
         return self.layout
 
     def _noise_on(self, layout: TokenLayout, noise: Tensor | None = None) -> Tensor:
@@ -346,7 +361,7 @@ class Run:
         if self.method.noise == "paper":
             white = seeded_noise(self.noise, f"transition at step {self.index}")
             return renoise_paper(x, sigma, sigma_next, split, before.fine_pixels, white)
-        lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode)
+        lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode, self.frames)
         return renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
 
     def _carry_over(self) -> None:
@@ -361,22 +376,30 @@ class Run:
         """The layout of the upcoming (or, before the first step, the current) stage, regions chosen per sample."""
         assert self.layout is not None and self.method is not None
         stage = upcoming or self.stage
-        batch, (rows, columns) = self.layout.batch, self.layout.cells
+        batch, cells, frames = self.layout.batch, self.layout.cells, self.frames
         if stage.kind == "fine":
-            return TokenLayout.fine(batch, rows, columns, self.geometry.patch, x0.device)
+            return TokenLayout.fine(batch, *cells, self.geometry.patch, x0.device, frames)
         scorer = self.method.scorer
         if not started and scorer.needs & {"history", "text_attention"}:
             self.report.notices.append(f"regions by latent-gradient: {scorer.name!r} needs steps before the start")
             scorer = get_scorer("latent-gradient")
         attention = None if self.text_attention is None else self._per_cell(self.text_attention[-batch:])
+        if attention is not None:
+            attention = attention.reshape(batch * frames, -1, cells[1])
+        history = tuple(split_frames(known, frames) for known in self._history) if started else ()
+        x0, velocity = split_frames(x0, frames), split_frames(velocity, frames)
         evidence = Evidence(
-            x0=x0, velocity=velocity, history=tuple(self._history) if started else (x0,), patch=self.geometry.patch,
-            decode=self.autoencoder.decode, text_attention=attention,
+            x0=x0, velocity=velocity, history=history or (x0,), patch=self.geometry.patch,
+            decode=self.autoencoder.decode, text_attention=attention, frames=frames,
         )  # fmt: skip
-        mask = select_top(scorer.score(evidence), stage.ratio, self.layout.refined)
+        scores = scorer.score(evidence)
+        if self.method.regions_over_time == "shared":
+            scores = share_over_time(scores, frames)
+        already = self.layout.refined.reshape(scores.shape)
+        mask = select_top(scores, stage.ratio, already).view(batch, *cells)
         self.report.regions.append(mask.cpu().numpy())
         self.text_attention = None
-        return TokenLayout(mask, self.geometry.patch)
+        return replace(self.layout, refined=mask)
 
     def _per_cell(self, per_token: Tensor) -> Tensor:
         """(B, n) values of the layout's tokens -> (B, Y, X) means over the cells."""

@@ -25,8 +25,11 @@ _UNSUPPORTED = (
 def check_scheduler(scheduler: Any) -> None:
     """Raise TypeError or ValueError unless `scheduler` is a flow-match Euler scheduler whose options can be staged."""
     if type(scheduler) is not FlowMatchEulerDiscreteScheduler:
+        shift = getattr(scheduler, "config", {}).get("flow_shift")
+        advice = "" if shift is None else f": set pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift})"
         raise TypeError(
             f"scheduler {type(scheduler).__name__} is not supported; ralu_cache needs FlowMatchEulerDiscreteScheduler"
+            f"{advice}"
         )
     for option in _UNSUPPORTED:
         if scheduler.config.get(option):

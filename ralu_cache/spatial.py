@@ -14,6 +14,7 @@ from ralu_cache.transition import LIFTS, NOISES, STARTS
 
 FRAMES = ("own", "fine")
 SHIFTS = ("model", "nt-dm")
+OVER_TIME = ("frame", "shared")
 ANCHORS = {"center": 0.5, "corner": 0.0}
 
 
@@ -51,6 +52,8 @@ class SpatialMethod(Protocol):
     def anchor(self) -> str: ...
     @property
     def scorer(self) -> Scorer: ...
+    @property
+    def regions_over_time(self) -> str: ...
 
     def stages(self, num_inference_steps: int, model_shift: float) -> tuple[Stage, ...]: ...
 
@@ -73,6 +76,9 @@ class RALU:
             the full run (measured: benchmarks/results/ralu), late ends leave more of it to the coarse tokens.
         ratio: share of the coarse cells refined in the mixed stage; one value for each mixed stage, or one for all.
         regions: the scorer that chooses them, a name (`ralu_cache.regions.scorer_names()`) or a `Scorer`.
+        regions_over_time: of a video, "frame": each frame refines its own cells, as many in all, so that regions go
+            along with what moves; "shared": all frames refine the same cells, those that score highest on average,
+            so that none changes between coarse and fine within the video. Images take "frame" alone.
 
     What to tinker with
         noise: "rewind" re-noises along the seed's own noise, so that the picture stays that of the full run; "paper"
@@ -102,6 +108,7 @@ class RALU:
     shift: float | str = 3.0
     frame: str = "own"
     anchor: str = "center"
+    regions_over_time: str = "frame"
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.split is not None:
@@ -111,6 +118,7 @@ class RALU:
         for name, accepted in (("noise", NOISES), ("start", STARTS), ("lift", LIFTS), ("frame", FRAMES)):
             _choice(name, getattr(self, name), accepted)
         _choice("anchor", self.anchor, tuple(ANCHORS))
+        _choice("regions_over_time", self.regions_over_time, OVER_TIME)
         if self.noise == "paper" and self.lift != "nearest":
             raise ValueError(
                 f"lift={self.lift!r} needs noise='rewind': the paper's noise is defined for 'nearest' only"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ralu_cache.canvas import coarsen, pool, replicate
+from ralu_cache.canvas import coarsen, join_frames, pool, replicate, split_frames
 
 NOISES = ("rewind", "paper")
 STARTS = ("pooled", "subsampled")
@@ -91,19 +91,25 @@ def renoise_rewind(
     return torch.where(split, refined, canvas + (sigma_next - sigma) * velocity)
 
 
-def make_lift(name: str, decode: Codec | None = None, encode: Codec | None = None) -> Callable[[Tensor], Tensor]:
-    """A map from a coarse clean estimate on the canvas to a fine one, same shape.
+def make_lift(
+    name: str, decode: Codec | None = None, encode: Codec | None = None, frames: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """A map from a coarse clean estimate on the canvas, of so many frames, to a fine one, same shape.
 
-    `nearest` keeps the replicated pixels, `bicubic` interpolates the latent, `pixel` decodes the half-size latent,
-    doubles the image and encodes it again. Raises ValueError for an unknown name or a missing autoencoder.
+    `nearest` keeps the replicated pixels, `bicubic` interpolates each frame's latent, `pixel` decodes the half-size
+    latent, doubles the image and encodes it again. Raises ValueError for an unknown name or a missing autoencoder.
     """
     if name == "nearest":
         return lambda x0: x0
     if name == "bicubic":
-        return lambda x0: F.interpolate(pool(x0), scale_factor=2.0, mode="bicubic")
+        return lambda x0: join_frames(
+            F.interpolate(pool(split_frames(x0, frames)), scale_factor=2.0, mode="bicubic"), frames
+        )
     if name != "pixel":
         raise ValueError(f"unknown lift {name!r}; accepted: {', '.join(LIFTS)}")
     if decode is None or encode is None:
-        raise ValueError("lift 'pixel' needs the pipeline's autoencoder, and this pipeline has none; use 'nearest'")
+        raise ValueError(
+            "lift 'pixel' needs an autoencoder of images, and this pipeline has none; use 'nearest' or 'bicubic'"
+        )
     decoder, encoder = decode, encode
     return lambda x0: encoder(F.interpolate(decoder(pool(x0)), scale_factor=2.0, mode="bicubic")).to(x0)

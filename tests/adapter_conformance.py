@@ -25,6 +25,7 @@ from ralu_cache.hooks import LayoutCall
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
 from tests.pipelines_qwen import make_qwen_pipeline, qwen_pictures
 from tests.test_caching import Scripted
+from tests.wan_pipelines import make_wan_pipeline, videos
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Family:
         prompts as embeddings; what belongs to a picture does not depend on which others are asked for.
     tokens: fine tokens of such a picture; a multiple of 4.
     guided, unguided: further arguments that switch classifier-free guidance on and off.
+    regions: a scorer that looks at the model if the family has one, else any.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Family:
     tokens: int
     guided: Mapping[str, Any]
     unguided: Mapping[str, Any]
+    regions: str = "text-attention"
 
     def __str__(self) -> str:
         return self.name
@@ -51,7 +54,7 @@ class Family:
     def run(self, pipe: Any, samples: Sequence[int] = (0, 1), guided: bool = True, **overrides: Any) -> Tensor:
         """The latents that the pipeline returns for these pictures."""
         arguments = self.pictures(samples, **(self.guided if guided else self.unguided))
-        return pipe(**(arguments | overrides)).images
+        return pipe(**(arguments | overrides), return_dict=False)[0]
 
 
 SMALL = partial(pictures, height=32, width=48)
@@ -59,14 +62,14 @@ FAMILIES = [
     Family("flux", make_pipeline, SMALL, 96, guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0}),
     Family("sd3", make_sd3_pipeline, SMALL, 96, guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}),
     Family(
-        "qwen-image",
-        make_qwen_pipeline,
-        partial(qwen_pictures, height=32, width=48),
-        96,
-        guided={"true_cfg_scale": 2.5},
-        unguided={"true_cfg_scale": 1.0},
+        "qwen-image", make_qwen_pipeline, partial(qwen_pictures, height=32, width=48), 96,
+        guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0},
     ),
-]
+    Family(
+        "wan", make_wan_pipeline, videos, 120,
+        guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}, regions="canny",
+    ),
+]  # fmt: skip
 
 PLAN = RALU(steps=(2, 2, 2))
 PLANS = [None, PLAN, RALU(steps=(2, 2, 2), noise="paper")]
@@ -148,7 +151,8 @@ def check_a_permuted_ribbon_is_the_stock_forward(family: Family) -> None:
     assert tokens == family.tokens
     orders = torch.stack([torch.randperm(tokens, generator=torch.Generator().manual_seed(i)) for i in range(batch)])
     for order in (orders, orders[:1].expand(batch, -1)):
-        layout = Shuffled(torch.ones(batch, grid[0] // 2, grid[1] // 2, dtype=torch.bool), adapter.patch, order)
+        refined = torch.ones(batch, grid[0] // 2, grid[1] // 2, dtype=torch.bool)
+        layout = Shuffled(refined, adapter.patch, order, frames=adapter.frames(call))
         positions = layout.positions()
         short = adapter.shorten(call, layout, layout.reduce(latents), positions)
         with torch.no_grad():
@@ -223,9 +227,9 @@ def check_what_is_reused_is_what_was_not_run(family: Family) -> None:
 
 def check_a_picture_does_not_depend_on_its_batch(family: Family) -> None:
     pipe = family.make()
-    text = RALU(steps=(2, 2, 2), regions="text-attention")
+    looking = RALU(steps=(2, 2, 2), regions=family.regions)
     for plan, policy in [
-        *((plan, None) for plan in (*PLANS, text)),
+        *((plan, None) for plan in (*PLANS, looking)),
         *((PLAN, policy) for policy in (*REUSING, *SPARSE)),
     ]:
         with accelerate(pipe, spatial=plan, temporal=policy):

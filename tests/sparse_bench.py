@@ -63,7 +63,8 @@ class Bench:
         self.call = stock_call(case, self.pipe)
         batch, self.tokens, self.text = self.adapter.size(self.call)
         self.grid = self.adapter.grid(self.call)
-        self.layout = TokenLayout.coarse(batch, *self.grid, self.adapter.patch)
+        frames = self.adapter.frames(self.call)
+        self.layout = TokenLayout.coarse(batch, *self.grid, self.adapter.patch, frames=frames)
         self.stack = BlockStack(self.net, self.adapter, Adaptive(ratio=0.5))
         self.memory = KeyValueMemory(self.layout)
         self.active: LayoutCall | None = None
@@ -117,7 +118,7 @@ class Bench:
         """(B, n, d): the image tokens' part of a prediction."""
         if prediction.ndim == 3:
             return prediction[:, : self.layout.tokens]
-        return patchify(prediction, self.adapter.patch)
+        return patchify(self.adapter.to_image(prediction, self.grid), self.adapter.patch)
 
 
 def drawn(batch: int, tokens: int, count: int, seed: int = 0) -> Tensor:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ralu_cache import cli
 from ralu_cache.generate import Request, call_arguments, picture_paths
+from tests.wan_pipelines import make_wan_pipeline
 
 PROMPT = "a red circle on a blue background"
 
@@ -166,6 +167,11 @@ def test_options_that_a_pipeline_does_not_take_are_named() -> None:
     request = Request("some/model", ["a"], guidance_scale=3.0, steps=4, height=64)
     with pytest.raises(ValueError, match="PlainPipeline takes no --guidance-scale, --num-inference-steps"):
         call_arguments(request, PlainPipeline())
+
+
+def test_pipelines_of_videos_are_refused() -> None:
+    with pytest.raises(ValueError, match="WanPipeline makes videos, not pictures"):
+        call_arguments(Request("some/model", ["a"]), make_wan_pipeline())
 
 
 def test_each_picture_has_its_own_seed() -> None:

@@ -226,6 +226,8 @@ def test_ill_matched_evidence_is_refused():
         Evidence(x0=x0, velocity=x0, history=(x0, x0[..., :32]), patch=PATCH)
     with pytest.raises(ValueError, match="text_attention"):
         Evidence(x0=x0, velocity=x0, history=(), patch=PATCH, text_attention=torch.zeros(1, 3, 3))
+    with pytest.raises(ValueError, match="1 entries of a batch are not whole videos of 2 frames"):
+        Evidence(x0=x0[:1], velocity=x0[:1], history=(), patch=PATCH, frames=2)
     odd = Evidence(x0=x0, velocity=x0, history=(), patch=PATCH, decode=lambda x: torch.zeros(1, 3, 100, 100))
     with pytest.raises(ValueError, match="100 x 100"):
         get_scorer("sobel").score(odd)

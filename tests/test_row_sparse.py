@@ -176,12 +176,15 @@ def test_off_is_stock_bit_for_bit(family: Family) -> None:
     assert torch.equal(family.run(pipe), expected)
 
 
+def attentions(pipe: Any) -> list[Any]:
+    """The layers in which image tokens attend to each other."""
+    adapter = find_adapter(pipe)
+    found = (getattr(b, name, None) for b in adapter.blocks(pipe.transformer) for name in adapter.processor.names)
+    return [layer for layer in found if layer is not None]
+
+
 def processors(pipe: Any) -> list[Any]:
-    blocks = find_adapter(pipe).blocks(pipe.transformer)
-    return [
-        getattr(block, name).processor for block in blocks for name in ("attn", "attn2") if hasattr(block, name)
-        and getattr(block, name) is not None
-    ]  # fmt: skip
+    return [layer.processor for layer in attentions(pipe)]
 
 
 @by_family
@@ -334,7 +337,7 @@ def tuned(stock: Any) -> Any:
 def test_an_unknown_attention_processor_is_refused_by_its_name(family: Family) -> None:
     pipe = family.make()
     expected = family.run(pipe)
-    layer = find_adapter(pipe).blocks(pipe.transformer)[-1].attn
+    layer = attentions(pipe)[-1]
     stock, mine = layer.processor, tuned(layer.processor)
     layer.set_processor(mine)
     before = processors(pipe)
@@ -354,7 +357,7 @@ def test_a_processor_that_replaces_ours_is_refused_before_the_run(family: Family
     """load_ip_adapter() after accelerate(): it would attend to the fresh tokens alone."""
     pipe = family.make()
     handle = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
-    layer = find_adapter(pipe).blocks(pipe.transformer)[0].attn
+    layer = attentions(pipe)[0]
     mine = tuned(layer.processor.stock)
     layer.set_processor(mine)
     with pytest.raises(ValueError, match=rf"{type(mine).__name__}.*accelerate\(pipe"):

@@ -28,7 +28,7 @@ class SeaCache(Accumulating):
         order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal cost
             1 was 4 dB or more closer to the uncached run, unguided (benchmarks/results/temporal/curves.md), but about
             1 dB farther on "ralu-4x" with guidance 3, where one picture of six took a stain.
-        beta: 2 for images, 3 for video; eps: as published.
+        beta: 2 for images, 3 for video; eps: as published. Here the frames of a video are filtered one by one.
         first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
@@ -61,14 +61,14 @@ def axis_gain(size: int, sigma: float, beta: float = 2.0, eps: float = 1e-16) ->
 
 
 def spectral_filter(image: Tensor, sigma: float, beta: float = 2.0, eps: float = 1e-16) -> Tensor:
-    """Multiply the spectrum of (B, C, H, W) by both axes' gains; result float32.
+    """Multiply the spectrum of (B, ..., H, W) by both axes' gains, frames of a video one by one; result float32.
 
     The mean gain over the plane is the product of the axes' means, so it is 1. Each sample is transformed by a call
     of its own, so its bits do not depend on the batch.
     """
-    if image.ndim != 4:
+    if image.ndim < 4:
         raise ValueError(f"the filter needs images (B, C, H, W), got {tuple(image.shape)}")
-    h, w = image.shape[2:]
+    h, w = image.shape[-2:]
     rows, columns = axis_gain(h, sigma, beta, eps), axis_gain(w, sigma, beta, eps)[: w // 2 + 1]
     gain = (rows[:, None] * columns).to(image.device, torch.float32)
     return torch.stack([torch.fft.irfft2(torch.fft.rfft2(x.float()) * gain, s=(h, w)) for x in image])

@@ -1,0 +1,190 @@
+"""Wan 2.1 and 2.2: videos (B, C, F, H, W), rotary positions of frame, row and column, text by cross-attention.
+
+A video is one tall image whose frames stand one below the other: rows become coarse, frames never do. A layout's tokens
+travel as a *ribbon*, a video of one frame and one row of patches (B, C, 1, p, p n), through the stock embedding, blocks
+and output; for the call the rotary table is replaced by that of the tokens' own positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ralu_cache.adapters.cross import CrossTextAdapter
+from ralu_cache.adapters.wan_sparse import WanSparseProcessor
+from ralu_cache.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.cross_flops import CrossInputs, CrossShape
+from ralu_cache.token_map import take
+
+if TYPE_CHECKING:
+    from ralu_cache.hooks import LayoutCall
+    from ralu_cache.run import Run
+
+
+class WanAdapter(CrossTextAdapter):
+    """`WanTransformer3DModel` under text-to-video and image-to-video pipelines, one transformer or two (2.2).
+
+    Image-to-video concatenates conditioning channels to the latents: coarse tokens get their block means. The tokens of
+    the conditioning picture ride along with the text. Guidance is a second call.
+    """
+
+    family = "wan"
+    default_preset = "ralu-4x"
+    pipelines = ("WanPipeline", "WanImageToVideoPipeline")
+    refused = ("WanVideoToVideoPipeline", "LucyEditPipeline")
+    processor = WanSparseProcessor
+    control = ()
+    batched = ("hidden_states", "encoder_hidden_states", "timestep")
+
+    def __init__(self, transformer: Any) -> None:
+        config = transformer.config
+        frames, self.patch, width = config.patch_size
+        if frames != 1 or width != self.patch:
+            raise ValueError(f"patch_size {tuple(config.patch_size)} is not supported, only (1, p, p)")
+        self.channels = config.out_channels or config.in_channels
+        self.cross = CrossShape(
+            width=config.num_attention_heads * config.attention_head_dim,
+            blocks=config.num_layers,
+            mlp_width=config.ffn_dim,
+            in_channels=config.in_channels * self.patch**2,
+            out_channels=self.channels * self.patch**2,
+            context_channels=config.text_dim,
+            time_channels=config.freq_dim,
+            picture_channels=config.image_dim or 0,
+        )
+
+    @classmethod
+    def matches(cls, transformer: nn.Module) -> bool:
+        return isinstance(transformer, WanTransformer3DModel)
+
+    def check(self, call: Mapping[str, Any], run: Run) -> None:
+        """Time steps of tokens (2.2's 5B model): image-to-video keeps the first frame clean, which no stage can."""
+        timestep = call["timestep"]
+        if timestep.ndim == 1:
+            return
+        if run.method is not None and not bool((timestep == timestep[:, :1]).all()):
+            raise ValueError(
+                f"time steps that differ between tokens, here {float(timestep.min()):g} to {float(timestep.max()):g} "
+                "(image-to-video with expand_timesteps), are not supported with spatial stages; use spatial=None"
+            )
+        if run.policy is not None and run.policy.caches == "rows":
+            raise ValueError(
+                "a time step for each token (expand_timesteps) is not supported with row-sparse recompute; use another "
+                "temporal policy"
+            )
+
+    def sigma(self, call: Mapping[str, Any]) -> Tensor:
+        timestep = call["timestep"]
+        return (timestep if timestep.ndim == 1 else timestep.amax(1)) / 1000
+
+    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
+        frames, height, width = call["hidden_states"].shape[2:]
+        return frames * (height // self.patch), width // self.patch
+
+    def frames(self, call: Mapping[str, Any]) -> int:
+        return call["hidden_states"].shape[2]
+
+    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
+        return self.to_image(call["hidden_states"][:, : self.channels], grid)
+
+    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        return latents if latents.ndim == 4 else latents.flatten(2, 3)
+
+    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
+        return image if like.ndim == 4 else image.unflatten(2, like.shape[2:4])
+
+    def shorten(
+        self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
+    ) -> dict[str, Any]:
+        condition = call["hidden_states"][:, self.channels :]
+        if condition.shape[1]:
+            tokens = torch.cat([tokens, layout.reduce(condition.flatten(2, 3))], -1)
+        ribbon = unpatchify(tokens, 1, tokens.shape[1], self.patch)[:, :, None]
+        timestep = call["timestep"]  # of tokens: all the same, see `check`
+        return {**call, "hidden_states": ribbon, "timestep": timestep[..., : layout.tokens]}
+
+    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        image = layout.expand(patchify(prediction[:, :, 0], self.patch))
+        return image.unflatten(2, (layout.frames, -1))
+
+    def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+        """The stock table is shorter than a ribbon may be: it is asked for one token, and the hook gives the others."""
+
+        def spare(rope: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            current = active()
+            return None if current is None or current.positions is None else (args[0][..., : self.patch],)
+
+        def rotary(rope: Any, args: tuple[Tensor, ...], tables: tuple[Tensor, Tensor]) -> Any:
+            current = active()
+            if current is None:
+                return None
+            if current.positions is not None:
+                key = id(rope), id(current.layout)
+                if key not in current.tables:
+                    current.tables[key] = rotary_tables(rope, current)
+                tables = current.tables[key]
+                if current.rows is not None and len(tables[0]) > 1:
+                    cos, sin = tables
+                    tables = cos[current.rows], sin[current.rows]
+            if current.fresh is None:
+                return tables
+            picked = current.fresh.tokens
+            assert picked is not None
+            return tuple(take(table[:, :, 0].expand(len(picked), -1, -1), picked)[:, :, None] for table in tables)
+
+        return [module.rope.register_forward_pre_hook(spare), module.rope.register_forward_hook(rotary)]
+
+    def inputs(self, call: Mapping[str, Any]) -> CrossInputs:
+        rows, columns = self.grid(call)
+        picture, timestep = call.get("encoder_hidden_states_image"), call["timestep"]
+        return CrossInputs(
+            image=rows * columns,
+            text=call["encoder_hidden_states"].shape[1],
+            picture=0 if picture is None else picture.shape[0] * picture.shape[1] // len(timestep),
+            timesteps=timestep.numel() // len(timestep),
+        )
+
+    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        chosen = super().rows(call, rows)
+        if (picture := call.get("encoder_hidden_states_image")) is not None:  # one a sample, or a first and a last one
+            parts = picture.unflatten(0, (len(call["hidden_states"]), -1))
+            chosen["encoder_hidden_states_image"] = parts[rows].flatten(0, 1)
+        return chosen
+
+    def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
+        hidden = transformer.patch_embedding(call["hidden_states"]).flatten(2).transpose(1, 2)
+        timestep, no_text = call["timestep"], call["encoder_hidden_states"][:, :0]
+        count = timestep.shape[1] if timestep.ndim == 2 else None
+        levels = transformer.condition_embedder(timestep.flatten(), no_text, timestep_seq_len=count)[1]
+        block = transformer.blocks[0]
+        table = block.scale_shift_table + levels.view(len(timestep), -1, 6, hidden.shape[-1]).float()
+        return (block.norm1(hidden.float()) * (1 + table[:, :, 1]) + table[:, :, 0]).type_as(hidden)
+
+
+def rotary_tables(rope: Any, call: LayoutCall) -> tuple[Tensor, Tensor]:
+    """The cosines and sines (B, n, 1, d) of the call's tokens, or (1, n, 1, d) where all samples agree.
+
+    At whole positions they are those of the stock table, bit for bit.
+    """
+    assert call.positions is not None
+    positions = call.positions[:1] if call.layout.shared else call.positions
+    frame = call.layout.token_frames()[: len(positions)]
+    row = positions[..., 0] - frame * (call.extent[0] // call.layout.frames)
+    axes = zip((rope.t_dim, rope.h_dim, rope.w_dim), (frame, row, positions[..., 1]), strict=True)
+    cos, sin = zip(*(_axis(dim, place, rope.freqs_cos) for dim, place in axes), strict=True)
+    return torch.cat(cos, -1)[:, :, None], torch.cat(sin, -1)[:, :, None]
+
+
+def _axis(dim: int, place: Tensor, like: Tensor) -> list[Tensor]:
+    """Cosines and sines (B, n, dim) of one axis; computed where and as the stock table is: on the host, in float64."""
+    values, index = place.unique(return_inverse=True)
+    tables = get_1d_rotary_pos_embed(
+        dim, values.cpu().double(), use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64
+    )
+    return [table.to(like)[index] for table in tables]
