@@ -194,11 +194,15 @@ def test_presets_and_the_models_own_shift(pipe: Any, spatial: Any) -> None:
 # ---- the autoencoder
 
 
-def test_the_published_plan_decodes_the_video(pipe: Any) -> None:
+def test_the_published_plan_decodes_whole_videos(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[tuple[int, ...]] = []
+    stock = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda x, **call: decoded.append(tuple(x.shape)) or stock(x, **call))
     handle = accelerate(pipe, spatial=RALU.paper("ralu-7x"))
-    assert latents(pipe, 1, num_inference_steps=10).isfinite().all()
+    assert latents(pipe, num_inference_steps=10).isfinite().all()
+    assert decoded == [(1, 16, FRAMES, ROWS, COLUMNS)] * 2, "the pooled latents, one video after the other"
     assert handle.report is not None
-    assert (handle.report.regions[0].reshape(FRAMES, -1).sum(-1) == 1).all(), "a tenth of ten cells"
+    assert (handle.report.regions[0].reshape(2 * FRAMES, -1).sum(-1) == 1).all(), "a tenth of ten cells"
 
 
 def test_the_video_decoder_shows_one_moment_of_each_latent_frame(pipe: Any) -> None:
