@@ -81,6 +81,9 @@ class Adapter(Protocol):
     def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
         """The short prediction -> the full one, coarse tokens replicated."""
 
+    def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        """What the pipeline made of full predictions -> (B, C, H, W), coarse tokens' pixels replicated."""
+
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """Hooks that give each sample of the active call its positions, where the model shares one table."""
 
@@ -159,8 +162,15 @@ class TextImageAdapter:
         """Share of each image token's attention that falls on the text, from the inputs of a block's attention."""
         raise NotImplementedError
 
+    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The pipeline's latents -> (B, C, H, W); images pass unchanged."""
+        raise NotImplementedError
+
     def check(self, call: Mapping[str, Any], run: Run) -> None:
         pass
+
+    def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        return self.to_image(prediction, layout.fine_grid)
 
     def frames(self, call: Mapping[str, Any]) -> int:
         return 1
@@ -250,16 +260,22 @@ def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> tuple[Tenso
     )
 
 
-def text_share(query: Tensor, key: Tensor, text_key: Tensor) -> Tensor:
-    """Share of each image token's attention that falls on the text, mean over heads: (B, n, H, d) -> (B, n)."""
+def text_share(query: Tensor, key: Tensor, text_key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Share of each image token's attention that falls on the text, mean over heads: (B, n, H, d) -> (B, n).
+
+    mask: (B, m) bool, the text tokens that count; None for all.
+    """
     keys = torch.cat([text_key, key], 1)
     scores = torch.einsum("bqhd,bkhd->bhqk", query.float(), keys.float()) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores[..., : mask.shape[1]].masked_fill_(~mask[:, None, None], -torch.inf)
     return scores.softmax(-1)[..., : text_key.shape[1]].sum(-1).mean(1)
 
 
 _BUILTIN = (
     "ralu_cache.adapters.flux:FluxAdapter",
     "ralu_cache.adapters.sd3:SD3Adapter",
+    "ralu_cache.adapters.qwen:QwenAdapter",
     "ralu_cache.adapters.wan:WanAdapter",
 )
 _REGISTERED: list[type[Adapter]] = []

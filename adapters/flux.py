@@ -11,41 +11,18 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
+from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.packed import PackedAdapter
+from ralu_cache.adapters.rotary import PerSampleTable, pick
 from ralu_cache.adapters.sparse import FluxSparseProcessor
-from ralu_cache.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.canvas import TokenLayout
 from ralu_cache.flops import TransformerShape
-from ralu_cache.token_map import take
 
 if TYPE_CHECKING:
     from ralu_cache.hooks import LayoutCall
 
 
-class PerSampleTable:
-    """A rotary table (B, S, D) that stands where stock attention expects a shared (S, D) one.
-
-    Stock `apply_rotary_emb` indexes the table once, to add the batch and head axes; here the batch axis is there
-    already, so the index yields (B, S, 1, D).
-    """
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    def __getitem__(self, index: object) -> Tensor:
-        return self.table[:, :, None]
-
-    def rows(self, rows: Tensor) -> PerSampleTable:
-        return PerSampleTable(self.table[rows])
-
-
-def _pick(table: Tensor | PerSampleTable, places: Tensor) -> PerSampleTable:
-    """A table for the tokens at some places (k, q) of each sample's sequence."""
-    if isinstance(table, PerSampleTable):
-        return PerSampleTable(take(table.table, places))
-    return PerSampleTable(table[places])
-
-
-class FluxAdapter(TextImageAdapter):
+class FluxAdapter(PackedAdapter):
     """`FluxTransformer2DModel` under text-to-image, img2img, inpaint, Fill, Kontext, Control and ControlNet pipelines.
 
     Fill and Control concatenate conditioning channels to the latents: coarse tokens get their block means. Kontext
@@ -58,7 +35,6 @@ class FluxAdapter(TextImageAdapter):
         "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline",
         "FluxControlPipeline", "FluxControlNetPipeline",
     )  # fmt: skip
-    patch = 2
     processor = FluxSparseProcessor
     control = ("controlnet_block_samples", "controlnet_single_block_samples")
     batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
@@ -90,42 +66,15 @@ class FluxAdapter(TextImageAdapter):
         rows, columns = (ids[ids[:, 0] == 0][:, 1:].amax(0) + 1).int().tolist()
         return rows, columns
 
-    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
-        return self.to_image(call["hidden_states"][:, : grid[0] * grid[1], : self.channels], grid)
-
-    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
-        return latents if latents.ndim == 4 else unpatchify(latents, *grid, self.patch)
-
-    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
-        return image if like.ndim == 4 else patchify(image, self.patch)
-
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
     ) -> dict[str, Any]:
-        hidden, ids = call["hidden_states"], call["img_ids"]
+        ids = call["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         count = layout.fine_grid[0] * layout.fine_grid[1]
-        condition = hidden[:, :count, self.channels :]
-        if condition.shape[-1]:
-            tokens = torch.cat([tokens, self._reduce(condition, layout)], -1)
         spot = positions[0]
-        short_ids = torch.cat([torch.cat([torch.zeros_like(spot[:, :1]), spot], 1), ids[count:].to(spot)])
-        short = {**call, "hidden_states": torch.cat([tokens, hidden[:, count:]], 1), "img_ids": short_ids}
-        if (control := call.get("controlnet_cond")) is not None:
-            if control.ndim != 3 or control.shape[1] != count:
-                raise ValueError(
-                    f"controlnet_cond of shape {tuple(control.shape)} is not supported: expected packed latents "
-                    f"({len(hidden)}, {count}, channels); ControlNets with a hint network take no spatial stages"
-                )
-            short["controlnet_cond"] = self._reduce(control, layout)
-        return short
-
-    def _reduce(self, packed: Tensor, layout: TokenLayout) -> Tensor:
-        return layout.reduce(self.to_image(packed, layout.fine_grid))
-
-    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
-        full = patchify(layout.expand(prediction[:, : layout.tokens]), self.patch)
-        return torch.cat([full, prediction[:, layout.tokens :]], 1)
+        own = torch.cat([torch.zeros_like(spot[:, :1]), spot], 1)
+        return {**self.pack(call, layout, tokens), "img_ids": torch.cat([own, ids[count:].to(spot)])}
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The rotary tables of a layout are made once; those of samples that differ are made per sample."""
@@ -150,16 +99,12 @@ class FluxAdapter(TextImageAdapter):
             text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens
             assert tokens is not None
             places = current.fresh.joint(args[0].shape[-2], text, text + tokens.shape[1])
-            return tuple(_pick(table, places) for table in tables)
+            return tuple(pick(table, places) for table in tables)
 
         return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
         return text_attention(attention, **inputs)
-
-    def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
-        batch, tokens = call["hidden_states"].shape[:2]
-        return batch, tokens, call["encoder_hidden_states"].shape[1]
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

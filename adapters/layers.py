@@ -1,24 +1,25 @@
 """The submodules of stock blocks whose outputs can be cached layer by layer, and what their attention knows of tokens.
 
-FLUX and SD3 blocks are row-wise outside of their attention: a *double* block has MLPs of its own for image and text
-(`ff`, `ff_context`), a FLUX *single* block runs one over text and image joined, inside `proj_mlp` and `proj_out`. A Wan
-block has no text tokens: its image tokens attend to each other, then to the text (`attn1`, `attn2`, `ffn`).
+The blocks are row-wise outside of their attention: a *double* block has MLPs of its own for image and text (`ff` and
+`ff_context`; `img_mlp` and `txt_mlp` in Qwen-Image), a FLUX *single* block runs one over text and image joined, inside
+`proj_mlp` and `proj_out`. A Wan block has no text tokens: its image tokens attend to each other, then to the text
+(`attn1`, `attn2`, `ffn`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.rotary import turned
 from ralu_cache.layer_cache import LayerCache
 
 
@@ -73,6 +74,12 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
                 ("ff", Role.MLP, ("image",)),
                 ("ff_context", Role.MLP, ("text",)),
             ]
+        elif hasattr(block, "txt_mlp"):
+            roles = [
+                ("attn", Role.ATTENTION, ("image", "text")),
+                ("img_mlp", Role.MLP, ("image",)),
+                ("txt_mlp", Role.MLP, ("text",)),
+            ]
         elif isinstance(block, WanTransformerBlock):
             roles = [
                 ("attn1", Role.ATTENTION, ("image",)),
@@ -82,7 +89,7 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
         else:
             raise ValueError(
                 f"{type(block).__name__} is not supported with layer caching: expected blocks with ff and ff_context, "
-                "or with proj_mlp and proj_out, or Wan's; use another temporal policy"
+                "with img_mlp and txt_mlp, or with proj_mlp and proj_out, or Wan's; use another temporal policy"
             )
         modules = [(Site(layer, name, role, parts), getattr(block, name, None)) for name, role, parts in roles]
         found += [(site, module) for site, module in modules if module is not None]
@@ -118,8 +125,10 @@ class Projections:
         for handle in self._handles:
             handle.remove()
 
-    def keep(self, cache: LayerCache, samples: Tensor | None, text: int, rotary: Any) -> None:
+    def keep(self, cache: LayerCache, samples: Tensor | None, text: int, inputs: Mapping[str, Any]) -> None:
         """Put the measures of the call that just ran into the cache, and forget what the projections gave.
+
+        inputs: the attention's, by name, for its rotary tables and the mask of its text.
 
         "key" and "value": norm over all heads, of keys as the model normalises them. "attention": the sum of each
         column of the attention map, mean over heads; text tokens ask too. Its cost is that of attention without a
@@ -138,7 +147,7 @@ class Projections:
         for measure in self.measures:
             if measure == "attention":
                 place = offset if "add_k_proj" not in self._given else text
-                values = self._received(rotary)[:, place : place + cache.layout.tokens]
+                values = self._received(inputs)[:, place : place + cache.layout.tokens]
             elif measure == "key":
                 values = self._heads("to_k", "norm_k")[:, image].float().flatten(2).norm(dim=-1)
             else:
@@ -160,23 +169,29 @@ class Projections:
         split = self._given[name].unflatten(-1, heads)
         return split if getattr(self.attention, norm, None) is None else getattr(self.attention, norm)(split)
 
-    def _received(self, rotary: Any) -> Tensor:
+    def _received(self, inputs: Mapping[str, Any]) -> Tensor:
+        rotary, mask = inputs.get("image_rotary_emb"), inputs.get("encoder_hidden_states_mask")
         query, key = self._heads("to_q", "norm_q"), self._heads("to_k", "norm_k")
-        if "add_k_proj" in self._given:  # the order matters to rotary positions alone, and FLUX has text first
-            query = torch.cat([self._heads("add_q_proj", "norm_added_q"), query], 1)
-            key = torch.cat([self._heads("add_k_proj", "norm_added_k"), key], 1)
-        if rotary is not None:
-            query, key = (apply_rotary_emb(part, rotary, sequence_dim=1) for part in (query, key))
-        return received(query, key)
+        if "add_k_proj" not in self._given:
+            return received(turned(query[:, :0], query, rotary), turned(key[:, :0], key, rotary))
+        words = self._heads("add_q_proj", "norm_added_q"), self._heads("add_k_proj", "norm_added_k")
+        query, key = (turned(*pair, rotary) for pair in zip(words, (query, key), strict=True))
+        return received(query, key, mask=mask)
 
 
-def received(query: Tensor, key: Tensor, chunk: int = 256) -> Tensor:
+def received(query: Tensor, key: Tensor, chunk: int = 256, mask: Tensor | None = None) -> Tensor:
     """Attention that each token receives from all others, mean over heads: (B, q, H, d), (B, L, H, d) -> (B, L).
 
-    The columns of the attention map, summed; `chunk` rows of it are held at a time. Together they make q.
+    The columns of the attention map, summed; `chunk` rows of it are held at a time. Together they make q. mask:
+    (B, m) bool, which of the text tokens, the first m, count; None for all. Padding neither asks nor answers.
     """
     total = key.new_zeros(key.shape[:2], dtype=torch.float32)
-    for part in query.split(chunk, 1):
+    asks = query.new_ones(query.shape[:2], dtype=torch.bool)
+    if mask is not None:
+        asks[:, : mask.shape[1]] = mask
+    for part, counts in zip(query.split(chunk, 1), asks.split(chunk, 1), strict=True):
         scores = torch.einsum("bqhd,bkhd->bhqk", part.float(), key.float()) * query.shape[-1] ** -0.5
-        total += scores.softmax(-1).sum(2).mean(1)
+        if mask is not None:
+            scores[..., : mask.shape[1]].masked_fill_(~mask[:, None, None], -torch.inf)
+        total += (scores.softmax(-1) * counts[:, None, :, None]).sum(2).mean(1)
     return total

@@ -75,9 +75,9 @@ class FluxSparseProcessor(SparseProcessor):
         if rows is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
         projected = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
-        query, key, value = _heads(projected[:3], attn.head_dim, attn.norm_q, attn.norm_k)
+        query, key, value = heads(projected[:3], attn.head_dim, attn.norm_q, attn.norm_k)
         if encoder_hidden_states is not None:
-            text = _heads(projected[3:], attn.head_dim, attn.norm_added_q, attn.norm_added_k)
+            text = heads(projected[3:], attn.head_dim, attn.norm_added_q, attn.norm_added_k)
             query, key, value = (torch.cat(pair, 1) for pair in zip(text, (query, key, value), strict=True))
         query, key = (apply_rotary_emb(part, image_rotary_emb, sequence_dim=1) for part in (query, key))
 
@@ -107,11 +107,11 @@ class SD3SparseProcessor(SparseProcessor):
             return self.stock(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         size = attn.to_k.out_features // attn.heads
         image = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        query, key, value = _heads(image, size, attn.norm_q, attn.norm_k)
+        query, key, value = heads(image, size, attn.norm_q, attn.norm_k)
         if encoder_hidden_states is not None:
             projections = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
             projected = tuple(project(encoder_hidden_states) for project in projections)
-            text = _heads(projected, size, attn.norm_added_q, attn.norm_added_k)
+            text = heads(projected, size, attn.norm_added_q, attn.norm_added_k)
             query, key, value = (torch.cat(pair, 1) for pair in zip((query, key, value), text, strict=True))
         joint = rows.attend(self.layer, query, key, value, 0, _exact).flatten(2).to(query.dtype)
         if encoder_hidden_states is None:
@@ -122,7 +122,7 @@ class SD3SparseProcessor(SparseProcessor):
         return attn.to_out[1](attn.to_out[0](image_out)), text_out
 
 
-def _heads(
+def heads(
     projected: tuple[Tensor, ...], size: int, norm_query: nn.Module | None, norm_key: nn.Module | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value (k, m, d) -> (k, m, H, size), the first two normalised where the model does so."""

@@ -16,6 +16,7 @@ from ralu_cache.progress import TrueProgress
 from ralu_cache.recommended import for_speedup, shipped
 from ralu_cache.report import Report
 from ralu_cache.run import Geometry, Run
+from ralu_cache.schedule import end_before_zero
 from ralu_cache.scheduler import StagedFlowMatchEuler, check_scheduler
 from ralu_cache.spatial import SpatialMethod, Stage, resolve_spatial
 from ralu_cache.temporal import Policy, resolve_temporal
@@ -83,7 +84,9 @@ class Acceleration:
         self._report: Report | None = None
         self._told: set[str] = set()
         scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
-        self._geometry = Geometry(adapter.to_image, adapter.from_image, adapter.patch, adapter.patch * scale)
+        self._geometry = Geometry(
+            adapter.to_image, adapter.from_image, adapter.prediction_image, adapter.patch, adapter.patch * scale
+        )
         self._autoencoder = autoencoder_of(pipe)
         self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
         self._hooks = self._install(pipe)
@@ -170,6 +173,8 @@ class Acceleration:
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         if self._method is not None:
             stages = self._method.stages(num_inference_steps, model_shift)
+            if terminal := self._scheduler.config.shift_terminal:
+                stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
             self._tell(self._method.overrides(num_inference_steps))
         self._reset_stock_caches()
         return Run(

@@ -133,11 +133,19 @@ class Rows:
     _places: dict[tuple[int, int, int], Tensor] = field(default_factory=dict, repr=False)
 
     def attend(
-        self, layer: str, query: Tensor, key: Tensor, value: Tensor, offset: int, attention: Attention
+        self,
+        layer: str,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        offset: int,
+        attention: Attention,
+        masked: bool = False,
     ) -> Tensor:
         """Attention of the call's tokens to all tokens of their samples: (k, q, H, d) -> (k, q, H, d).
 
-        Keeps their keys and values. `offset`: where the image tokens begin in the call; `attention`: the stock one.
+        Keeps their keys and values. `offset`: where the image tokens begin in the call; `attention`: the stock one;
+        `masked`: whether it leaves out some keys, so that nothing else can stand in for it.
         """
         entries = torch.cat([key.flatten(2), value.flatten(2)], -1)
         if self.tokens is None:
@@ -145,7 +153,7 @@ class Rows:
             return attention(query, key, value)
         halves = self.memory.overwrite(layer, entries, self).chunk(2, -1)
         key, value = (half.unflatten(-1, key.shape[2:]) for half in halves)
-        if not packs(query.device, self.counts):
+        if masked or not packs(query.device, self.counts):
             return attention(query, key, value)
         fixed = query.shape[1] - self.tokens.shape[1]
         meant, first = self._meant(offset, fixed), fixed if offset else 0

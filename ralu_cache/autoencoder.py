@@ -23,12 +23,12 @@ class Autoencoder:
 
 
 def autoencoder_of(pipe: Any) -> Autoencoder:
-    """The pipeline's, of images or, if it has a mean and a deviation for every latent channel, of videos."""
+    """The pipeline's, of images or, if it has a mean and a deviation for every latent channel, of frames or videos."""
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return Autoencoder()
     if vae.config.get("latents_mean") is not None:
-        return Autoencoder(_video_decoder(vae))
+        return Autoencoder(_video_decoder(vae)) if hasattr(pipe, "vae_scale_factor_temporal") else _of_frames(vae)
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
 
     def decode(latents: Tensor) -> Tensor:
@@ -40,18 +40,38 @@ def autoencoder_of(pipe: Any) -> Autoencoder:
     return Autoencoder(decode, encode)
 
 
+def _of_frames(vae: Any) -> Autoencoder:
+    """One for videos, of which an image is the only frame (Qwen-Image's)."""
+
+    def decode(latents: Tensor) -> Tensor:
+        mean, deviation = _statistics(vae, latents)
+        video = (latents * deviation + mean).to(vae.dtype)[:, :, None]
+        return vae.decode(video, return_dict=False)[0][:, :, 0].float()
+
+    def encode(image: Tensor) -> Tensor:
+        latents = vae.encode(image.to(vae.dtype)[:, :, None]).latent_dist.mode()[:, :, 0].float()
+        mean, deviation = _statistics(vae, latents)
+        return (latents - mean) / deviation
+
+    return Autoencoder(decode, encode)
+
+
 def _video_decoder(vae: Any) -> Codec:
     """A causal video autoencoder: the first latent frame is one image, each later one several, the last of them kept.
 
     Later frames cannot be decoded alone, so all of a video are decoded at once.
     """
 
-    statistics = vae.config["latents_mean"], vae.config["latents_std"]
-
     def decode(latents: Tensor) -> Tensor:
-        mean, deviation = (latents.new_tensor(values)[:, None, None] for values in statistics)
+        mean, deviation = _statistics(vae, latents)
         video = (latents * deviation + mean).transpose(0, 1)[None]
         images = vae.decode(video.to(vae.dtype), return_dict=False)[0][0].transpose(0, 1).float()
         return images[torch.arange(len(latents)) * (len(images) - 1) // max(1, len(latents) - 1)]
 
     return decode
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every channel, (C, 1, 1)."""
+    mean, deviation = (like.new_tensor(vae.config[f"latents_{name}"])[:, None, None] for name in ("mean", "std"))
+    return mean, deviation

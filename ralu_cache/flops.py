@@ -30,6 +30,7 @@ class TransformerShape:
         guidance: whether the guidance scale is embedded like the time step.
         drops_text: whether the last double block reads the text tokens without updating them (SD3).
         dual_attention_blocks: how many of the first double blocks attend once more among image tokens (SD3.5 medium).
+        clean_references: whether a second time step, 0, modulates the reference tokens (Qwen-Image-Edit).
 
     Raises ValueError for a size that is not a non-negative integer, or is 0 where that makes no model.
     """
@@ -45,6 +46,7 @@ class TransformerShape:
     guidance: bool = False
     drops_text: bool = False
     dual_attention_blocks: int = 0
+    clean_references: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -65,9 +67,7 @@ class TransformerShape:
         return self.double_blocks + self.single_blocks
 
 
-def forward_flops(
-    shape: TransformerShape, image_tokens: int, text_tokens: int, skipped: Collection[int] = ()
-) -> int:
+def forward_flops(shape: TransformerShape, image_tokens: int, text_tokens: int, skipped: Collection[int] = ()) -> int:
     """Operations of one forward pass of one sample.
 
     Args:
@@ -125,8 +125,7 @@ def replay_flops(
             continue
         text_ends = shape.drops_text and index == shape.double_blocks - 1
         rows = fresh if text_ends else fresh + words
-        modulation = 15 if index < shape.dual_attention_blocks else 12
-        total += _linear(1, d, (modulation - 4 * text_ends) * d) + _linear(rows, d, hidden) + _linear(rows, hidden, d)
+        total += _modulation(shape, index) + _linear(rows, d, hidden) + _linear(rows, hidden, d)
     return total
 
 
@@ -162,7 +161,8 @@ def embedding_flops(shape: TransformerShape, image_tokens: int, text_tokens: int
     d = shape.width
     tokens_in = _linear(image_tokens, shape.in_channels, d) + _linear(text_tokens, shape.context_channels, d)
     tokens_out = _linear(1, d, 2 * d) + _linear(image_tokens, d, shape.out_channels)
-    inputs = [TIME_CHANNELS] * (1 + shape.guidance) + [shape.pooled_channels] * (shape.pooled_channels > 0)
+    levels = 1 + shape.guidance + shape.clean_references
+    inputs = [TIME_CHANNELS] * levels + [shape.pooled_channels] * (shape.pooled_channels > 0)
     conditions = sum(_linear(1, channels, d) + _linear(1, d, d) for channels in inputs)
     return tokens_in + tokens_out + conditions
 
@@ -172,11 +172,17 @@ def _double_block(shape: TransformerShape, index: int, image_tokens: int, text_t
     dual = index < shape.dual_attention_blocks
     text_ends = shape.drops_text and index == shape.double_blocks - 1
     updated = image_tokens if text_ends else tokens
-    modulation = _linear(1, d, (9 if dual else 6) * d) + _linear(1, d, (2 if text_ends else 6) * d)
     attention = _linear(tokens, d, 3 * d) + attention_flops(tokens, tokens, d) + _linear(updated, d, d)
     mlp = _linear(updated, d, hidden) + _linear(updated, hidden, d)
     second = _linear(image_tokens, d, 4 * d) + attention_flops(image_tokens, image_tokens, d) if dual else 0
-    return modulation + attention + mlp + second
+    return _modulation(shape, index) + attention + mlp + second
+
+
+def _modulation(shape: TransformerShape, index: int) -> int:
+    """Of a double block: six vectors of width d for image and text each, and those of a second attention or time."""
+    vectors = 12 + 3 * (index < shape.dual_attention_blocks) + 6 * shape.clean_references
+    text_ends = shape.drops_text and index == shape.double_blocks - 1
+    return _linear(1, shape.width, (vectors - 4 * text_ends) * shape.width)
 
 
 def _run(shape: TransformerShape, skipped: Collection[int]) -> list[int]:

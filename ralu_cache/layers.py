@@ -44,7 +44,7 @@ class _Record:
     def call(self, site: Site, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = forward(*args, **kwargs)
         if site in self.projections:
-            self.projections[site].keep(self.cache, self.samples, self.text, kwargs.get("image_rotary_emb"))
+            self.projections[site].keep(self.cache, self.samples, self.text, kwargs)
         if site.role is Role.INNER_ATTENTION and not self.inner:
             return output
         outputs = output if isinstance(output, tuple) else (output,)

@@ -24,14 +24,16 @@ HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the pipeline's latents map to images: the adapter's two conversions and its sizes.
+    """How the pipeline's latents map to images: the adapter's conversions and its sizes.
 
     `to_image(latents, grid)` gives (B, C, H, W) from what the pipeline holds, `from_image(image, like)` the inverse;
+    `prediction_image(prediction, layout)` does so for the model's predictions, which may be arranged otherwise;
     `patch` is latent pixels per token side, `pixels` image pixels per token side.
     """
 
     to_image: Callable[[Tensor, tuple[int, int]], Tensor]
     from_image: Callable[[Tensor, Tensor], Tensor]
+    prediction_image: Callable[[Tensor, TokenLayout], Tensor]
     patch: int
     pixels: int
 
@@ -262,7 +264,7 @@ class Run:
         """One Euler step of the canvas and, at a stage's end, the transition; same form and dtype as `velocity`."""
         assert self.grid is not None and self.layout is not None
         x = self._state(sample)
-        v = self.geometry.to_image(velocity, self.grid).float()
+        v = self.geometry.prediction_image(velocity, self.layout).float()
         x0 = x - self.sigma * v
         self._history = [*self._history, x0][-HISTORY:]
         x = x + (self.sigma_next - self.sigma) * v

@@ -103,6 +103,31 @@ def stage_starts(ends: Sequence[float], z: float) -> tuple[float, ...]:
     return starts
 
 
+def end_before_zero(sigmas: Sequence[float], terminal: float) -> tuple[float, ...]:
+    """The levels of a last stage, stretched away from its start so that the last one before 0 is `terminal`.
+
+    Of a schedule that starts at 1 this makes what diffusers' schedulers make of it with `shift_terminal`. A single
+    step from the start to 0 stays what it is.
+
+    Args:
+        sigmas: N + 1 decreasing levels, the last one 0.
+        terminal: where the last of N steps begins, between 0 and the first level.
+
+    Raises:
+        ValueError: for another terminal.
+    """
+    start, last = sigmas[0], sigmas[-2]
+    if not 0 < terminal < start:
+        raise ValueError(
+            f"shift_terminal must lie between 0 and {start:.4g}, where the last stage starts, got {terminal}; let the "
+            "stage before end earlier"
+        )
+    if len(sigmas) == 2:
+        return tuple(sigmas)
+    stretch = (start - terminal) / (start - last)
+    return (*(start - (start - sigma) * stretch for sigma in sigmas[:-1]), 0.0)
+
+
 def renoised_sigma(sigma: float, z: float) -> float:
     """Level after a transition (arXiv 2507.08422): sigma' = Z sigma / (1 + (Z - 1) sigma).
 

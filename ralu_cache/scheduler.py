@@ -18,8 +18,7 @@ NewRun = Callable[[float, list[float], bool], Run | None]
 """From the model's shift, the stock levels and whether the caller gave levels of its own; None runs as stock."""
 
 _UNSUPPORTED = (
-    "stochastic_sampling", "invert_sigmas", "shift_terminal",
-    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+    "stochastic_sampling", "invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
 )  # fmt: skip
 
 
@@ -113,13 +112,14 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
             self.run.index = begin_index
 
     def scale_noise(self, sample: Tensor, timestep: float | Tensor, noise: Tensor | None = None) -> Tensor:
-        """Forward process on the tokens of the stage in which the run stands; (B, C, H, W) or the packed latents."""
+        """Forward process on the tokens of the stage in which the run stands; latents as images, or packed."""
         run = self.run
         if run is None or run.method is None or noise is None:
             return super().scale_noise(sample, timestep, noise)
-        if run.grid is None and sample.ndim != 4:
+        packed = sample.ndim == 3
+        if run.grid is None and packed:
             raise ValueError(f"scale_noise before the first step needs latents (B, C, H, W), got {tuple(sample.shape)}")
-        grid = run.grid if sample.ndim != 4 else (0, 0)
+        grid = run.grid if packed else (0, 0)
         assert grid is not None
         to_image, from_image = run.geometry.to_image, run.geometry.from_image
         with self._dropping_what_fails():

@@ -155,19 +155,23 @@ class RALU:
         return cls(steps=plan.steps, ratio=plan.ratio)
 
     @classmethod
-    def paper(cls, name: str = "ralu-4x") -> RALU:
-        """A published plan with all published choices: levels, fresh noise, sub-sampled start, Canny regions."""
+    def paper(cls, name: str = "ralu-4x", shift: float | str | None = None) -> RALU:
+        """A published plan with all published choices: levels, fresh noise, sub-sampled start, Canny regions.
+
+        The published levels match a sampler shift of 3.0. With `shift`, a number or "model" (Qwen-Image's, say, is
+        about 2 at 1024x1024), NT-DM is solved for that instead.
+        """
         plan = _published(name)
+        levels = {"shifts": plan.shifts, "z": plan.z} if shift is None else {"shifts": "nt-dm", "shift": shift}
         return cls(
             steps=plan.steps,
             ends=plan.ends,
             ratio=plan.ratio,
-            shifts=plan.shifts,
-            z=plan.z,
             noise="paper",
             start="subsampled",
             regions="canny",
             anchor="corner",
+            **levels,
         )
 
     @property

@@ -39,6 +39,13 @@ def token_at(layout: TokenLayout) -> Tensor:
     return torch.where(layout.fine_tokens.flatten(1), fine, replicate(cells.view(batch, *layout.cells)).flatten(1))
 
 
+def corners(layout: TokenLayout) -> Tensor:
+    """(B, n) int64: the fine position of each token; of a coarse one the upper left of the four that it covers."""
+    columns = layout.cells[1]
+    coarse = layout.coarse_index // columns * (4 * columns) + layout.coarse_index % columns * 2
+    return torch.cat([coarse, layout.fine_index], 1)
+
+
 def plane(values: Tensor, layout: TokenLayout) -> Tensor:
     """Token values (B, n, d) on the fine token grid (B, d, 2Y, 2X); coarse tokens are replicated."""
     if values.shape[:2] != (layout.batch, layout.tokens):
@@ -76,9 +83,9 @@ def map_tokens(old: TokenLayout, new: TokenLayout) -> TokenMap:
             f"layouts of one plane are needed, got batch {old.batch}, cells {old.cells}, patch {old.patch} and "
             f"batch {new.batch}, cells {new.cells}, patch {new.patch}"
         )
-    columns = old.cells[1]
+    columns, coarse = old.cells[1], new.coarse_index.shape[1]
     covering, refined = token_at(old), old.refined.flatten(1)
-    corner = new.coarse_index // columns * (4 * columns) + new.coarse_index % columns * 2
+    corner = corners(new)[:, :coarse]
     offsets = torch.tensor([0, 1, 2 * columns, 2 * columns + 1], device=corner.device)
     places = (corner[..., None] + offsets).flatten(1)
     children = covering.gather(1, places).view(new.batch, -1, 4)

@@ -23,6 +23,7 @@ from ralu_cache.adapters import Adapter, find_adapter
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.hooks import LayoutCall
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
+from tests.pipelines_qwen import make_qwen_pipeline, qwen_pictures
 from tests.test_caching import Scripted
 from tests.wan_pipelines import make_wan_pipeline, videos
 
@@ -60,6 +61,10 @@ SMALL = partial(pictures, height=32, width=48)
 FAMILIES = [
     Family("flux", make_pipeline, SMALL, 96, guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0}),
     Family("sd3", make_sd3_pipeline, SMALL, 96, guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}),
+    Family(
+        "qwen-image", make_qwen_pipeline, partial(qwen_pictures, height=32, width=48), 96,
+        guided={"true_cfg_scale": 2.5}, unguided={"true_cfg_scale": 1.0},
+    ),
     Family(
         "wan", make_wan_pipeline, videos, 120,
         guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}, regions="canny",
@@ -106,7 +111,7 @@ def stock_call(family: Family, pipe: Any) -> dict[str, Any]:
     """The arguments of the denoiser's first call in a stock run."""
     calls: list[dict[str, Any]] = []
     record = pipe.transformer.register_forward_pre_hook(lambda net, args, call: calls.append(call), with_kwargs=True)
-    family.run(pipe, num_inference_steps=1)
+    family.run(pipe, num_inference_steps=2)
     record.remove()
     return calls[0]
 
@@ -116,7 +121,7 @@ def watched(adapter: Adapter, pipe: Any) -> Iterator[tuple[list[int], list[int]]
     """The tokens of every call of the denoiser's head, and the samples of every run of its last block."""
     tokens: list[int] = []
     samples: list[int] = []
-    inside = next(module for module in adapter.blocks(pipe.transformer)[-1].modules() if isinstance(module, nn.Linear))
+    *_, inside = (m for m in adapter.blocks(pipe.transformer)[-1].modules() if isinstance(m, nn.Linear))
     handles = [
         adapter.head(pipe.transformer).register_forward_pre_hook(lambda head, args: tokens.append(args[0].shape[1])),
         inside.register_forward_hook(lambda linear, args, out: samples.append(len(out))),

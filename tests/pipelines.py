@@ -52,10 +52,10 @@ def make_transformer(in_channels: int = 16, out_channels: int | None = None) -> 
 
 def make_controlnet() -> FluxControlNetModel:
     torch.manual_seed(1)
-    return _stirred(FluxControlNetModel(in_channels=16, **SIZES).eval())
+    return stirred(FluxControlNetModel(in_channels=16, **SIZES).eval())
 
 
-def _stirred(net: Any) -> Any:
+def stirred(net: Any) -> Any:
     """Without zero-initialised outputs, which would hide mistakes."""
     for parameter in net.parameters():
         if not parameter.any():
@@ -93,7 +93,7 @@ def make_sd3_transformer(channels: int = 4, in_channels: int | None = None, **ov
 def make_sd3_controlnet(**overrides: Any) -> SD3ControlNetModel:
     torch.manual_seed(1)
     sizes = SD3_SIZES | {"num_layers": 2, "in_channels": 4, "dual_attention_layers": ()}
-    return _stirred(SD3ControlNetModel(**(sizes | overrides)).eval())
+    return stirred(SD3ControlNetModel(**(sizes | overrides)).eval())
 
 
 def make_sd3_pipeline(

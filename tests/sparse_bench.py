@@ -17,10 +17,15 @@ from ralu_cache.hooks import LayoutCall
 from ralu_cache.temporal.adaptive import Adaptive
 from tests.adapter_conformance import FAMILIES, SMALL, Family, stock_call
 from tests.pipelines import make_controlnet, make_pipeline, make_sd3_controlnet, make_sd3_pipeline, random_image
+from tests.pipelines_qwen import make_qwen_controlnet, make_qwen_pipeline, qwen_pictures
 
 
 def with_control(samples: Any, **overrides: Any) -> dict[str, Any]:
     return SMALL(samples, control_image=random_image(32, 48), **overrides)
+
+
+def qwen_with_control(samples: Any, **overrides: Any) -> dict[str, Any]:
+    return qwen_pictures(samples, height=32, width=48, control_image=random_image(32, 48), **overrides)
 
 
 def with_reference(samples: Any, **overrides: Any) -> dict[str, Any]:
@@ -38,6 +43,11 @@ CASES = [
         "sd3 controlnet",
         lambda: make_sd3_pipeline(diffusers.StableDiffusion3ControlNetPipeline, controlnet=make_sd3_controlnet()),
         with_control, 96, guided={}, unguided={"guidance_scale": 1.0},
+    ),
+    Family(
+        "qwen-image controlnet",
+        lambda: make_qwen_pipeline(diffusers.QwenImageControlNetPipeline, controlnet=make_qwen_controlnet()),
+        qwen_with_control, 96, guided={}, unguided={"true_cfg_scale": 1.0},
     ),
     Family("flux kontext", partial(make_pipeline, diffusers.FluxKontextPipeline), with_reference, 96, {}, {}),
 ]  # fmt: skip

@@ -226,6 +226,21 @@ def test_rows_that_fill_up_are_like_the_first_also_when_packed(offset: int, monk
     torch.testing.assert_close(found, whole.gather(1, index))
 
 
+def test_masked_attention_is_never_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packed one knows nothing of the keys that are left out."""
+    monkeypatch.setattr(attention, "packs", lambda device, counts: True)
+    monkeypatch.setattr(attention, "packed_attention", lambda *_: pytest.fail("packed"))
+    layout = TokenLayout.coarse(2, 2, 3, patch=2)
+    memory = KeyValueMemory(layout)
+    parts = drawn(3, 2, TEXT + 6, HEADS, SIZE, seed=0).unbind()
+    whole = everything(layout, memory=memory).attend("a", *parts, TEXT, exact, masked=True)
+    tokens = torch.tensor([[4, 4, 4], [0, 2, 5]])
+    rows = Rows(memory, TEXT, torch.zeros(2, 6), None, tokens, (1, 3))
+    index = rows.joint(TEXT + 6, TEXT, TEXT + 3)[..., None, None].expand(-1, -1, HEADS, SIZE)
+    found = rows.attend("a", *(part.gather(1, index) for part in parts), TEXT, exact, masked=True)
+    torch.testing.assert_close(found, whole.gather(1, index))
+
+
 @on_cuda
 def test_packed_attention_is_exact() -> None:
     query, key, value = (drawn(3, count, HEADS, 32, seed=count).cuda() for count in (9, 70, 70))

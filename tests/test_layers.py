@@ -1,4 +1,4 @@
-"""Layer caching on small random FLUX and SD3 transformers: what runs, what is fetched, and what is left behind."""
+"""Layer caching on small random transformers of each family: what runs, what is fetched, and what is left behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel
 from diffusers.hooks import HookRegistry
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.adapters.layers import received
+from ralu_cache.adapters.qwen import QwenAdapter
 from ralu_cache.adapters.sd3 import SD3Adapter
 from ralu_cache.blocks import BlockStack
 from ralu_cache.canvas import TokenLayout
@@ -27,6 +28,7 @@ from ralu_cache.temporal import TaylorSeer
 from ralu_cache.temporal.base import extrapolate
 from ralu_cache.token_map import map_tokens, take
 from tests.pipelines import SIZES, make_sd3_transformer
+from tests.pipelines_qwen import make_qwen_transformer
 from tests.strategies import pairs
 
 BATCH, ROWS, COLUMNS, TEXT = 3, 4, 6, 5
@@ -48,19 +50,22 @@ class Bench:
 
     def call(self, sigma: float, samples: Tensor | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        flux = isinstance(self.model, FluxTransformer2DModel)
-        image = (TOKENS, 16) if flux else (4, 2 * ROWS, 2 * COLUMNS)
+        flux, qwen = (isinstance(self.model, kind) for kind in (FluxTransformer2DModel, QwenImageTransformer2DModel))
+        image = (TOKENS, 16) if flux or qwen else (4, 2 * ROWS, 2 * COLUMNS)
         call = {
             "hidden_states": torch.randn(BATCH, *image, generator=generator) * (1 + sigma),
             "encoder_hidden_states": torch.randn(BATCH, TEXT, 32, generator=generator),
             "pooled_projections": torch.randn(BATCH, 32, generator=generator),
-            "timestep": torch.full((BATCH,), sigma if flux else sigma * 1000),
+            "timestep": torch.full((BATCH,), sigma if flux or qwen else sigma * 1000),
         }
         if samples is not None:
             call = {name: value[samples] for name, value in call.items()}
         if flux:
             places = torch.cartesian_prod(torch.arange(1), torch.arange(ROWS), torch.arange(COLUMNS)).float()
             call |= {"guidance": torch.ones(len(call["timestep"])), "img_ids": places, "txt_ids": torch.zeros(TEXT, 3)}
+        if qwen:
+            del call["pooled_projections"]
+            call["img_shapes"] = [[(1, ROWS, COLUMNS)]]
         with torch.no_grad():
             return self.model(**call, return_dict=False)[0]
 
@@ -92,13 +97,13 @@ def make_bench(family: str, measures: tuple[str, ...] = (), chooses: bool = True
     if family == "flux":
         model = FluxTransformer2DModel(in_channels=16, **(SIZES | {"num_layers": 2, "num_single_layers": 2})).eval()
     else:
-        model = make_sd3_transformer()
-    adapter = FluxAdapter(model) if family == "flux" else SD3Adapter(model)
+        model = make_sd3_transformer() if family == "sd3" else make_qwen_transformer()
+    adapter = {"flux": FluxAdapter, "sd3": SD3Adapter, "qwen": QwenAdapter}[family](model)
     layout = TokenLayout.fine(BATCH, ROWS // 2, COLUMNS // 2, patch=2)
     return Bench(model, adapter, LayerStack(model, adapter, measures, chooses), LayerCache(layout))
 
 
-@pytest.fixture(params=["flux", "sd3"])
+@pytest.fixture(params=["flux", "sd3", "qwen"])
 def bench(request: pytest.FixtureRequest) -> Bench:
     return make_bench(request.param)
 
@@ -111,14 +116,15 @@ def everything(batch: int = BATCH) -> dict[str, Fresh]:
 
 
 class LinearRows(TorchFunctionMode):
-    """Counts the rows that go through the linear layers of the blocks, by the layer's name within its block."""
+    """Counts the rows that go through the linear layers of the blocks, by name within the block; modulation apart."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
         self._names: dict[int, str] = {}
         for block in bench.adapter.blocks(bench.model):
-            self._names |= {id(weight): name for name, weight in block.named_parameters() if "norm" not in name}
+            by_name = block.named_parameters()
+            self._names |= {id(weight): name for name, weight in by_name if "norm" not in name and "_mod." not in name}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch._C._nn.linear and (name := self._names.get(id(args[1]))):
@@ -278,7 +284,7 @@ def test_a_transition_moves_image_rows_and_leaves_text(
             cache.check(old)
 
 
-@pytest.mark.parametrize("family", ["flux", "sd3"])
+@pytest.mark.parametrize("family", ["flux", "sd3", "qwen"])
 def test_value_norms_are_those_of_a_plain_computation(family: str) -> None:
     bench = make_bench(family, ("key", "value"))
     norms: list[Tensor] = []
@@ -302,6 +308,7 @@ def test_value_norms_are_those_of_a_plain_computation(family: str) -> None:
 
 @pytest.mark.parametrize(("family", "layer", "name"), [
     ("flux", 0, "attn"), ("flux", 2, "attn"), ("sd3", 0, "attn"), ("sd3", 0, "attn2"), ("sd3", 1, "attn"),
+    ("qwen", 1, "attn"),
 ])  # fmt: skip
 def test_attention_measured_is_that_which_the_model_applies(family: str, layer: int, name: str) -> None:
     """With values that are one at a single token and zero elsewhere, what attention gives is that token's column."""

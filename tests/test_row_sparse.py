@@ -329,7 +329,7 @@ def test_keys_and_values_are_forecast_only_for_tokens_that_were_computed_themsel
 
 
 def tuned(stock: Any) -> Any:
-    """Whatever a user made of the stock processor."""
+    """A processor that somebody derived from the stock one."""
     return type("Tuned", (type(stock),), {})()
 
 

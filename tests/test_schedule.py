@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ralu_cache.schedule import renoised_sigma, solve_nt_dm, split_steps, stage_sigmas, stage_starts
+from ralu_cache.schedule import end_before_zero, renoised_sigma, solve_nt_dm, split_steps, stage_sigmas, stage_starts
 
 CASES = json.loads((Path(__file__).parent / "data" / "ralu_ntdm.json").read_text())["cases"]
 case = pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c["N"])))
@@ -169,3 +170,27 @@ def test_solver_rejects_a_shift(shift):
 def test_renoised_sigma_rejects(sigma):
     with pytest.raises(ValueError, match=str(sigma)):
         renoised_sigma(sigma, 2.0)
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=9, unique=True), st.floats(0.01, 0.9))
+def test_a_stretched_stage_keeps_its_start_and_proportions_and_ends_before_zero(levels, terminal):
+    sigmas = (1.0, *sorted(levels, reverse=True), 0.0)
+    stretched = end_before_zero(sigmas, terminal)
+    assert stretched[0] == 1.0 and stretched[-1] == 0.0 and stretched[-2] == pytest.approx(terminal)
+    np.testing.assert_allclose(
+        (1 - np.array(stretched[:-1])) / (1 - terminal), (1 - np.array(sigmas[:-1])) / (1 - sigmas[-2]), atol=1e-9
+    )
+
+
+def test_stretching_is_that_of_the_stock_scheduler():
+    stock, plain = (FlowMatchEulerDiscreteScheduler(shift=3.0, shift_terminal=end) for end in (0.02, None))
+    for scheduler in (stock, plain):
+        scheduler.set_timesteps(7)
+    np.testing.assert_allclose(end_before_zero(plain.sigmas.tolist(), 0.02), stock.sigmas, atol=1e-6)
+
+
+def test_a_single_step_is_not_stretched_and_ill_terminals_are_refused():
+    assert end_before_zero((0.5, 0.0), 0.02) == (0.5, 0.0)
+    for terminal in (0.0, -0.1, 0.5, math.nan):
+        with pytest.raises(ValueError, match=rf"between 0 and 0.5, .* got {terminal}"):
+            end_before_zero((0.5, 0.2, 0.0), terminal)

@@ -1,0 +1,186 @@
+"""Qwen-Image: packed tokens (B, N, 4 C), positions as complex rotary factors, counted from the picture's centre."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope, apply_rotary_emb_qwen
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.packed import PackedAdapter
+from ralu_cache.adapters.rotary import PerSampleTable, pick
+from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.flops import TransformerShape
+from ralu_cache.token_map import corners, take, token_at
+
+if TYPE_CHECKING:
+    from ralu_cache.hooks import LayoutCall
+
+
+class QwenAdapter(PackedAdapter):
+    """`QwenImageTransformer2DModel` under text-to-image, img2img, inpaint, edit and ControlNet pipelines.
+
+    The edit pipelines append reference tokens: they ride along at full resolution. Guidance is two calls, whose sum
+    the pipelines scale so that every token of it has the norm of the conditional one: see `lengthen`.
+    """
+
+    family = "qwen-image"
+    default_preset = "ralu-4x"
+    pipelines = (
+        "QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImageEditPipeline",
+        "QwenImageEditPlusPipeline", "QwenImageEditInpaintPipeline", "QwenImageControlNetPipeline",
+        "QwenImageControlNetInpaintPipeline",
+    )  # fmt: skip
+    refused = ("QwenImageLayeredPipeline",)  # makes several images at once, one behind the other in a call's tokens
+    processor = QwenSparseProcessor
+    control = ("controlnet_block_samples",)
+    batched = ("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask", "timestep")
+
+    def __init__(self, transformer: Any) -> None:
+        config = transformer.config
+        self.channels = transformer.out_channels * self.patch**2
+        self.shape = TransformerShape(
+            width=transformer.inner_dim,
+            double_blocks=config.num_layers,
+            single_blocks=0,
+            in_channels=config.in_channels,
+            out_channels=self.channels,
+            context_channels=config.joint_attention_dim,
+            clean_references=config.zero_cond_t,
+        )
+
+    @classmethod
+    def matches(cls, transformer: nn.Module) -> bool:
+        """The layered model, whose rotary positions count layers, is another one."""
+        return isinstance(transformer, QwenImageTransformer2DModel) and isinstance(transformer.pos_embed, QwenEmbedRope)
+
+    def sigma(self, call: Mapping[str, Any]) -> Tensor:
+        return call["timestep"]
+
+    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
+        _, rows, columns = _images(call["img_shapes"])[0]
+        return rows, columns
+
+    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Image-to-image pipelines noise their latents unpacked, as (B, 1, C, H, W)."""
+        return latents[:, 0] if latents.ndim == 5 else super().to_image(latents, grid)
+
+    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
+        return image[:, None] if like.ndim == 5 else super().from_image(image, like)
+
+    def shorten(
+        self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
+    ) -> dict[str, Any]:
+        """The image becomes a ribbon of one row; the model also counts its tokens by its shape."""
+        _, *references = _images(call["img_shapes"])
+        return {**self.pack(call, layout, tokens), "img_shapes": [[(1, 1, layout.tokens), *references]]}
+
+    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        """Each of a coarse token's four places gets the whole token, so that norms over a token are what they are.
+
+        What pipelines do with predictions, token by token, comes out the same in all four; `prediction_image` reads
+        one of them.
+        """
+        full = take(prediction[:, : layout.tokens], token_at(layout))
+        return torch.cat([full, prediction[:, layout.tokens :]], 1)
+
+    def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        return layout.expand(take(prediction, corners(layout)))
+
+    def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
+        """The layout's rotary factors stand where those of its grid were; they are made once a layout."""
+
+        def resize(embed: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            current = active()
+            if current is None or current.positions is None:
+                return None
+            _, *references = _images(args[0])
+            return ([[(1, *current.extent), *references]], *args[1:]), kwargs
+
+        def rotary(embed: Any, args: tuple[Any, ...], tables: tuple[Tensor, Tensor]) -> Any:
+            current = active()
+            if current is None:
+                return None
+            image: Tensor | PerSampleTable = tables[0]
+            if current.positions is not None:
+                key = id(embed), id(current.layout)
+                if key not in current.tables:
+                    current.tables[key] = _table(embed, current, tables[0])
+                image = current.tables[key]
+                if current.rows is not None and isinstance(image, PerSampleTable):
+                    image = image.rows(current.rows)
+            if current.fresh is not None:
+                assert current.fresh.tokens is not None
+                image = pick(image, current.fresh.tokens)
+            return image, tables[1]
+
+        def fit(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            current = active()
+            if current is None or current.fresh is None:
+                return None
+            assert current.fresh.tokens is not None  # all of the image, the first in the index
+            index = kwargs["modulate_index"][:, : current.fresh.tokens.shape[1]]
+            return args, {**kwargs, "modulate_index": index}
+
+        handles = [
+            module.pos_embed.register_forward_pre_hook(resize, with_kwargs=True),
+            module.pos_embed.register_forward_hook(rotary),
+        ]
+        if module.config.get("zero_cond_t"):
+            handles += [block.register_forward_pre_hook(fit, with_kwargs=True) for block in self.blocks(module)]
+        return handles
+
+    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
+        query, key, text_key = attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"])
+        image, text = inputs["image_rotary_emb"]
+        query, key = (apply_rotary_emb_qwen(part, image, use_real=False) for part in (query, key))
+        text_key = apply_rotary_emb_qwen(text_key, text, use_real=False)
+        return text_share(query, key, text_key, inputs["encoder_hidden_states_mask"])
+
+    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        """One entry of shapes serves any batch: they are the same for all samples."""
+        return {**super().rows(call, rows), "img_shapes": call["img_shapes"][:1]}
+
+    def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
+        """Reference tokens as if they were the image's; nobody looks at theirs."""
+        block, hidden = transformer.transformer_blocks[0], transformer.img_in(call["hidden_states"])
+        embedding = transformer.time_text_embed(call["timestep"].to(hidden.dtype), hidden)
+        shift, scale, *_ = block.img_mod(embedding)[:, None].chunk(6, -1)
+        return block.img_norm1(hidden) * (1 + scale) + shift
+
+
+def _images(shapes: Any) -> list[tuple[int, int, int]]:
+    """(frames, rows, columns) of each image of a sample, the one being made first; the same for all samples."""
+    first = shapes[0]
+    return list(first) if isinstance(first, list) else [first]
+
+
+def _table(embed: Any, call: LayoutCall, stock: Tensor) -> Tensor | PerSampleTable:
+    """Factors of the layout's tokens, and behind them those that `stock` has behind the grid of the call's extent."""
+    assert call.positions is not None
+    rows, columns = call.extent
+    centre = call.positions.new_tensor([rows - rows // 2, columns - columns // 2])
+    places = (call.positions[:1] if call.layout.shared else call.positions) - centre
+    own = rotary_factors(embed, places)
+    table = torch.cat([own, stock[rows * columns :].expand(len(own), -1, -1)], 1)
+    return table[0] if call.layout.shared else PerSampleTable(table)
+
+
+def rotary_factors(embed: Any, places: Tensor) -> Tensor:
+    """Complex factors (B, n, d / 2) at (row, column) `places` (B, n, 2) from the centre, frame 0.
+
+    The model's own table, read at the whole places below and turned by the rest: at whole places nothing is turned.
+    """
+    after, before = embed.pos_freqs.to(places.device), embed.neg_freqs.to(places.device)
+    below = places.floor()
+    turn = (places - below)[..., None] * after[1].angle()  # at place 1 the angle is the rate
+    factors = torch.cat([before, after])[below.long() + len(before)] * torch.polar(torch.ones_like(turn), turn)
+    frame, *_ = after[0].split(sizes := [dim // 2 for dim in embed.axes_dim])
+    down, along = (axis.split(sizes, -1)[1 + number] for number, axis in enumerate(factors.unbind(-2)))
+    return torch.cat([frame.expand(*down.shape[:-1], -1), down, along], -1)
