@@ -1,0 +1,206 @@
+"""What TeaCache's coefficients are worth: published for FLUX, none, fitted to the model, and an oracle's.
+
+    python -m benchmarks.calibration [--model tiny-flux] [--model FOLDER ...] [--prompts 16] [--guided]
+
+Fits polynomials of degree 4 and 1 on a few prompts, without stages and on the "ralu-4x" plan, and chooses on the same
+prompts, for each choice of coefficients, the thresholds at which it computes about as many steps as the others. Other
+prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
+decisions judged with hindsight (`ralu_cache.calibration.hindsight`). The oracle decides by how much the model's output
+changes, which it takes from the uncached run; no coefficients can be expected to do better. Nothing is timed. Writes
+calibration.json, calibration.md, calibration.png, the profiles and their plots into a folder for each model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.calibration_page import ORACLE, Point, save_curves, text
+from benchmarks.forced import Forced
+from benchmarks.tiny_flux.scenes import sample_scene
+from ralu_cache import Acceleration, Report, TeaCache, accelerate
+from ralu_cache.calibration.fit import fit_profile, stage_pairs
+from ralu_cache.calibration.hindsight import changes, judge, oracle, replay, situations, threshold_for
+from ralu_cache.calibration.plot import save_fits
+from ralu_cache.calibration.watch import Trace, watch_runs, watching
+from ralu_cache.comparison import Pictures, describe_hardware
+from ralu_cache.generate import Request, call_arguments, load
+from ralu_cache.quality.likeness import EQUAL_DB, psnr, ssim
+from ralu_cache.temporal import Policy
+from ralu_cache.temporal.profile import Profile
+
+PLANS = {"plain": None, "ralu-4x": "ralu-4x"}
+SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)  # of the steps that no rule forces, computed
+DEGREES = {"calibrated": 4, "calibrated, degree 1": 1}
+WITHOUT_STAGES = "calibrated without stages"
+PROMPT_SEED, TEST_SEED, FIT_SEED = 2027, 100, 7000  # of the prompts; of the first picture drawn, and fitted on
+GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A pipeline, and how it is called: `batch` pictures at once, with the seeds from `TEST_SEED` or `FIT_SEED` on."""
+
+    model: str
+    pipe: Any
+    guided: bool
+    size: int
+    steps: int
+    sequence: int | None
+    testing: tuple[str, ...]
+    fitting: tuple[str, ...]
+    batch: int = 8
+
+    def calls(self, fit: bool = False) -> Iterator[dict[str, Any]]:
+        """The arguments of each call, with fresh generators."""
+        prompts, seed = (self.fitting, FIT_SEED) if fit else (self.testing, TEST_SEED)
+        true = "true_cfg_scale" in inspect.signature(self.pipe.__call__).parameters
+        guidance = {"true_cfg_scale" if true else "guidance_scale": GUIDANCE if self.guided else 1.0}
+        for start in range(0, len(prompts), self.batch):
+            request = Request(
+                model=self.model, prompt=list(prompts[start : start + self.batch]), negative_prompt="",
+                seed=seed + start, height=self.size, width=self.size, steps=self.steps,
+                max_sequence_length=self.sequence, **guidance,
+            )  # fmt: skip
+            yield call_arguments(request, self.pipe)
+
+    def draw(self, handle: Acceleration) -> tuple[Pictures, list[Report]]:
+        """The test's pictures (P, Y, X, 3) in [0, 1], and the report of each call."""
+        pictures, reports = [], []
+        for call in self.calls():
+            pictures.append(self.pipe(**call, output_type="np").images)
+            assert handle.report is not None
+            reports.append(handle.report)
+        return np.concatenate(pictures), reports
+
+
+@dataclass(frozen=True)
+class Uncached:
+    """The uncached runs of a plan: those that were fitted on, and those of the test with their pictures.
+
+    sizes: of the branches that the test's traces come from, in order.
+    """
+
+    fitted: Sequence[Trace]
+    traces: Sequence[Trace]
+    sizes: tuple[int, ...]
+    pictures: Pictures
+    flops: float
+
+
+def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Profile]]:
+    """Every choice of coefficients at every budget on every plan, and each plan's first profile; writes them all."""
+    points, profiles = [], {}
+    for plan, spatial in PLANS.items():
+        fitted, report = watch_runs(bench.pipe, bench.calls(fit=True), spatial)
+        chosen = {"published": "flux", "identity": "identity"}
+        pairs = stage_pairs(fitted)
+        for name, degree in DEGREES.items():
+            profile = fit_profile(pairs, report, next(bench.calls(fit=True)), degree, bench.model)
+            chosen[name] = str(out / f"{plan}-degree-{degree}.json")
+            profile.save(chosen[name])
+            profiles.setdefault(plan, profile)
+        save_fits(profiles[plan], pairs, out / f"{plan}-fit.png")
+        if spatial is not None:
+            chosen[WITHOUT_STAGES] = str(out / f"plain-degree-{DEGREES['calibrated']}.json")
+        with watching(bench.pipe, spatial) as (watch, handle):
+            pictures, reports = bench.draw(handle)
+            branches = [branch.traces() for branch in watch.branches]
+        uncached = Uncached(
+            fitted, [trace for branch in branches for trace in branch], tuple(map(len, branches)), pictures,
+            sum(report.flops for report in reports),
+        )  # fmt: skip
+        points += list(tqdm(_plan(bench, plan, chosen, uncached), desc=plan, total=len(SHARES) * (len(chosen) + 1)))
+    return points, profiles
+
+
+def _plan(bench: Bench, plan: str, chosen: Mapping[str, str], uncached: Uncached) -> Iterator[Point]:
+    places, signal, output = situations(uncached.fitted), *(changes(uncached.fitted, k) for k in ("signal", "output"))
+    forced = sum(TeaCache().forced(place) for place in places)
+    for share in SHARES:
+        budget = len(signal) * (forced + share * (len(places) - forced))
+        for name, coefficients in chosen.items():
+            policy = TeaCache(threshold_for(TeaCache(0.0, coefficients), places, signal, budget), coefficients)
+            yield _point(bench, plan, name, policy, policy, uncached)
+        rule = TeaCache(threshold_for(oracle(TeaCache()), places, output, budget), "identity")
+        wanted = replay(rule, places, changes(uncached.traces, "output"))
+        scripts = [rows.T for rows in wanted.split(uncached.sizes)]
+        yield _point(bench, plan, ORACLE, rule, Forced(rule, *scripts), uncached)
+
+
+def _point(bench: Bench, plan: str, name: str, rule: TeaCache, policy: Policy, uncached: Uncached) -> Point:
+    """rule: the one whose decisions are judged; policy: what runs."""
+    with accelerate(bench.pipe, PLANS[plan], policy) as handle:
+        pictures, reports = bench.draw(handle)
+    reused, places = _reused(reports), situations(uncached.traces)
+    expected = replay(rule, places, changes(uncached.traces, "signal"))
+    return Point(
+        plan=plan,
+        coefficients=name,
+        threshold=rule.threshold_at(places[0]),
+        steps=reused.shape[1],
+        computed=float((~reused).float().sum(1).mean()),
+        flop_ratio=uncached.flops / sum(report.flops for report in reports),
+        psnr=tuple(min(value, EQUAL_DB) for value in psnr(pictures, uncached.pictures)),
+        ssim=tuple(ssim(pictures, uncached.pictures)),
+        judgement=None if name == ORACLE else judge(rule, uncached.traces),
+        alike=None if name == ORACLE else float((expected == reused).float().mean()),
+    )
+
+
+def _reused(reports: Sequence[Report]) -> Tensor:
+    """(P, steps) bool: what was reused, in the order of the traces: by call, branch, sample."""
+    calls = []
+    for report in reports:
+        for branch in range(len(report.steps[0].branches)):
+            calls.append(torch.tensor([step.branches[branch].reused for step in report.steps]).T)
+    return torch.cat(calls)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", metavar="ID_OR_FOLDER", help="may be repeated (tiny-flux)")
+    parser.add_argument("--prompts", type=int, default=16, help="that are drawn; default: %(default)s")
+    parser.add_argument("--fit-prompts", type=int, default=6, help="that are fitted on; default: %(default)s")
+    parser.add_argument("--guided", action="store_true", help=f"with classifier-free guidance of {GUIDANCE:g}")
+    parser.add_argument("--size", type=int, default=128, help="pixels of a side; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=28, help="of the plain plan; default: %(default)s")
+    parser.add_argument("--max-sequence-length", type=int, help="of the prompt; default: the pipeline's")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration"))
+    options = parser.parse_args()
+    for model in options.model or ["tiny-flux"]:
+        rng, name = np.random.default_rng(PROMPT_SEED), Path(model).name
+        prompts = tuple(sample_scene(rng).prompt for _ in range(options.prompts + options.fit_prompts))
+        pipe = load(Request(model=model, prompt=["-"]))
+        pipe.set_progress_bar_config(disable=True)
+        bench = Bench(
+            model, pipe, options.guided, options.size, options.steps, options.max_sequence_length,
+            prompts[: options.prompts], prompts[options.prompts :],
+        )  # fmt: skip
+        folder = options.out / (f"{name}-guided" if options.guided else name)
+        points, profiles = measure(bench, folder)
+        setting = {
+            "model": name, "guided": options.guided, "size": options.size, "plain_steps": options.steps,
+            "prompts": bench.testing, "first_seed": TEST_SEED, "fit_prompts": bench.fitting,
+            "first_fit_seed": FIT_SEED, "hardware": describe_hardware(str(pipe.device)),
+        }  # fmt: skip
+        data = {**setting, "points": [asdict(point) for point in points]}
+        (folder / "calibration.json").write_text(json.dumps(data, indent=1) + "\n")
+        page = text(setting, points, profiles)
+        (folder / "calibration.md").write_text(page)
+        save_curves(points, folder / "calibration.png")
+        print(page)
+
+
+if __name__ == "__main__":
+    main()
