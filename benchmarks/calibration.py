@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Profile]]:
         chosen = {"published": "flux", "identity": "identity"}
         pairs = stage_pairs(fitted)
         for name, degree in DEGREES.items():
-            profile = fit_profile(pairs, report, next(bench.calls(fit=True)), degree, bench.model)
+            profile = fit_profile(pairs, report, next(bench.calls(fit=True)), degree, Path(bench.model).name)
             chosen[name] = str(out / f"{plan}-degree-{degree}.json")
             profile.save(chosen[name])
             profiles.setdefault(plan, profile)
@@ -167,7 +168,7 @@ def _reused(reports: Sequence[Report]) -> Tensor:
     return torch.cat(calls)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", metavar="ID_OR_FOLDER", help="may be repeated (tiny-flux)")
     parser.add_argument("--prompts", type=int, default=16, help="that are drawn; default: %(default)s")
@@ -177,7 +178,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=28, help="of the plain plan; default: %(default)s")
     parser.add_argument("--max-sequence-length", type=int, help="of the prompt; default: the pipeline's")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    logging.getLogger("ralu_cache").setLevel(logging.ERROR)  # that a plan brings its own steps is the point here
     for model in options.model or ["tiny-flux"]:
         rng, name = np.random.default_rng(PROMPT_SEED), Path(model).name
         prompts = tuple(sample_scene(rng).prompt for _ in range(options.prompts + options.fit_prompts))
