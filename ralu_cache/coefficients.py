@@ -34,27 +34,36 @@ class Settled:
 def settle(policy: Policy | None, name: str, transformer: Any, family: str, plan: str) -> Settled:
     """The policy with the coefficients that serve it on this model; any that leaves no choice is settled already.
 
-    plan: the spatial method's name, "none" for none. In this order: the profile for the plan beside the model; the one
-    for runs without stages; those published for the family; "identity". Raises ValueError, with the path, for a file
-    that is no profile.
+    plan: the spatial method's name, "none" for none. In this order: the profile for the plan beside the model; those
+    published for the family; "identity". A profile for runs without stages does not serve a plan: there it was measured
+    to decide worse than the published ones (benchmarks/results/calibration). Raises ValueError, with the path, for a
+    file that is no profile.
     """
     if not isinstance(policy, TeaCache) or policy.coefficients != AUTO:
         return Settled(policy, name)
-    found, notice = find_profile(transformer, plan), None
-    if found is None and (found := find_profile(transformer, NO_PLAN)) is not None:
-        notice = (
-            f"TeaCache's coefficients in {found} were fitted without stages, and there are none for the plan {plan} "
-            "beside the model; `ralu-cache calibrate --beside --spatial NAME` fits them to a named plan"
+    notice = None
+    if (found := find_profile(transformer, plan)) is not None:
+        coefficients = str(found)
+    else:
+        coefficients = family if family in COEFFICIENTS else "identity"
+        notice = _makeshift(coefficients, find_profile(transformer, NO_PLAN), family, plan)
+    return Settled(replace(policy, coefficients=coefficients), f"{name} (coefficients {coefficients})", notice)
+
+
+def _makeshift(coefficients: str, plain: Path | None, family: str, plan: str) -> str | None:
+    """A notice that better coefficients can be had; None where nothing says so."""
+    if plain is not None:
+        return (
+            f"TeaCache's coefficients are {coefficients!r}, because those in {plain} were fitted without stages and do "
+            f"not serve the plan {plan}; `ralu-cache calibrate --beside --spatial NAME` fits them to a named plan"
         )
-    coefficients = str(found or family)
-    if found is None and family not in COEFFICIENTS:
-        coefficients = "identity"
-        notice = (
+    if coefficients == "identity":
+        return (
             f"no TeaCache coefficients were published for {family}: changes of its signal count as they are, so a "
             "threshold published for FLUX does not mean the same; `ralu-cache calibrate --beside` fits coefficients "
             "to your model"
         )
-    return Settled(replace(policy, coefficients=coefficients), f"{name} (coefficients {coefficients})", notice)
+    return None
 
 
 def profile_name(plan: str) -> str:

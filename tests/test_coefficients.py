@@ -66,21 +66,22 @@ def test_the_profile_beside_decides_bit_for_bit_as_if_it_were_named(folder: Path
     assert others != found and published.temporal.endswith("coefficients='flux')")
 
 
-def test_a_plan_has_a_profile_of_its_own_and_else_the_plain_one_with_a_notice(
+def test_a_plan_has_a_profile_of_its_own_and_the_plain_one_does_not_serve_it(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe = loaded(folder)
-    constant(1.0).save(folder / "teacache.json")
+    constant(0.0).save(folder / "teacache.json")
     constant(0.0, "ralu-4x").save(folder / "teacache-ralu-4x.json")
     report, reused, _ = decisions(pipe, TeaCache(0.3), "ralu-4x")
     assert any(map(any, reused)) and "teacache-ralu-4x.json" in report.temporal
     assert not any("coefficients" in notice for notice in report.notices)
     assert decisions(pipe, TeaCache(0.3), "ralu")[1] == reused, "the family's default is that plan"
     for plan in ("ralu-5x", RALU(steps=(3, 3, 3))):
-        with caplog.at_level(logging.WARNING, logger="ralu_cache"), accelerate(pipe, plan, "teacache:0.3") as handle:
+        with caplog.at_level(logging.WARNING, logger="ralu_cache"), accelerate(pipe, plan, "teacache:0.1") as handle:
             for _ in range(2):
                 pipe(**pictures([0], **CALL))
         assert handle.report is not None and sum(stage.reused for stage in handle.report.stages) == 0
+        assert handle.report.temporal == "teacache:0.1 (coefficients flux)", "with these 0.1 never reuses"
         assert any("teacache.json were fitted without stages" in notice for notice in handle.report.notices)
         assert sum("were fitted without stages" in record.message for record in caplog.records) == 1
         caplog.clear()
