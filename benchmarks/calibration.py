@@ -6,8 +6,8 @@ Fits polynomials of degree 4 and 1 on a few prompts, without stages and on the "
 prompts, for each choice of coefficients, the thresholds at which it computes about as many steps as the others. Other
 prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
 decisions judged with hindsight (`ralu_cache.calibration.hindsight`). The oracle decides by how much the model's output
-changes, which it takes from the uncached run; no coefficients can be expected to do better. Nothing is timed. Writes
-calibration.json, calibration.md, calibration.png, the profiles and their plots into a folder for each model.
+changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Nothing is timed.
+Writes calibration.json, calibration.md, calibration.png, the profiles and their plots into a folder for each model.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Bench:
         """The arguments of each call, with fresh generators."""
         prompts, seed = (self.fitting, FIT_SEED) if fit else (self.testing, TEST_SEED)
         true = "true_cfg_scale" in inspect.signature(self.pipe.__call__).parameters
-        guidance = {"true_cfg_scale" if true else "guidance_scale": GUIDANCE if self.guided else 1.0}
+        guidance: dict[str, Any] = {"true_cfg_scale" if true else "guidance_scale": GUIDANCE if self.guided else 1.0}
         for start in range(0, len(prompts), self.batch):
             request = Request(
                 model=self.model, prompt=list(prompts[start : start + self.batch]), negative_prompt="",
@@ -101,7 +101,8 @@ class Uncached:
 
 def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Profile]]:
     """Every choice of coefficients at every budget on every plan, and each plan's first profile; writes them all."""
-    points, profiles = [], {}
+    points: list[Point] = []
+    profiles: dict[str, Profile] = {}
     for plan, spatial in PLANS.items():
         fitted, report = watch_runs(bench.pipe, bench.calls(fit=True), spatial)
         chosen = {"published": "flux", "identity": "identity"}
