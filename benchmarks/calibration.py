@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.calibration_page import ORACLE, Point, save_curves, text
+from benchmarks.calibration_page import ORACLE, Fitted, Point, save_curves, text
 from benchmarks.forced import Forced
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Acceleration, Report, TeaCache, accelerate
@@ -38,7 +38,6 @@ from ralu_cache.comparison import Pictures, describe_hardware
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.quality.likeness import EQUAL_DB, psnr, ssim
 from ralu_cache.temporal import Policy
-from ralu_cache.temporal.profile import Profile
 
 PLANS = {"plain": None, "ralu-4x": "ralu-4x"}
 SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)  # of the steps that no rule forces, computed
@@ -99,10 +98,10 @@ class Uncached:
     flops: float
 
 
-def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Profile]]:
-    """Every choice of coefficients at every budget on every plan, and each plan's first profile; writes them all."""
+def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Fitted]]:
+    """Every choice of coefficients at every budget on every plan, and what was fitted there; writes the profiles."""
     points: list[Point] = []
-    profiles: dict[str, Profile] = {}
+    fits: dict[str, Fitted] = {}
     for plan, spatial in PLANS.items():
         fitted, report = watch_runs(bench.pipe, bench.calls(fit=True), spatial)
         chosen = {"published": "flux", "identity": "identity"}
@@ -111,8 +110,8 @@ def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Profile]]:
             profile = fit_profile(pairs, report, next(bench.calls(fit=True)), degree, Path(bench.model).name)
             chosen[name] = str(out / f"{plan}-degree-{degree}.json")
             profile.save(chosen[name])
-            profiles.setdefault(plan, profile)
-        save_fits(profiles[plan], pairs, out / f"{plan}-fit.png")
+            fits.setdefault(plan, Fitted(profile, explained_by_step(fitted)))
+        save_fits(fits[plan].profile, pairs, out / f"{plan}-fit.png")
         if spatial is not None:
             chosen[WITHOUT_STAGES] = str(out / f"plain-degree-{DEGREES['calibrated']}.json")
         with watching(bench.pipe, spatial) as (watch, handle):
@@ -123,7 +122,21 @@ def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Profile]]:
             sum(report.flops for report in reports),
         )  # fmt: skip
         points += list(tqdm(_plan(bench, plan, chosen, uncached), desc=plan, total=len(SHARES) * (len(chosen) + 1)))
-    return points, profiles
+    return points, fits
+
+
+def explained_by_step(traces: Sequence[Trace]) -> list[tuple[float, float]]:
+    """For each stage, the shares of the variance of the signal's and of the output's changes that the step explains.
+
+    1 where all pictures change alike at every step: then a decision by these changes is a schedule, the same for all.
+    """
+    stages = torch.tensor([place.stage for place in situations(traces)])
+
+    def share(kind: str, stage: int) -> float:
+        found = changes(traces, kind)[:, stages == stage][:, 1:]  # a stage's first step has no change
+        return float(1 - (found - found.mean(0)).var() / found.var())
+
+    return [(share("signal", stage), share("output", stage)) for stage in range(int(stages[-1]) + 1)]
 
 
 def _plan(bench: Bench, plan: str, chosen: Mapping[str, str], uncached: Uncached) -> Iterator[Point]:
@@ -191,15 +204,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prompts[: options.prompts], prompts[options.prompts :],
         )  # fmt: skip
         folder = options.out / (f"{name}-guided" if options.guided else name)
-        points, profiles = measure(bench, folder)
+        points, fits = measure(bench, folder)
         setting = {
             "model": name, "guided": options.guided, "size": options.size, "plain_steps": options.steps,
             "prompts": bench.testing, "first_seed": TEST_SEED, "fit_prompts": bench.fitting,
             "first_fit_seed": FIT_SEED, "hardware": describe_hardware(str(pipe.device)),
         }  # fmt: skip
-        data = {**setting, "points": [asdict(point) for point in points]}
+        shares = {plan: fitted.by_step for plan, fitted in fits.items()}
+        data = {**setting, "explained_by_step": shares, "points": [asdict(point) for point in points]}
         (folder / "calibration.json").write_text(json.dumps(data, indent=1) + "\n")
-        page = text(setting, points, profiles)
+        page = text(setting, points, fits)
         (folder / "calibration.md").write_text(page)
         save_curves(points, folder / "calibration.png")
         print(page)

@@ -45,8 +45,18 @@ class Point:
     alike: float | None
 
 
-def text(setting: Mapping[str, Any], points: Sequence[Point], profiles: Mapping[str, Profile]) -> str:
-    """The whole page; profiles: the fits of each plan."""
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted on a plan. by_step: of each stage's changes of signal and output, the share of the variance that
+    the step explains.
+    """
+
+    profile: Profile
+    by_step: Sequence[tuple[float, float]]
+
+
+def text(setting: Mapping[str, Any], points: Sequence[Point], fits: Mapping[str, Fitted]) -> str:
+    """The whole page."""
     hardware = setting["hardware"]
     lines = [
         f"# TeaCache's coefficients on {setting['model']}", "",
@@ -57,24 +67,29 @@ def text(setting: Mapping[str, Any], points: Sequence[Point], profiles: Mapping[
         "timed.", "",
         "FLOPs, PSNR and SSIM are relative to the uncached run of the same plan; ± is the standard error over the "
         "pictures. Hurting and needless: shares of the decisions that no rule forces, against the oracle that computes "
-        "as many steps (`ralu_cache/calibration/hindsight.py`). Decided alike: on the cached run's own signal as on "
-        "that of the uncached run, on which they are judged. Made by `python -m benchmarks.calibration`.",
+        "as many steps (`ralu_cache/calibration/hindsight.py`). By step: how much of the variance of the changes the "
+        "step explains, the same for every picture; the rest differs from picture to picture. Decided alike: on the "
+        "cached run's own signal as on that of the uncached run, on which decisions are judged. Made by "
+        "`python -m benchmarks.calibration`.",
     ]  # fmt: skip
     for plan in dict.fromkeys(point.plan for point in points):
         mine = [point for point in points if point.plan == plan]
-        lines += ["", f"## {plan}: {mine[0].steps} steps", "", *_fits(profiles[plan]), "", *_points(mine)]
+        lines += ["", f"## {plan}: {mine[0].steps} steps", "", *_fits(fits[plan]), "", *_points(mine)]
         lines += ["", *_at_equal_cost(mine)]
     return "\n".join(lines) + "\n"
 
 
-def _fits(profile: Profile) -> list[str]:
-    lines = ["| stage | pairs | change of the signal | degree | rms error | R² |", "|---|---:|---:|---:|---:|---:|"]
-    for number, fit in enumerate(profile.stages, 1):
+def _fits(fitted: Fitted) -> list[str]:
+    lines = [
+        "| stage | pairs | change of the signal | degree | rms error | R² | signal by step | output by step |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for number, (fit, shares) in enumerate(zip(fitted.profile.stages, fitted.by_step, strict=True), 1):
         explained = "" if fit.r2 is None else f"{fit.r2:.3f}"
         low, high = fit.range
         lines.append(
             f"| {number} | {fit.pairs} | {low:.3g} to {high:.3g} | {len(fit.coefficients) - 1} | {fit.rms:.3g} "
-            f"| {explained} |"
+            f"| {explained} | {shares[0]:.1%} | {shares[1]:.1%} |"
         )
     return lines
 

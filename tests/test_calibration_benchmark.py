@@ -19,7 +19,9 @@ from transformers import (
 import ralu_cache.demo
 from benchmarks import calibration
 from benchmarks.calibration_page import Point, psnr_at
+from ralu_cache.calibration.watch import Trace
 from tests.pipelines import make_sd3_pipeline
+from tests.strategies import situations
 
 TINY_FLUX = Path(ralu_cache.demo.__file__).parent / "tiny_flux"
 
@@ -62,8 +64,16 @@ def test_it_measures_a_folder(sd3: Path, tmp_path: Path, monkeypatch: pytest.Mon
             assert point["flop_ratio"] >= 1 and len(point["psnr"]) == 2
             assert (point["judgement"] is None) == (point["coefficients"] == "oracle")
         assert any(point["computed"] < point["steps"] for point in points)
+    assert [len(data["explained_by_step"][plan]) for plan in ("plain", "ralu-4x")] == [1, 3]
     assert "## ralu-4x: 18 steps" in (folder / "calibration.md").read_text()
     assert (folder / "calibration.png").stat().st_size > 10000
+
+
+def test_what_the_step_explains() -> None:
+    """The signal's changes are the same for both pictures; the output's are the other way round."""
+    plan, nan = tuple(situations(4)), float("nan")
+    traces = [Trace(plan, (nan, 1.0, 2.0, 3.0), (nan, *output)) for output in ((1.0, 2.0, 3.0), (3.0, 2.0, 1.0))]
+    assert calibration.explained_by_step(traces) == [pytest.approx((1.0, 0.0), abs=1e-6)]
 
 
 def test_curves_are_compared_between_their_points() -> None:
