@@ -112,7 +112,7 @@ def _points(points: Sequence[Point]) -> list[str]:
 
 
 def _at_equal_cost(points: Sequence[Point]) -> list[str]:
-    """PSNR where the curves cross the same cost, and how far each is from the published one, picture by picture."""
+    """PSNR and SSIM where the curves cross the same cost, and how far from the published ones, picture by picture."""
     curves = {name: [p for p in points if p.coefficients == name] for name in COLOURS}
     curves = {name: curve for name, curve in curves.items() if curve}
     low = max(min(point.flop_ratio for point in curve) for curve in curves.values())
@@ -121,25 +121,26 @@ def _at_equal_cost(points: Sequence[Point]) -> list[str]:
     if not ratios:
         return ["The curves have no cost in common."]
     lines = [
-        "PSNR at equal FLOPs, between the points of a curve; in brackets the difference to the published coefficients.",
-        "",
-        f"| coefficients | {' | '.join(f'{ratio:g}x fewer' for ratio in ratios)} |",
-        "|---|" + "---:|" * len(ratios),
+        "At equal FLOPs, between the points of a curve: the mean, in brackets its difference to that of the published "
+        "coefficients, and the worst picture."
     ]
-    for name, curve in curves.items():
-        cells = []
-        for ratio in ratios:
-            here, published = psnr_at(curve, ratio), psnr_at(curves["published"], ratio)
-            gain = "" if name == "published" else f" ({_mean(here - published, 2, '+')})"
-            cells.append(f"{here.mean():.2f} dB{gain}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for title, measure, digits in (("PSNR, dB", "psnr", 2), ("SSIM", "ssim", 4)):
+        lines += ["", f"| {title} | {' | '.join(f'{ratio:g}x fewer' for ratio in ratios)} |"]
+        lines.append("|---|" + "---:|" * len(ratios))
+        for name, curve in curves.items():
+            cells = []
+            for ratio in ratios:
+                here, published = at_cost(curve, ratio, measure), at_cost(curves["published"], ratio, measure)
+                gain = "" if name == "published" else f" ({_mean(here - published, digits, '+')})"
+                cells.append(f"{here.mean():.{digits}f}{gain}, worst {here.min():.{digits}f}")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def psnr_at(curve: Sequence[Point], ratio: float) -> NDArray[np.float64]:
-    """(P,) PSNR of each picture at so many times fewer FLOPs, linear between the curve's points."""
+def at_cost(curve: Sequence[Point], ratio: float, measure: str) -> NDArray[np.float64]:
+    """(P,) "psnr" or "ssim" of each picture at so many times fewer FLOPs, linear between the curve's points."""
     curve = sorted(curve, key=lambda point: point.flop_ratio)
-    x, y = [point.flop_ratio for point in curve], np.array([point.psnr for point in curve])
+    x, y = [point.flop_ratio for point in curve], np.array([getattr(point, measure) for point in curve])
     return np.array([np.interp(ratio, x, picture) for picture in y.T])
 
 

@@ -18,7 +18,7 @@ from transformers import (
 
 import ralu_cache.demo
 from benchmarks import calibration
-from benchmarks.calibration_page import Point, psnr_at
+from benchmarks.calibration_page import Point, at_cost
 from ralu_cache.calibration.watch import Trace
 from tests.pipelines import make_sd3_pipeline
 from tests.strategies import situations
@@ -80,4 +80,4 @@ def test_curves_are_compared_between_their_points() -> None:
     curve = [
         Point("p", "c", 0.1, 9, 5.0, ratio, psnr, (1.0,), None, None) for ratio, psnr in ((3, (20.0,)), (1, (40.0,)))
     ]
-    assert psnr_at(curve, 1.5) == pytest.approx(np.array([35.0]))
+    assert at_cost(curve, 1.5, "psnr") == pytest.approx(np.array([35.0]))
