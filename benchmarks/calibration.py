@@ -6,8 +6,9 @@ Fits polynomials of degree 4 and 1 on a few prompts, without stages and on the "
 prompts, for each choice of coefficients, the thresholds at which it computes about as many steps as the others. Other
 prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
 decisions judged with hindsight (`ralu_cache.calibration.hindsight`). The oracle decides by how much the model's output
-changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Nothing is timed.
-Writes calibration.json, calibration.md, calibration.png, the profiles and their plots into a folder for each model.
+changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
+one decides by the mean over a picture's guidance branches, one for each branch apart. Nothing is timed. Writes
+calibration.json, calibration.md, calibration.png, the profiles and their plots into a folder for each model.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.calibration_page import ORACLE, Fitted, Point, save_curves, text
+from benchmarks.calibration_page import ORACLE, ORACLES, Fitted, Point, save_curves, text
 from benchmarks.forced import Forced
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Acceleration, Report, TeaCache, accelerate
@@ -121,7 +122,8 @@ def measure(bench: Bench, out: Path) -> tuple[list[Point], dict[str, Fitted]]:
             fitted, [trace for branch in branches for trace in branch], tuple(map(len, branches)), pictures,
             sum(report.flops for report in reports),
         )  # fmt: skip
-        points += list(tqdm(_plan(bench, plan, chosen, uncached), desc=plan, total=len(SHARES) * (len(chosen) + 1)))
+        total = len(SHARES) * (len(chosen) + 1 + bench.guided)
+        points += tqdm(_plan(bench, plan, chosen, uncached), desc=plan, total=total)
     return points, fits
 
 
@@ -147,10 +149,21 @@ def _plan(bench: Bench, plan: str, chosen: Mapping[str, str], uncached: Uncached
         for name, coefficients in chosen.items():
             policy = TeaCache(threshold_for(TeaCache(0.0, coefficients), places, signal, budget), coefficients)
             yield _point(bench, plan, name, policy, policy, uncached)
-        rule = TeaCache(threshold_for(oracle(TeaCache()), places, output, budget), "identity")
-        wanted = replay(rule, places, changes(uncached.traces, "output"))
-        scripts = [rows.T for rows in wanted.split(uncached.sizes)]
-        yield _point(bench, plan, ORACLE, rule, Forced(rule, *scripts), uncached)
+        for name in ORACLES[: 1 + bench.guided]:
+            known, truth = output, changes(uncached.traces, "output")
+            if name == ORACLE:
+                known = together(known, len(bench.fitting), bench.batch)
+                truth = together(truth, len(bench.testing), bench.batch)
+            rule = TeaCache(threshold_for(oracle(TeaCache()), places, known, budget), "identity")
+            scripts = [rows.T for rows in replay(rule, places, truth).split(uncached.sizes)]
+            yield _point(bench, plan, name, rule, Forced(rule, *scripts), uncached)
+
+
+def together(changes: Tensor, pictures: int, batch: int) -> Tensor:
+    """(P, steps): each trace gets the mean over its picture's branches; ordered by call of `batch`, branch, picture."""
+    branches = len(changes) // pictures
+    calls = (call.unflatten(0, (branches, -1)).mean(0) for call in changes.split(branches * batch))
+    return torch.cat([call.repeat(branches, 1) for call in calls])
 
 
 def _point(bench: Bench, plan: str, name: str, rule: TeaCache, policy: Policy, uncached: Uncached) -> Point:
@@ -168,8 +181,8 @@ def _point(bench: Bench, plan: str, name: str, rule: TeaCache, policy: Policy, u
         flop_ratio=uncached.flops / sum(report.flops for report in reports),
         psnr=tuple(min(value, EQUAL_DB) for value in psnr(pictures, uncached.pictures)),
         ssim=tuple(ssim(pictures, uncached.pictures)),
-        judgement=None if name == ORACLE else judge(rule, uncached.traces),
-        alike=None if name == ORACLE else float((expected == reused).float().mean()),
+        judgement=None if name in ORACLES else judge(rule, uncached.traces),
+        alike=None if name in ORACLES else float((expected == reused).float().mean()),
     )
 
 

@@ -15,12 +15,12 @@ from ralu_cache.calibration.hindsight import Judgement
 from ralu_cache.plots import INK, Figure, save
 from ralu_cache.temporal.profile import Profile
 
-ORACLE = "oracle"
+ORACLE, APART = ORACLES = "oracle", "oracle, branches apart"
 COLOURS = {
     "published": "#c1543c", "identity": "#8a8d98", "calibrated": "#3d5a98", "calibrated, degree 1": "#2a9d8f",
-    "calibrated without stages": "#e09f3e", ORACLE: INK,
+    "calibrated without stages": "#e09f3e", ORACLE: INK, APART: "#a46bb0",
 }  # fmt: skip
-DASHED = ("calibrated, degree 1", ORACLE)
+DASHED = ("calibrated, degree 1", *ORACLES)
 RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # of FLOPs, at which the curves are compared
 
 
@@ -29,7 +29,7 @@ class Point:
     """One choice of coefficients at one threshold on one plan.
 
     computed: of `steps`, mean over pictures and guidance branches. flop_ratio: so many times fewer than the uncached
-    run of the plan; psnr (dB), ssim: of each picture to that run. judgement: None for the oracle, which is the measure.
+    run of the plan; psnr (dB), ssim: of each picture to that run. judgement: None for an oracle, which is the measure.
     alike: share of the decisions that are the same whether the signal is the cached run's own or the uncached one's.
     """
 

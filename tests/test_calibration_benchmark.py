@@ -59,14 +59,21 @@ def test_it_measures_a_folder(sd3: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert str(tmp_path) not in "".join(file.read_text() for file in folder.glob("*.[jm][sd]*"))
     for plan, sets in (("plain", 5), ("ralu-4x", 6)):
         points = [point for point in data["points"] if point["plan"] == plan]
-        assert len({point["coefficients"] for point in points}) == sets
+        assert len({point["coefficients"] for point in points}) == sets + guided
         for point in points:
             assert point["flop_ratio"] >= 1 and len(point["psnr"]) == 2
-            assert (point["judgement"] is None) == (point["coefficients"] == "oracle")
+            assert (point["judgement"] is None) == ("oracle" in point["coefficients"])
         assert any(point["computed"] < point["steps"] for point in points)
     assert [len(data["explained_by_step"][plan]) for plan in ("plain", "ralu-4x")] == [1, 3]
     assert "## ralu-4x: 18 steps" in (folder / "calibration.md").read_text()
     assert (folder / "calibration.png").stat().st_size > 10000
+
+
+def test_guidance_branches_together() -> None:
+    """Three pictures in calls of two, each call with two branches."""
+    changes = torch.tensor([[1.0], [2.0], [3.0], [6.0], [8.0], [0.0]])
+    assert calibration.together(changes, 3, 2).flatten().tolist() == [2, 4, 2, 4, 4, 4]
+    assert torch.equal(calibration.together(changes, 6, 2), changes)
 
 
 def test_what_the_step_explains() -> None:
