@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -30,54 +31,41 @@ METHODS = (
     "ralu-4x+seacache:0.5", "ralu-4x+taylorseer:5/2/2,ramp=false,first=1,compute_stage_end=false",
     "ralu-7x+seacache:0.5", "ralu-7x+taylorseer:3,ramp=false,first=1",
 )  # fmt: skip
+Script = Sequence[bool] | Tensor  # (steps,) or (steps, B)
 
 
-@dataclass(frozen=True)
 class Forced:
-    """`policy`, but step i reuses exactly if `reuse[i]`."""
+    """`policy`, but what is reused is dictated: a policy for as many branches as it is told of.
 
-    policy: Policy
-    reuse: tuple[bool, ...]
+    scripts: for each branch of each run, in the order in which they begin, whether step i reuses: one bool for all
+    samples, or (B,) bool. A single script serves every branch.
+    """
 
-    @property
-    def signal(self) -> str | None:
-        return self.policy.signal
+    max_age = None
 
-    @property
-    def caches(self) -> str:
-        return self.policy.caches
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        return self.policy.measures
-
-    @property
-    def transition(self) -> str:
-        return self.policy.transition
-
-    @property
-    def max_age(self) -> int | None:
-        return None
-
-    @property
-    def order(self) -> int:
-        return self.policy.order
+    def __init__(self, policy: Policy, *scripts: Script) -> None:
+        self.policy = policy
+        self.signal, self.caches, self.measures = policy.signal, policy.caches, policy.measures
+        self.transition, self.order = policy.transition, policy.order
+        self._scripts = cycle(scripts) if len(scripts) == 1 else iter(scripts)
 
     def start(self, batch: int, device: torch.device | str) -> PolicyState:
-        return _Replay(self.policy.start(batch, device), self.reuse)
+        """Raises StopIteration for more branches than there are scripts."""
+        return _Replay(self.policy.start(batch, device), next(self._scripts))
 
 
 @dataclass
 class _Replay:
     state: PolicyState
-    reuse: tuple[bool, ...]
+    reuse: Script
 
     def decide(
         self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
     ) -> Decision:
         """The policy's own distances, the recording's decision; raises IndexError for a run longer than it."""
         decision = self.state.decide(situation, signal, previous, readable)
-        return replace(decision, reuse=torch.full_like(decision.reuse, self.reuse[situation.step]) & readable)
+        wanted = torch.as_tensor(self.reuse[situation.step], device=readable.device)
+        return replace(decision, reuse=wanted.expand_as(readable) & readable)
 
     def select(self, situation: Situation, view: TokenView) -> Tensor | None:
         return self.state.select(situation, view)

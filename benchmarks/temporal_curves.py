@@ -53,7 +53,7 @@ class Point:
 def policies() -> Iterator[tuple[str, str, Policy]]:
     """(family, label, policy)"""
     for threshold in (0.25, 0.4, 0.6, 0.8):
-        yield "TeaCache, published", f"{threshold}", TeaCache(threshold=threshold)
+        yield "TeaCache, published", f"{threshold}", TeaCache(threshold=threshold, coefficients="flux")
     for threshold in (0.1, 0.2):
         yield "TeaCache, identity", f"{threshold}", TeaCache(threshold=threshold, coefficients="identity")
     for signal, thresholds in (("canvas", (0.2, 0.3, 0.5)), ("plane", (0.1, 0.2, 0.3))):

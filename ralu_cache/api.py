@@ -11,6 +11,7 @@ from torch import nn
 from ralu_cache.adapters.base import find_adapter
 from ralu_cache.autoencoder import autoencoder_of
 from ralu_cache.blocks import BlockStack
+from ralu_cache.coefficients import Settled, settle
 from ralu_cache.hooks import RootHook, installed_owner
 from ralu_cache.progress import TrueProgress
 from ralu_cache.recommended import for_speedup, shipped
@@ -50,20 +51,20 @@ def accelerate(
     if speedup is not None:
         entry = for_speedup(shipped(adapter.family), speedup, adapter.family)
         spatial, temporal, steps = entry.spatial, entry.temporal, entry.steps if entry.spatial is None else None
-    policy = resolve_temporal(temporal)
+    names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
+    plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
+    settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
     method = resolve_spatial(spatial, adapter.default_preset)
     stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
     check_scheduler(stock)
     for transformer in _transformers(pipe):
         _check_not_compiled(transformer)
-        if policy is not None:
+        if settled.policy is not None:
             _check_not_cached(transformer)
     if (previous := installed_owner(pipe.transformer)) is not None:
         previous.disable()
     pipe.scheduler = stock
-    names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
-    labels = tuple("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
-    return Acceleration(pipe, adapter, method, policy, labels, steps)
+    return Acceleration(pipe, adapter, method, plan, settled, steps)
 
 
 class Acceleration:
@@ -74,13 +75,14 @@ class Acceleration:
         pipe: Any,
         adapter: Any,
         method: SpatialMethod | None,
-        policy: Policy | None,
-        labels: tuple[str, ...],
+        plan: str,
+        temporal: Settled,
         steps: int | None = None,
     ) -> None:
-        """steps: those that the setting was measured with; another number is worth a notice."""
+        """plan: the method's name. steps: those that the setting was measured with; others are worth a notice."""
         self._steps = steps
-        self._pipe, self._adapter, self._method, self._policy, self._labels = pipe, adapter, method, policy, labels
+        self._pipe, self._adapter, self._method, self._plan = pipe, adapter, method, plan
+        self._policy, self._temporal = temporal.policy, temporal
         self._report: Report | None = None
         self._told: set[str] = set()
         scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
@@ -162,9 +164,10 @@ class Acceleration:
             )
         num_inference_steps = len(sigmas) - 1
         self._report = Report(
-            pipeline=type(self._pipe).__name__, spatial=self._labels[0], temporal=self._labels[1],
+            pipeline=type(self._pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
             baseline_steps=num_inference_steps,
         )  # fmt: skip
+        self._tell(self._temporal.notice)
         if self._steps not in (None, num_inference_steps):
             self._tell(
                 f"this setting's speed-up was measured with num_inference_steps={self._steps}, not "

@@ -89,7 +89,7 @@ def test_other_files_are_refused_by_path(tmp_path: Path, text: str) -> None:
     (path := tmp_path / "p.json").write_text(text)
     with pytest.raises(ValueError, match=r"p\.json is no TeaCache profile; `ralu-cache calibrate"):
         TeaCache(coefficients=str(path))
-    with pytest.raises(ValueError, match=r"coefficients must be 'flux', 'identity', the path .* no file '.*q\.json'"):
+    with pytest.raises(ValueError, match=r"must be 'auto', 'flux', 'identity', the path .* no file '.*q\.json'"):
         TeaCache(coefficients=str(tmp_path / "q.json"))
 
 

@@ -31,6 +31,7 @@ from tests.test_caching import Scripted
 
 PLAN = RALU(steps=(2, 2, 2))
 GRID = HEIGHT // 4, WIDTH // 4
+BLACK = PIL.Image.new("L", (WIDTH, HEIGHT))
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_the_published_plans_run(pipe: Any) -> None:
 
 def make(kind: str) -> tuple[Any, dict[str, Any]]:
     image = [random_image()] * 2
-    mask = PIL.Image.new("L", (WIDTH, HEIGHT))
+    mask = BLACK.copy()
     mask.paste(255, (WIDTH // 2, 0, WIDTH, HEIGHT))
     painting = {"image": image, "mask_image": [mask] * 2, "strength": 0.8, "num_inference_steps": 6}
     if kind == "img2img":
@@ -242,18 +243,25 @@ def make(kind: str) -> tuple[Any, dict[str, Any]]:
         return make_sd3_pipeline(diffusers.StableDiffusion3InpaintPipeline, channels=16), painting
     if kind == "inpaint model":
         return make_sd3_pipeline(diffusers.StableDiffusion3InpaintPipeline, channels=16, in_channels=33), painting
-    sizes = {"joint_attention_dim": None, "use_pos_embed": False} if kind == "8b controlnet" else {}
+    sizes: dict[str, Any] = {
+        "8b controlnet": {"joint_attention_dim": None, "use_pos_embed": False},
+        "controlnet inpaint": {"extra_conditioning_channels": 1},
+    }.get(kind, {})
     net: Any = make_sd3_controlnet(**sizes)
     given: dict[str, Any] = {"control_image": image[0]}
+    cls = diffusers.StableDiffusion3ControlNetPipeline
+    if kind == "controlnet inpaint":
+        cls = diffusers.StableDiffusion3ControlNetInpaintingPipeline
+        given = {"control_image": image, "control_mask": [mask] * 2}
     if kind == "controlnets":
         net, given = diffusers.SD3MultiControlNetModel([net, make_sd3_controlnet()]), {"control_image": image}
         given["controlnet_conditioning_scale"] = [0.5, 0.5]
-    pipe = make_sd3_pipeline(diffusers.StableDiffusion3ControlNetPipeline, controlnet=net)
+    pipe = make_sd3_pipeline(cls, controlnet=net)
     torch.nn.init.constant_(pipe.vae.encoder.conv_out.bias[4:], -99.0)  # no variance to draw from
     return pipe, given
 
 
-KINDS = ["img2img", "inpaint", "inpaint model", "controlnet", "8b controlnet", "controlnets"]
+KINDS = ["img2img", "inpaint", "inpaint model", "controlnet", "8b controlnet", "controlnets", "controlnet inpaint"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -276,7 +284,7 @@ def test_siblings_run_on_short_token_sets_and_switch_off_to_stock(kind: str) -> 
     assert torch.equal(latents(pipe, **extra), stock)
 
 
-@pytest.mark.parametrize("kind", ["img2img", "inpaint", "controlnet"])
+@pytest.mark.parametrize("kind", ["img2img", "inpaint", "controlnet", "controlnet inpaint"])
 def test_a_picture_of_a_sibling_does_not_depend_on_its_batch(kind: str) -> None:
     pipe, extra = make(kind)
     accelerate(pipe, spatial=PLAN, temporal=SeaCache(threshold=0.4))
@@ -308,14 +316,24 @@ def test_a_strength_counted_on_other_steps_is_refused() -> None:
     assert latents(pipe, **extra | {"num_inference_steps": 20, "strength": 1.0}).isfinite().all()
 
 
-def test_the_controlnet_sees_the_reduced_tokens() -> None:
-    pipe, extra = make("controlnet")
+@pytest.mark.parametrize("kind", ["controlnet", "controlnet inpaint"])
+def test_the_controlnet_sees_the_reduced_tokens(kind: str) -> None:
+    pipe, extra = make(kind)
     seen: list[int] = []
     pipe.controlnet.controlnet_blocks[0].register_forward_hook(lambda net, args, out: seen.append(args[0].shape[1]))
     handle = accelerate(pipe, spatial=PLAN)
     controlled = latents(pipe, **extra)
     assert handle.report is not None and seen == [step.tokens for step in handle.report.steps]
     assert not torch.allclose(controlled, latents(pipe, **extra, controlnet_conditioning_scale=0.0), atol=1e-3)
+
+
+def test_the_mask_reaches_the_controlnet_on_short_token_sets() -> None:
+    """Black keeps, white is painted anew: the ControlNet gets the picture without what is white, and the mask."""
+    pipe, extra = make("controlnet inpaint")
+    accelerate(pipe, spatial=PLAN)
+    half = latents(pipe, **extra)
+    kept = latents(pipe, **extra | {"control_mask": [BLACK] * 2})
+    assert half.isfinite().all() and not torch.allclose(half, kept, atol=1e-3)
 
 
 @pytest.mark.parametrize("spatial", [None, PLAN])

@@ -8,6 +8,7 @@ from typing import Any
 
 from ralu_cache.calibration.fit import fit_profile, stage_pairs
 from ralu_cache.calibration.watch import watch_runs
+from ralu_cache.coefficients import model_folder, profile_name
 from ralu_cache.demo import DEMO
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.sweep.grid import grid_from
@@ -23,15 +24,20 @@ def run(args: argparse.Namespace) -> None:
     grid = grid_from({"prompts": args.prompts or DEMO.prompts, "seeds": args.seeds, "batch": 1})
     requests = [replace(base, prompt=list(batch.prompts), seed=batch.seeds[0]) for batch in grid.batches()]
     pipe = load(base)
+    folder = model_folder(pipe.transformer) if args.beside else None  # refused before the runs, not after
     calls: list[dict[str, Any]] = [call_arguments(request, pipe) for request in requests]
     traces, report = watch_runs(pipe, calls, base.method.spatial)
     pairs = stage_pairs(traces)
     profile = fit_profile(pairs, report, calls[0], args.degree, args.model)
-    profile.save(args.out)
+    out = args.out if folder is None else folder / profile_name(profile.plan)
+    profile.save(out)
     if args.plot:
         plot.save_fits(profile, pairs, args.plot)
     print(describe(profile))
-    print(f"use it: temporal=TeaCache(threshold=..., coefficients={str(args.out)!r})")
+    if folder is None:
+        print(f"use it: temporal=TeaCache(threshold=..., coefficients={str(out)!r})")
+    else:
+        print(f"{out} is used by temporal='teacache' wherever this model is loaded from there")
 
 
 def describe(profile: Profile) -> str:

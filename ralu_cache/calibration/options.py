@@ -13,7 +13,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--seeds", nargs="+", type=int, default=[0], help="every prompt runs with each (0)")
     add("--spatial", default="none", metavar="NAME", help="the plan whose stages are fitted; default: %(default)s")
     add("--degree", type=int, default=4, help="of the polynomials, at most; default: %(default)s")
-    add("--steps", type=int, help="num_inference_steps; presets bring their own")
+    add("--steps", type=int, help="num_inference_steps, best those you sample with; presets bring their own")
     add("--height", type=int, help="pixels")
     add("--width", type=int, help="pixels")
     add("--negative-prompt")
@@ -23,7 +23,9 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "bfloat16", "float16"))
     add("--device")
     add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
-    add("--out", type=Path, default=Path("out/teacache.json"), metavar="FILE.json", help="default: %(default)s")
+    where = parser.add_mutually_exclusive_group().add_argument
+    where("--out", type=Path, default=Path("out/teacache.json"), metavar="FILE.json", help="default: %(default)s")
+    where("--beside", action="store_true", help="put it into the model's folder, where temporal='teacache' finds it")
     add("--plot", type=Path, metavar="FILE.png", help="draw the pairs and the fitted curves")
     parser.set_defaults(run=_run)
 

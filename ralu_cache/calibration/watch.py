@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ralu_cache.api import accelerate
+from ralu_cache.api import Acceleration, accelerate
 from ralu_cache.report import Report
 from ralu_cache.spatial import SpatialMethod
 from ralu_cache.temporal.base import Decision, History, PolicyState, Refresh, Situation, TokenView, relative_change
@@ -110,6 +111,21 @@ class WatchedBranch:
         return [Trace(situations, tuple(x), tuple(y)) for x, y in zip(signal, output, strict=True)]
 
 
+@contextmanager
+def watching(pipe: Any, spatial: str | SpatialMethod | None = None) -> Iterator[tuple[Watch, Acceleration]]:
+    """While it is open the pipeline's calls run uncached on the plan and are watched; then it is the stock one again.
+
+    Raises what `accelerate` raises.
+    """
+    watch = Watch()
+    with accelerate(pipe, spatial, watch) as handle:
+        hook = pipe.transformer.register_forward_hook(watch.see)
+        try:
+            yield watch, handle
+        finally:
+            hook.remove()
+
+
 def watch_runs(
     pipe: Any, calls: Iterable[Mapping[str, Any]], spatial: str | SpatialMethod | None = None
 ) -> tuple[list[Trace], Report]:
@@ -118,14 +134,9 @@ def watch_runs(
     The latents are not decoded. Leaves the pipeline without acceleration. Raises what `accelerate` raises, and
     ValueError if there are no calls.
     """
-    watch = Watch()
-    with accelerate(pipe, spatial, watch) as handle:
-        hook = pipe.transformer.register_forward_hook(watch.see)
-        try:
-            for call in calls:
-                pipe(**{**call, "output_type": "latent"})
-        finally:
-            hook.remove()
+    with watching(pipe, spatial) as (watch, handle):
+        for call in calls:
+            pipe(**{**call, "output_type": "latent"})
         if handle.report is None:
             raise ValueError("there are no calls to calibrate on: give at least one prompt")
         return watch.traces(), handle.report

@@ -302,7 +302,11 @@ class RuleState:
         distance = torch.full_like(self.total, torch.nan)
         if kept is not None and previous is not None:
             distance = relative_change(kept, previous)
-        threshold = self.policy.threshold_at(situation)
+        reuse, total = self.admit(situation, distance, readable)
+        return Decision(reuse, distance, self.policy.threshold_at(situation), kept, total)
+
+    def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
+        """`Decision.reuse` and `Decision.total`, given the distance (B,); called once a step, as `decide` does."""
         total = self.total + self.policy.increment(distance, situation.stage)
         reuse = self.policy.admits(situation, total, self.age) & self.policy.young(self.age) & readable
         if self.policy.signal is not None:
@@ -311,7 +315,7 @@ class RuleState:
             reuse = torch.zeros_like(reuse)
         self.total = torch.where(reuse, total, 0.0)
         self.age = torch.where(reuse, self.age + 1, 0)
-        return Decision(reuse, distance, threshold, kept, total)
+        return reuse, total
 
     def select(self, situation: Situation, view: TokenView) -> Tensor | None:
         """See `PolicyState.select`."""

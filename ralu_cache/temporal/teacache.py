@@ -14,6 +14,7 @@ from ralu_cache.temporal.profile import Curve, read_profile
 # Fitted by the authors on FLUX.1-dev at 28 steps, highest power first; smallest value 0.1803, at a change of 0.053.
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 COEFFICIENTS = {"flux": FLUX, "identity": (1.0, 0.0)}
+AUTO = "auto"  # `ralu_cache.coefficients` puts what serves the model in its place
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,17 @@ class TeaCache(Accumulating):
         threshold: one number, or one for each stage. Published for FLUX at 28 steps: 0.25, 0.4, 0.6, 0.8 for 1.5x,
             1.8x, 2.0x, 2.25x. With its coefficients a step adds at least 0.18, so 0.18 or less never reuses, and the
             default 0.4 reuses twice in a row at most.
-        coefficients: "flux", "identity" (distances as they are), the path of a profile that `ralu-cache calibrate`
-            wrote for your model (a polynomial for each stage, held at its ends outside the range it was fitted on; its
-            last serves all later stages), or your own polynomial, highest power first.
+        coefficients: "auto" (`accelerate` takes the profile that lies beside the model, else those published for the
+            family, else "identity"; without a pipeline "flux"), "flux", "identity" (distances as they are), the path of
+            a profile that `ralu-cache calibrate` wrote for your model (a polynomial for each stage, held at its ends
+            outside the range it was fitted on; its last serves all later stages), or your own polynomial, highest power
+            first. With a profile, the threshold is how much the model's output may change, by the fit's estimate.
     To tinker with
         first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
     threshold: float | tuple[float, ...] = 0.4
-    coefficients: str | tuple[float, ...] = "flux"
+    coefficients: str | tuple[float, ...] = AUTO
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +51,10 @@ class TeaCache(Accumulating):
     @cached_property
     def curves(self) -> tuple[Curve, ...]:
         """The polynomials, one for each stage; the last serves all later ones."""
-        given = self.coefficients
-        accepted = f"{', '.join(map(repr, COEFFICIENTS))}, the path of a profile that `ralu-cache calibrate` wrote"
+        given = "flux" if self.coefficients == AUTO else self.coefficients
+        accepted = (
+            f"{', '.join(map(repr, (AUTO, *COEFFICIENTS)))}, the path of a profile that `ralu-cache calibrate` wrote"
+        )
         if isinstance(given, str) and given not in COEFFICIENTS:
             if not Path(given).is_file():
                 raise ValueError(
