@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
-from ralu_cache.token_map import TokenMap, take
+from ralu_cache.token_map import TokenMap, put_, take
 
 SMALLEST_STEP = 1e-5  # of sigma; over a smaller one no slope is taken
 
@@ -48,6 +48,7 @@ class KeyValueMemory:
         self.layout = layout
         self.forecast = forecast
         self._layers: dict[str, Layer] = {}
+        self._now: dict[torch.Size, Tensor] = {}  # what `overwrite` returns: new memory costs as much as a forecast
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -55,8 +56,8 @@ class KeyValueMemory:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        tensors = (tensor for layer in self._layers.values() for tensor in (layer.latest, layer.slope))
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        tensors = [tensor for layer in self._layers.values() for tensor in (layer.latest, layer.slope)]
+        return sum(tensor.nbytes for tensor in (*tensors, *self._now.values()) if tensor is not None)
 
     def store(self, name: str, entries: Tensor, offset: int, rows: Rows) -> None:
         """Keep what was computed for every token of the call's samples: entries (k, L, 2 H d)."""
@@ -72,21 +73,33 @@ class KeyValueMemory:
         rows.write(layer.latest, entries)
 
     def overwrite(self, name: str, entries: Tensor, rows: Rows) -> Tensor:
-        """Put the fresh rows' entries (k, q, 2 H d) in their places; returns all (k, L, 2 H d) of the samples, now."""
+        """Put the fresh rows' entries (k, q, 2 H d) in their places; returns all (k, L, 2 H d) of the samples, now.
+
+        What is returned holds until the next call.
+        """
         layer = self._layers[name]
         latest = now = rows.of(layer.latest)
-        index = rows.joint(latest.shape[1], layer.offset, entries.shape[1])[..., None].expand_as(entries)
+        index = rows.joint(latest.shape[1], layer.offset, entries.shape[1])
         if layer.slope is not None:
             assert rows.tokens is not None
             image = slice(layer.offset, layer.offset + self.layout.tokens)
             slope, tokens = rows.of(layer.slope), rows.tokens
             new = entries[:, layer.offset : layer.offset + tokens.shape[1]]
             fresh = _slope(take(latest[:, image], tokens), new, rows.ahead.gather(1, tokens))
-            now = latest.clone()
-            now[:, image].addcmul_(slope, rows.ahead[..., None].to(slope.dtype))
-            now.scatter_(1, index, entries)
-            rows.write(layer.slope, slope.scatter_(1, tokens[..., None].expand_as(fresh), fresh))
-        rows.write(layer.latest, latest.scatter_(1, index, entries))
+            now = self._forecast(latest, slope, rows.ahead, image)
+            put_(now, index, entries)
+            rows.write(layer.slope, put_(slope, tokens, fresh))
+        rows.write(layer.latest, put_(latest, index, entries))
+        return now
+
+    def _forecast(self, latest: Tensor, slope: Tensor, ahead: Tensor, image: slice) -> Tensor:
+        """Entries (k, L, 2 H d), those of the image tokens on the line through their last two values."""
+        if latest.shape not in self._now:
+            self._now[latest.shape] = torch.empty_like(latest)
+        now = self._now[latest.shape]
+        torch.addcmul(latest[:, image], slope, ahead[..., None].to(slope.dtype), out=now[:, image])
+        for others in (slice(0, image.start), slice(image.stop, None)):
+            now[:, others] = latest[:, others]
         return now
 
     def transfer(self, layout: TokenLayout, tokens: TokenMap) -> None:
@@ -98,7 +111,7 @@ class KeyValueMemory:
             )
             layer.latest = torch.cat([before, take(image, tokens.source), after], 1)
             layer.slope = None if layer.slope is None else take(layer.slope, tokens.source)
-        self.layout = layout
+        self.layout, self._now = layout, {}
 
     def check(self, layout: TokenLayout) -> None:
         """Raises StaleFeature under another layout object than the memory's own."""

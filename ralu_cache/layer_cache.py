@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
-from ralu_cache.token_map import TokenMap, take
+from ralu_cache.token_map import TokenMap, put_, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class LayerCache:
 
     def overwrite(self, site: str, index: Tensor, values: Tensor, samples: Tensor | None = None) -> Tensor:
         """Put rows (k, m, d) in their places `index` (k, m); returns all rows (k, L, d) of the samples."""
-        rows = self.newest(site, samples).scatter_(1, index[..., None].expand_as(values), values)
+        rows = put_(self.newest(site, samples), index, values)
         if samples is not None:
             self._outputs[0][site][samples] = rows
         return rows
