@@ -80,7 +80,7 @@ def main(root: Path = ROOT) -> None:
     results = root / "benchmarks" / "results"
     readme = root / "README.md"
     readme.write_text(with_table(readme.read_text(), measured_table(read_rows(results / "peers" / "table.csv"))))
-    shrink(results / "demo" / "grid.png", root / "docs" / "demo.png")
+    shrink(results / "demo" / "tiny-flux" / "grid.png", root / "docs" / "demo.png")
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ ralu-4x,spatial,50,3.6,4.5,23,0.5,0.87,0.01,88,1
 def test_main_writes_table_and_picture(tmp_path: Path) -> None:
     """The slower of two plain runs is worse too, so it is left out; a kind is not held against another."""
     results = tmp_path / "benchmarks" / "results"
-    for name in ("demo", "peers"):
+    for name in ("demo/tiny-flux", "peers"):
         (results / name).mkdir(parents=True)
     (results / "peers" / "table.csv").write_text(CSV)
-    Image.new("RGB", (900, 300)).save(results / "demo" / "grid.png")
+    Image.new("RGB", (900, 300)).save(results / "demo" / "tiny-flux" / "grid.png")
     (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
     main(tmp_path)
     lines = (tmp_path / "README.md").read_text().splitlines()
