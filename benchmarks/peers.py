@@ -1,6 +1,7 @@
-"""Every way to make the embedded model faster, side by side in one run: ours, and the peers through their own APIs.
+"""Every way to make an embedded model faster, side by side in one run: ours, and the peers through their own APIs.
 
     python -m benchmarks.peers [--prompts 64] [--seeds 0 1] [--seconds 3000] [--out benchmarks/results/peers]
+    python -m benchmarks.peers --model tiny-sd3 --out benchmarks/results/peers_sd3
 
 A sweep (`ralu_cache.sweep`): the same prompts and seeds for all, likeness to the 50-step full run, attribute accuracy
 and Fréchet distance, wall-clock in pairs with the full run on the first batches. Resumable: the same command goes on.
@@ -23,7 +24,7 @@ import numpy as np
 from benchmarks import peer_caches
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, accelerate, register_spatial
-from ralu_cache.embedded import TINY_FLUX
+from ralu_cache.embedded import EMBEDDED, TINY_FLUX, TINY_SD3
 from ralu_cache.generate import Request
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.command import MakeBench, header_of
@@ -37,7 +38,7 @@ from ralu_cache.sweep.runner import run_sweep
 
 PLAIN = (18, 11, 7, 5, 4, 3, 2)
 FREE = "first=1,compute_stage_end=false"
-METHODS = (
+FLUX_METHODS = (
     "fbcache:0.3", "fbcache:0.6", "magcache:0.5", "diffusers-taylorseer:5", "diffusers-taylorseer:8", "dbcache:0.3",
     "dbcache-taylorseer:0.3", "dbcache-taylorseer:0.6", "ralu-published:4x",
     "+teacache:0.4", "+teacache:0.8", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+taylorseer:8", "+toca:4",
@@ -45,6 +46,11 @@ METHODS = (
     f"ralu-7x+taylorseer:2/3/2,{FREE}", "ralu-7x+adaptive:2", "ralu-7x+adaptive:4", "ralu-7x+adaptive:4,ramp=false",
     "ralu-7x+adaptive:9,ramp=false",
 )  # fmt: skip
+SD3_METHODS = (  # diffusers' caches and cache-dit's want a `CacheMixin`, which its SD3 transformer has not
+    "+teacache:0.4", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+toca:4", "ralu-2x", "ralu-3x", "ralu-7x",
+    "ralu-1-1-2", f"ralu-2x+taylorseer:5/2/2,{FREE}", f"ralu-3x+taylorseer:3/2/2,{FREE}", "ralu-2x+adaptive:2",
+)  # fmt: skip
+METHODS = {TINY_FLUX.name: FLUX_METHODS, TINY_SD3.name: SD3_METHODS}
 SMALL_PLANS = ("2-2-3", "1-1-2")  # of RALU: steps by stage, to go as far without caching as others go with it
 MORE_STEPS_MORE_REUSE = {"+taylorseer:3,first=1,last=0": (31, 20, 14, 11, 6), "+taylorseer:2,first=1,last=0": (8, 4)}
 """Caching alone on fewer steps than the full run has: the policy, and the steps asked for."""
@@ -109,24 +115,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--workers", type=int, help="of Ray, which gets the contenders too; by default all runs here")
-    parser.add_argument("--true-cfg-scale", type=float, default=1.0, help="3.0 draws better and takes twice as long")
+    parser.add_argument("--model", choices=METHODS, default=TINY_FLUX.name)
+    parser.add_argument("--guidance", type=float, default=1.0, help="3.0 draws better and takes twice as long")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/peers"))
     options = parser.parse_args()
     rng = np.random.default_rng(2026)
     prompts = tuple(sample_scene(rng).prompt for _ in range(options.prompts))
-    calibration = {"prompt": list(prompts[:4]), "max_sequence_length": 16, "true_cfg_scale": options.true_cfg_scale}
-    if options.true_cfg_scale > 1:
+    scale = next(name for name in EMBEDDED[options.model].arguments if name.endswith("_scale"))
+    guidance = {scale: options.guidance}
+    calibration = {"prompt": list(prompts[:4]), "max_sequence_length": 16, **guidance}
+    if options.guidance > 1:
         calibration["negative_prompt"] = [""] * 4
-    Peers(calibration, options.true_cfg_scale > 1).register()
+    Peers(calibration, options.guidance > 1).register()
     for plan in SMALL_PLANS:
         steps = tuple(int(count) for count in plan.split("-"))
         register_spatial(f"ralu-{plan}", lambda steps=steps: RALU(steps=steps))
-    grid = Grid(methods=METHODS, plain_steps=PLAIN, prompts=prompts, seeds=tuple(options.seeds), batch=options.batch)
+    grid = Grid(
+        methods=METHODS[options.model], plain_steps=PLAIN, prompts=prompts, seeds=tuple(options.seeds),
+        batch=options.batch,
+    )  # fmt: skip
     settings = grid.settings()
     for method, counts in MORE_STEPS_MORE_REUSE.items():
         settings += [Setting(method, steps, *grid.sizes[0]) for steps in counts]
     metrics, set_metrics, _ = metrics_for(prompts)
-    request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=options.true_cfg_scale)
+    request = Request(model=options.model, prompt=[prompts[0]], **guidance)
     make = MakeBench(request, max(grid.steps), prompts)
     path = run_sweep(
         options.out, header_of(grid, request, metrics, set_metrics), settings, grid.batches(),
