@@ -46,7 +46,7 @@ FLUX_METHODS = (
     f"ralu-7x+taylorseer:2/3/2,{FREE}", "ralu-7x+adaptive:2", "ralu-7x+adaptive:4", "ralu-7x+adaptive:4,ramp=false",
     "ralu-7x+adaptive:9,ramp=false",
 )  # fmt: skip
-SD3_METHODS = (  # diffusers' caches and cache-dit's want a `CacheMixin`, which its SD3 transformer has not
+SD3_METHODS = (  # diffusers' own caches need a `CacheMixin`, which its SD3 transformer has not; cache-dit is untried
     "+teacache:0.4", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+toca:4", "ralu-2x", "ralu-3x", "ralu-7x",
     "ralu-1-1-2", f"ralu-2x+taylorseer:5/2/2,{FREE}", f"ralu-3x+taylorseer:3/2/2,{FREE}", "ralu-2x+adaptive:2",
 )  # fmt: skip
