@@ -140,15 +140,16 @@ class Branch:
             self.ledger.record_tokens("residual", residual, self.layout, step, sigma, rows, group.tokens, keep)
 
     def rows(self, group: Group, layout: TokenLayout, text: int) -> Rows | None:
-        """What the blocks need to know to remember keys and values, and to run some tokens alone; None without memory.
+        """What the blocks need to know to remember keys and values, and to run some tokens alone, once they run for it.
 
-        layout: of the call; text: its text tokens. Raises StaleFeature if the memory has another layout.
+        None where they do not run, or nothing is remembered. layout: of the call; text: its text tokens. Raises
+        StaleFeature if the memory has another layout.
         """
-        if self.memory is None:
+        if self.memory is None or not group.computes:
             return None
         self.memory.check(layout)
         ahead = self._ahead if group.rows is None else self._ahead[group.rows]
-        return Rows(self.memory, text, ahead, group.rows, group.tokens, group.counts)
+        return self.memory.begin(text, ahead, group.rows, group.tokens, group.counts)
 
     def refresh(self, group: Group, text: int, singles: Sequence[bool]) -> tuple[Fresh, Fresh | None]:
         """The image and text tokens of a group for which the MLPs run; see `PolicyState.refresh`."""
