@@ -7,8 +7,9 @@ prompts, for each choice of coefficients, the thresholds at which it computes ab
 prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
 decisions judged with hindsight (`ralu_cache.calibration.hindsight`). The oracle decides by how much the model's output
 changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
-one decides by the mean over a picture's guidance branches, one for each branch apart. Nothing is timed. Writes
-calibration.json, calibration.md, calibration.png, the profiles and their plots into a folder for each model.
+one decides by the mean over a picture's guidance branches, one for each branch apart. What is reused is the last
+residual as it is (order 0). Nothing is timed. Writes calibration.json, calibration.md, calibration.png, the profiles
+and their plots into a folder for each model.
 """
 
 from __future__ import annotations
@@ -147,14 +148,15 @@ def _plan(bench: Bench, plan: str, chosen: Mapping[str, str], uncached: Uncached
     for share in SHARES:
         budget = len(signal) * (forced + share * (len(places) - forced))
         for name, coefficients in chosen.items():
-            policy = TeaCache(threshold_for(TeaCache(0.0, coefficients), places, signal, budget), coefficients)
+            threshold = threshold_for(TeaCache(0.0, coefficients), places, signal, budget)
+            policy = TeaCache(threshold, coefficients, order=0)
             yield _point(bench, plan, name, policy, policy, uncached)
         for name in ORACLES[: 1 + bench.guided]:
             known, truth = output, changes(uncached.traces, "output")
             if name == ORACLE:
                 known = together(known, len(bench.fitting), bench.batch)
                 truth = together(truth, len(bench.testing), bench.batch)
-            rule = TeaCache(threshold_for(oracle(TeaCache()), places, known, budget), "identity")
+            rule = TeaCache(threshold_for(oracle(TeaCache()), places, known, budget), "identity", order=0)
             scripts = [rows.T for rows in replay(rule, places, truth).split(uncached.sizes)]
             yield _point(bench, plan, name, rule, Forced(rule, *scripts), uncached)
 

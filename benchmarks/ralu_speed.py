@@ -1,11 +1,13 @@
-"""Does the wall-clock follow the FLOPs? RALU presets against the full run, where tokens rule.
+"""Does the wall-clock follow the FLOPs? RALU presets, or any methods, against the full run, where tokens rule.
 
     python -m benchmarks.ralu_speed [--rounds 5] [--out benchmarks/results/ralu]
+    python -m benchmarks.ralu_speed --stacked --out benchmarks/results/composition
 
 The embedded model at batch 4 with 128x128 pixels, and at batch 1 with 256x256 (1024 tokens; a size for timing only,
 the model was not trained on it). All runs take turns, warm-up excluded; a ratio is the median over rounds of the full
 50-step run's time over the method's. Runs end with the latents: text encoding counts, the autoencoder does not. Beside
-the presets stands a plain run with as many full-resolution steps as "ralu-4x" has in all. Writes speed.json, speed.md.
+the presets stands a plain run with as many full-resolution steps as "ralu-4x" has in all. `--stacked` times instead
+what the composition study compares. Writes speed.json, speed.md.
 """
 
 from __future__ import annotations
@@ -14,19 +16,26 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from benchmarks.composition import both
 from benchmarks.lab import Lab
 from ralu_cache import accelerate
+from ralu_cache.methods import parse_method
 
 STEPS = 50
 PRESETS = ("ralu-4x", "ralu-5x", "ralu-7x")
 PLAIN = 18
 SETTINGS = ((4, 128), (1, 256))
+STACKED = (
+    "ralu-4x", *both("5/2/2", "5/6/3"), "ralu-4x+adaptive:2,ratio=0.3", "ralu-4x+toca:2",
+    "ralu-7x", *both("2/3/2", plan="ralu-7x"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,8 @@ def seconds(lab: Lab, method: str | None, steps: int, batch: int, size: int) -> 
         start = time.perf_counter()
         lab.latents(steps, batch, size)
         return time.perf_counter() - start, STEPS / steps
-    with accelerate(lab.pipe, spatial=method) as handle:
+    parts = parse_method(method)
+    with accelerate(lab.pipe, parts.spatial, parts.temporal) as handle:
         start = time.perf_counter()
         lab.latents(steps, batch, size)
         taken = time.perf_counter() - start
@@ -56,11 +66,11 @@ def seconds(lab: Lab, method: str | None, steps: int, batch: int, size: int) -> 
         return taken, handle.report.flop_ratio
 
 
-def measure(lab: Lab, rounds: int) -> list[Speed]:
+def measure(lab: Lab, rounds: int, chosen: Sequence[str]) -> list[Speed]:
     found = []
     for batch, size in SETTINGS:
         methods = [("full run", None, STEPS), (f"{PLAIN} plain steps", None, PLAIN)]
-        methods += [(name, name, STEPS) for name in PRESETS]
+        methods += [(name, name, STEPS) for name in chosen]
         times: dict[str, list[float]] = {name: [] for name, *_ in methods}
         flops: dict[str, float] = {}
         for turn in tqdm(range(rounds + 1), desc=f"batch {batch}, {size} px"):
@@ -92,15 +102,15 @@ def table(rows: list[Speed]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stacked", action="store_true", help="with temporal caching")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ralu"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = measure(Lab(max(batch for batch, _ in SETTINGS)), options.rounds)
+    rows = measure(Lab(max(batch for batch, _ in SETTINGS)), options.rounds, STACKED if options.stacked else PRESETS)
     data = {"threads": torch.get_num_threads(), "rounds": options.rounds, "rows": [asdict(r) for r in rows]}
     (options.out / "speed.json").write_text(json.dumps(data, indent=1) + "\n")
-    head = (
-        f"# Wall-clock against FLOPs\n\nOver the full {STEPS}-step run. Made by `python -m benchmarks.ralu_speed`.\n\n"
-    )
+    command = "python -m benchmarks.ralu_speed" + (" --stacked" if options.stacked else "")
+    head = f"# Wall-clock against FLOPs\n\nOver the full {STEPS}-step run. Made by `{command}`.\n\n"
     (options.out / "speed.md").write_text(head + table(rows))
     print(table(rows))
 

@@ -53,26 +53,26 @@ class Point:
 def policies() -> Iterator[tuple[str, str, Policy]]:
     """(family, label, policy)"""
     for threshold in (0.25, 0.4, 0.6, 0.8):
-        yield "TeaCache, published", f"{threshold}", TeaCache(threshold=threshold, coefficients="flux")
+        yield "TeaCache, published", f"{threshold}", TeaCache(threshold=threshold, coefficients="flux", order=0)
     for threshold in (0.1, 0.2):
-        yield "TeaCache, identity", f"{threshold}", TeaCache(threshold=threshold, coefficients="identity")
+        yield "TeaCache, identity", f"{threshold}", TeaCache(threshold=threshold, coefficients="identity", order=0)
     for signal, thresholds in (("canvas", (0.2, 0.3, 0.5)), ("plane", (0.1, 0.2, 0.3))):
         for order in (0, 1):
             for threshold in thresholds:
-                policy = SeaCache(threshold=threshold, order=order, signal=signal)
+                policy = SeaCache(threshold=threshold, order=order, signal=signal, transition="reset")
                 yield f"SeaCache, {signal}, order {order}", f"{threshold}", policy
     for order in (0, 1):
         for interval in (2, 3):
             yield (
                 f"TaylorSeer, order {order}",
                 f"{interval}",
-                TaylorSeer(interval=interval, order=order, first=1, ramp=False),
+                TaylorSeer(interval=interval, order=order, first=1, ramp=False, transition="reset"),
             )
     for thresholds in ((0.7, 0.5, 0.4), (0.9, 0.7, 0.4), (1.5, 0.5, 0.5)):
-        policy = SeaCache(threshold=thresholds, compute_stage_end=False)
+        policy = SeaCache(threshold=thresholds, compute_stage_end=False, transition="reset")
         yield "SeaCache, canvas, order 1, by stage", str(thresholds), policy
     for intervals in ((5, 2, 2), (3, 3, 2)):
-        policy = TaylorSeer(interval=intervals, first=1, ramp=False, compute_stage_end=False)
+        policy = TaylorSeer(intervals, first=1, ramp=False, compute_stage_end=False, transition="reset")
         yield "TaylorSeer, order 1, by stage", str(intervals), policy
     for threshold in (0.3, 0.5):
         policy = SeaCache(threshold=threshold, order=1, transition="inherit")

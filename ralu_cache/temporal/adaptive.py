@@ -25,11 +25,12 @@ SCORES = ("region", "staleness", "random", "change", "key", "value")
 
 @dataclass(frozen=True)
 class Adaptive(Rules):
-    """Computes every few steps and forecasts the others in sigma; the coarse stage is forecast from its first steps.
+    """Computes every few steps and forecasts the others in sigma; trends go on behind transitions.
 
-    The study behind it (`benchmarks/results/composition`): on RALU's stages it pays most to reuse in the coarse stage,
-    whose single steps matter least to the picture, and not to compute the last step before a transition; then every
-    second step of the others. Forgetting at transitions ("reset") beat carrying over. Refreshing some tokens between
+    The study behind it (`benchmarks/results/composition`): at the first step of a stage nothing that was cached can
+    stand for a computation, but how each token's residual was changing goes on ("trend"), and that is worth 2 to 3 dB
+    at the same cost. It pays most to reuse in the coarse stage, whose single steps matter least to the picture, and not
+    to compute the last step before a transition; then every second step of the others. Refreshing some tokens between
     computed steps (`ratio`), and letting tokens wait that re-enter known levels ("kept"), work and are here, but did
     not beat whole steps at equal FLOPs on the embedded model.
 
@@ -39,9 +40,9 @@ class Adaptive(Rules):
         ratio: share of the tokens refreshed in the other steps (row-sparse recompute), one number or one for each
             stage; 0 refreshes none, and then no keys and values are kept.
     To tinker with
-        transition: "reset" starts afresh after each transition. "kept": a transition moves sigma back up, and the
-            tokens that it left as they are wait, served from what is known of them at these levels, until sigma has
-            come down to where they were computed last; "inherit": see `Rules`.
+        transition: "kept": a transition moves sigma back up, and the tokens that it left as they are wait, served from
+            what is known of them at these levels, until sigma has come down to where they were computed last;
+            "trend", "reset", "inherit": see `Rules`.
         score: which tokens are refreshed: "region" (those that the latest transition kept, then the longest not
             computed), "staleness", "random", or one of `ralu_cache.temporal.base.MEASURES` but "attention". Norms of
             keys are all but equal in models that normalise keys: there "key" is decided by rounding.
