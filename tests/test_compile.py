@@ -1,4 +1,4 @@
-"""`compile_repeated_blocks`: stages take the graphs of stock calls on as many tokens; caching and switching take none."""
+"""`compile_repeated_blocks`: stages take the graphs of stock calls on as many tokens, caching and switching none."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Latency at real size: FLUX.1-dev's or SD3.5-large's architecture with random bf16 weights, one command.
 
-    python -m benchmarks.gpu [--shape flux-dev] [--parts rows eager waits busy agreement] [--seconds 540]
+    python -m benchmarks.gpu [--shape flux-dev] [--parts rows eager] [--seconds 540]
     python -m benchmarks.gpu --shape tiny --rounds 1          # the same on a CPU, to see that it works
 
 Times whole pipeline calls (embeddings given, autoencoder included) in rounds in which all methods take turns, and the
@@ -17,7 +17,8 @@ Parts, which run in this order:
     compiled   with compile_repeated_blocks: latency, graphs
 
 A part gets what is left of `--seconds`: no round begins that would end too late, and a part that comes too late is
-left out. Each is written as it ends, and joins what was measured before on the same device.
+left out. Each is written as it ends, and joins what was measured before on the same device. Which calls to make, and
+how long they are thought to take, is in benchmarks/results/gpu/README.md.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def begin(shape: Shape, device: torch.device, rounds: int, path: Path) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="flux-dev")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["rows", "eager", "waits", "busy", "agreement"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["rows", "eager"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--out", type=Path, help=f"by default {RESULTS} on a GPU, out/gpu elsewhere")
