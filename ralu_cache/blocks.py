@@ -1,12 +1,12 @@
 """The denoiser's stack of blocks: it runs as stock, or is left out while a cached residual takes its place.
 
-Left out is meant literally: for such a call the lists in which the blocks stand are empty, so the stock loops do
-nothing. A block that was told to pass its input through would take the decision in its own, perhaps compiled code,
-and be compiled once for each answer.
+Left out is meant literally: for such a call the stock loops over the blocks find none. A block that was told to pass
+its input through would take the decision in its own, perhaps compiled code, and be compiled once for each answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,13 @@ from ralu_cache.attention import Rows
 from ralu_cache.layers import LayerStack
 from ralu_cache.temporal.base import Policy
 from ralu_cache.token_map import put, take
+
+
+class _PassedOver(nn.ModuleList):
+    """A list whose modules are all there, to be moved, saved or counted, but in which a loop finds none."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(())
 
 
 class BlockStack:
@@ -39,7 +46,6 @@ class BlockStack:
         self._left: Tensor | None = None
         self._blocks = adapter.blocks(transformer)
         self._lists = _lists_of(self._blocks, transformer)
-        self._aside: list[dict[str, nn.Module]] = []  # what stands in the lists, while they are empty
         self._handles: list[Removable] = []
         self._processors: Processors | None = None
         self.layers: LayerStack | None = None
@@ -70,12 +76,11 @@ class BlockStack:
         self.rows, self._stale, self._recording = rows, stale, True
 
     def skip(self, residual: Tensor) -> None:
-        """Until `rest`, the model has no blocks, and its head gets `residual` on top of its input."""
+        """Until `rest`, the model goes through no block, and its head gets `residual` on top of its input."""
         self.rest()
         self.residual = residual
-        self._aside = [blocks._modules for blocks in self._lists]
         for blocks in self._lists:
-            blocks._modules = {}
+            blocks.__class__ = _PassedOver
 
     def take(self) -> Tensor:
         """The residual of the call that just ran, of the tokens that ran."""
@@ -92,9 +97,8 @@ class BlockStack:
 
     def rest(self) -> None:
         """Be a stock stack, and hold nothing."""
-        for blocks, held in zip(self._lists, self._aside, strict=False):
-            blocks._modules = held
-        self._aside = []
+        for blocks in self._lists:
+            blocks.__class__ = nn.ModuleList
         self.residual = self.rows = self._stale = self._entered = self._left = None
         if self.layers is not None:
             self.layers.rest()
@@ -126,7 +130,7 @@ class BlockStack:
 def _lists_of(blocks: list[nn.Module], transformer: nn.Module) -> list[nn.ModuleList]:
     """The lists that hold the blocks and nothing else. Raises ValueError for blocks that stand elsewhere."""
     ids = {id(block) for block in blocks}
-    lists = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and m and {id(b) for b in m} <= ids]
+    lists = [m for m in transformer.modules() if type(m) is nn.ModuleList and m and {id(b) for b in m} <= ids]
     if {id(block) for held in lists for block in held} != ids:
         raise ValueError(
             f"temporal caching needs blocks that stand in ModuleLists of their own, which the forward of "

@@ -340,6 +340,31 @@ def test_regional_compilation_keeps_working() -> None:
     torch.testing.assert_close(latents(pipe), expected)
 
 
+def test_blocks_are_found_again_after_an_interrupted_reuse(pipe: Any) -> None:
+    """Hooks do not see a KeyboardInterrupt; meanwhile the model is whole, and whatever comes next finds its blocks."""
+    stock, blocks = latents(pipe), pipe.transformer.transformer_blocks
+    parameters = len(list(pipe.transformer.parameters()))
+    handle = accelerate(pipe, temporal=TaylorSeer(interval=2))
+    expected = latents(pipe)
+
+    def interrupt(*_: Any) -> None:
+        if not list(blocks):
+            raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        hook = pipe.transformer.norm_out.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            latents(pipe)
+        hook.remove()
+        assert not list(blocks) and len(list(pipe.transformer.parameters())) == parameters
+
+    interrupted()
+    assert torch.equal(latents(pipe), expected)
+    interrupted()
+    handle.disable()
+    assert torch.equal(latents(pipe), stock)
+
+
 @pytest.mark.parametrize("cache", ["first block", "mag", "taylorseer"])
 def test_stock_caches_are_reset_at_each_layout(pipe: Any, cache: str) -> None:
     config = {

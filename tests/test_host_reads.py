@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, accelerate
+from ralu_cache.attention import KeyValueMemory, Rows
+from ralu_cache.canvas import TokenLayout
 from ralu_cache.run import Run
 from ralu_cache.temporal import Policy, resolve_temporal
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
@@ -139,6 +141,19 @@ def test_samples_that_go_apart_wait_no_more(simulated: Simulated, family: str, t
     assert policy is not None
     for number, waits in enumerate(steps_of(simulated, family, STAGES, Apart(policy))):
         assert len(waits) <= FAMILIES[family][2], f"step {number}: {waits}"
+
+
+def test_packing_unequal_numbers_of_rows_never_waits() -> None:
+    """On a GPU each layer asks for it."""
+    layout = TokenLayout.coarse(2, 2, 3, patch=2)
+    device = Simulated()
+    with device:
+        tokens = OnDevice(torch.tensor([[4, 4, 4], [0, 2, 5]]))
+        rows = Rows(KeyValueMemory(layout), 1, torch.zeros(2, 6), None, tokens, (1, 3))
+        packing = rows._packing(offset=1, fixed=1)
+        index = packing.index
+        assert not device.log.waits and packing is rows._packing(offset=1, fixed=1)
+    assert packing.lengths == (2, 4) and isinstance(index, OnDevice) and index.values.tolist() == [0, 1, 4, 5, 6, 7]
 
 
 def test_the_log_knows_what_waits() -> None:

@@ -33,9 +33,14 @@ def rows(pipe: Any, call: dict[str, Any], rounds: int, deadline: Deadline) -> di
         if (reason := unavailable(pipe, backend)) is not None:
             found["skipped"][backend] = reason
             continue
-        with attention_backend(pipe, backend):
-            for stage in STAGES:
-                found["rows"] += _stage(pipe, call, rounds, deadline, backend, stage)
+        try:
+            with attention_backend(pipe, backend):
+                for stage in STAGES:
+                    found["rows"] += _stage(pipe, call, rounds, deadline, backend, stage)
+        except Exception as failure:
+            if backend == "native":
+                raise
+            found["skipped"][backend] = f"{type(failure).__name__}: {failure}"  # a broken back end is no end
     return found
 
 
