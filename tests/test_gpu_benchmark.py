@@ -126,8 +126,13 @@ def test_the_fastest_are_read_from_the_comparison_with_peers(tmp_path: Path) -> 
 
 
 def measured(method: str, speedup: float, **more: Any) -> dict[str, Any]:
-    blank = {"seconds": 10 / speedup, "flop_ratio": speedup, "all_computed": False, "transition_seconds": None}
-    return {"method": method, "speedup": speedup, "peak_bytes": 100, "cached_bytes": 0, "steps": {}, **blank} | more
+    blank = {"all_computed": False, "transition_seconds": None, "steps": {}, "peak_bytes": 100, "cached_bytes": 0}
+    times = {"seconds": 10 / speedup, "outside_seconds": 0.1, "speedup": speedup, "flop_ratio": speedup}
+    return {"method": method, **blank, **times} | more
+
+
+def waiting(most: int, decides: bool) -> dict[str, Any]:
+    return {"most": most, "decides": decides, "by_step": [3, most]}
 
 
 def test_goals_say_reached_missed_or_not_measured() -> None:
@@ -143,9 +148,14 @@ def test_goals_say_reached_missed_or_not_measured() -> None:
         "compiled": {
             "rows": [], "graphs": 7, "graphs_of_stock": [3, 2], "graphs_of_later_calls": 1, "token_counts": [1, 2, 3],
         },
-        "waits": {"waits": {"a": {"most": 1, "decides": True}, "b": {"most": 0, "decides": False}}},
-        "agreement": {"rows": [{"candidate": "x", "within": False}], "same_bits": {"y": True}},
+        "waits": {"waits": {"a": waiting(1, True), "b": waiting(0, False)}},
+        "agreement": {
+            "rows": [{"candidate": "x", "within": False, "error": 1.0, "bound": 0.5}], "same_bits": {"y": True},
+        },
     }  # fmt: skip
+    written = page({"shape": "x", "device": "y", "note": "", **results, "eager": {"rows": eager, "rounds": 1}})
+    assert "| `ralu-4x` | 2.326 | 0.100 | 4.30x | 4.30x | 100% | 0.00 GiB | 0 MiB |" in written
+    assert "- `ralu-4x`: ; transitions 50.0" in written
     found = {goal.name: goal.state for goal in goals(results)}
     assert found["ralu-4x, eager"] == found["ralu-4x, eager, of its FLOPs"] == "reached"
     assert found["ralu-7x, eager"] == found["ralu-7x, eager, of its FLOPs"] == "missed"

@@ -86,7 +86,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "agreement": lambda b: agreement(b.shape, b.pipe.transformer.device),
     "batch": lambda b: b.latency(b.few, b.call(BATCH), 1, f"batch {BATCH}"),
     "large": lambda b: b.latency(b.few, b.call(size=b.shape.large), 1, "large"),
-    "compiled": lambda b: compiled(b.pipe, b.few, b.call(), b.rounds, b.deadline),
+    "compiled": lambda b: compiled(b.pipe, b.everyone, b.call(), b.rounds, b.deadline),
 }
 
 

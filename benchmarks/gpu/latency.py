@@ -62,6 +62,7 @@ def measure(
                 "speedup": statistics.median(ratios),
                 "speedup_range": (min(ratios), max(ratios)),
                 "flop_ratio": flop_ratio(report, contestant),
+                "outside_seconds": statistics.median(one.seconds - sum(one.steps) for one in calls),
                 "peak_bytes": max(one.peak_bytes for one in calls),
                 "cached_bytes": report.peak_cached_bytes if report is not None else 0,
                 "steps": step_kinds(calls, report),
