@@ -1,11 +1,12 @@
 """The composition study: what is per-token validity worth, when spatial stages and temporal caching are stacked?
 
     python -m benchmarks.composition [--prompts 48] [--seeds 0 1] [--seconds 3000]
+    python -m benchmarks.composition --guidance 3 --prompts 12 --seeds 0 --out benchmarks/results/composition/guided
 
-A sweep (`ralu_cache.sweep`) on the embedded model: every method in QUESTIONS, all on the same prompts and seeds, with
-PSNR, SSIM to the uncached run of the same plan and to the 50-step full run, attribute accuracy, and FLOPs; nothing is
-timed. Resumable: the same command goes on. Writes results.jsonl, and questions.md: a table for each question, FLOPs
-relative to the uncached plan.
+A sweep (`ralu_cache.sweep`) on the embedded model: every method in QUESTIONS (with guidance those in GUIDED), all on
+the same prompts and seeds, with PSNR, SSIM to the uncached run of the same plan and to the 50-step full run, attribute
+accuracy, and FLOPs; nothing is timed (`benchmarks.ralu_speed` does that). Resumable: the same command goes on. Writes
+results.jsonl, and questions.md and fronts.png (`benchmarks.composition_tables`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.composition_tables import questions_text, save_fronts
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, accelerate
 from ralu_cache.embedded import TINY_FLUX
@@ -31,55 +33,70 @@ from ralu_cache.sweep.grid import Grid
 from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.runner import run_sweep
-from ralu_cache.sweep.summary import Row, Summary
 
-FREE = "compute_stage_end=false"
-KEY = "score=key"
-RESET = f"taylorseer:5/2/2,first=1,{FREE}"
+FREE = "first=1,last=0,compute_stage_end=false"
+TRANSITIONS = ("reset", "trend")
 
 
-def sparse(interval: str, *options: str) -> str:
+def seer(interval: str, transition: str, *options: str, plan: str = "ralu-4x") -> str:
+    """TaylorSeer that computes no stage's end unless its interval says so."""
+    return ",".join([f"{plan}+taylorseer:{interval}", FREE, *options, f"transition={transition}"])
+
+
+def sparse(interval: str, *options: str, transition: str = "trend") -> str:
     """Our own policy on the 4x plan, without what sets it apart from TaylorSeer but the rows."""
-    return ",".join([f"ralu-4x+adaptive:{interval},ramp=false,last=1,compute_stage_end=true", *options])
+    settings = (interval, "ramp=false,last=1,compute_stage_end=true", *options, f"transition={transition}")
+    return f"ralu-4x+adaptive:{','.join(settings)}"
+
+
+def both(*intervals: str, plan: str = "ralu-4x") -> tuple[str, ...]:
+    return tuple(seer(interval, transition, plan=plan) for interval in intervals for transition in TRANSITIONS)
 
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
-    "Reset or inherit at a transition": (
-        "ralu-4x", "ralu-4x+taylorseer:2", "ralu-4x+taylorseer:2,transition=inherit", "ralu-4x+seacache:0.5",
-        "ralu-4x+seacache:0.5,transition=inherit", "ralu-4x+toca:2", "ralu-4x+toca:2,transition=inherit",
+    "What goes over a transition": (
+        "ralu-4x",
+        *(
+            f"ralu-4x+{policy},transition={kind}"
+            for policy in ("taylorseer:2", "seacache:0.6") for kind in ("reset", "trend", "inherit")
+        ),
+        *(f"ralu-4x+toca:2,transition={kind}" for kind in ("reset", "inherit")),
     ),
     "Rewound or fresh noise": (
-        "ralu-4x", "fresh-noise:ralu-4x", f"ralu-4x+{RESET}", f"fresh-noise:ralu-4x+{RESET}",
+        "ralu-4x", "fresh-noise:ralu-4x", *both("5/2/2"), *(f"fresh-noise:{method}" for method in both("5/2/2")),
     ),
     "Re-entry of sigma: kept tokens wait for the refined ones": (
-        sparse("2/2/2"), sparse("2/2/2", "transition=kept"), sparse("1/1/2", "transition=kept"),
-        sparse("1/2/1", "transition=kept"),
+        sparse("2/2/2", transition="reset"),
+        *(sparse(interval, transition="kept") for interval in ("2/2/2", "1/1/2", "1/2/1")),
     ),
     "Which tokens to refresh between computed steps (30 %)": tuple(
-        sparse("2/2/2", "ratio=0.3", f"score={score}")
-        for score in ("random", "staleness", "region", "change", "key", "value")
+        sparse("2/2/2", "ratio=0.3", f"score={score}") for score in ("random", "staleness", "region", "change", "key")
     ),
     "Row-sparse recompute or whole steps": (
-        sparse("2/2/2"), *(sparse("2/2/2", f"ratio={ratio}", KEY) for ratio in (0.15, 0.3, 0.6)),
-        sparse("2/2/2", "order=0"), sparse("2/2/2", "ratio=0.3", KEY, "order=0"), sparse("4/4/4", "ratio=0.3", KEY),
-        sparse("5/3/2", "ratio=0/0/0.15", KEY),
-        "ralu-4x+toca:2", "ralu-4x+taylorseer:2", "ralu-4x+taylorseer:2,per_layer=true",
+        sparse("2/2/2"), *(sparse("2/2/2", f"ratio={ratio}") for ratio in (0.15, 0.3, 0.6)),
+        sparse("4/4/4", "ratio=0.3"), "ralu-4x+taylorseer:2,transition=trend",
+        "ralu-4x+taylorseer:2,transition=reset,per_layer=true",
     ),
-    "Where reuse is spent": tuple(
-        f"ralu-4x+taylorseer:{setting},first=1,{FREE}"
-        for setting in (
-            "5/1/1", "1/2/1", "1/1/2", "5/2/1", "5/2/2", "5/2/2,ramp=false", "5/3/2", "5/2/3", "5/3/4", "5/6/7",
-        )
+    "Where reuse is spent": (
+        *(seer(interval, "trend") for interval in ("5/1/1", "1/2/1", "1/1/2", "5/2/1")),
+        *both("5/2/2", "5/6/2", "5/2/3", "5/6/3"),
     ),
     "The knob of the policy that came out": (
-        "ralu-4x", "ralu-4x+adaptive:1", "ralu-4x+adaptive:2", "ralu-4x+adaptive:3", "ralu-4x+adaptive:4",
-        "ralu-4x+adaptive:2,ratio=0.3",
+        "ralu-4x", "ralu-4x+adaptive:2", "ralu-4x+adaptive:3", "ralu-4x+adaptive:2,ratio=0.3",
     ),
-    "More steps with more reuse": (
-        "ralu-4x", f"ralu-4x+{RESET}", f"steps-by-stage:8-9-12+taylorseer:8/3/3,first=1,{FREE}",
-        f"steps-by-stage:10-12-14+taylorseer:10/4/4,first=1,{FREE}", "ralu-7x", f"ralu-7x+{RESET}",
+    "More steps with more reuse, and fewer": (
+        "ralu-4x", *both("5/2/2"),
+        *(
+            f"steps-by-stage:{seer(interval, kind, plan=plan)}"
+            for plan, interval in (("8-9-12", "8/3/3"), ("10-12-14", "10/4/4")) for kind in TRANSITIONS
+        ),
+        "ralu-7x", *both("2/3/2", plan="ralu-7x"),
     ),
 }  # fmt: skip
+GUIDED = (
+    "ralu-4x", *both("5/2/2", "2/2/2"), *(f"ralu-4x+seacache:0.6,transition={kind}" for kind in TRANSITIONS),
+    "ralu-7x", *both("2/3/2", plan="ralu-7x"),
+)  # fmt: skip
 
 
 @contextmanager
@@ -100,39 +117,11 @@ def steps_by_stage(pipe: Any, setting: Setting, value: str) -> Iterator[Prepared
         yield Prepared(setting.steps, lambda: handle.report)
 
 
-def questions_text(summary: Summary) -> str:
-    """A table for each question: speed, cost and likeness of its methods."""
-    rows = {row.setting.method: row for row in summary.rows}
-    uncached = rows["ralu-4x"]
-    first = f"{len(summary.pairs)} pictures each, unguided, 128x128 pixels, {summary.header.hardware}."
-    lines = [
-        "# Composition study: the tables", "",
-        f"{first} Made by `python -m benchmarks.composition`; ± is the standard error over the pictures.", "",
-        'FLOPs: so many times fewer than the uncached "4x" plan.',
-    ]  # fmt: skip
-    titles = "| method | FLOPs | PSNR to uncached plan | SSIM to it | PSNR to full run | attributes |"
-    for question, methods in QUESTIONS.items():
-        lines += ["", f"## {question}", "", titles, "|---|---:|---:|---:|---:|---:|"]
-        lines += [_line(rows[method], uncached) for method in methods if method in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _line(row: Row, uncached: Row) -> str:
-    def figure(name: str, unit: str = "", digits: int = 1) -> str:
-        quality = row.quality.get(name)
-        return "-" if quality is None else f"{quality.mean:.{digits}f} ± {quality.error:.{digits}f}{unit}"
-
-    cells = (
-        f"`{row.setting.method}`", f"{row.flop_ratio / uncached.flop_ratio:.2f}x", figure("psnr_uncached", " dB"),
-        figure("ssim_uncached", digits=3), figure("psnr", " dB"), figure("attributes", " %"),
-    )  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale of true classifier-free guidance; 1 is none")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/composition"))
     options = parser.parse_args()
@@ -140,16 +129,19 @@ def main() -> None:
     register_contender("steps-by-stage", steps_by_stage)
     rng = np.random.default_rng(2026)
     prompts = tuple(sample_scene(rng).prompt for _ in range(options.prompts))
-    methods = tuple(dict.fromkeys(method for group in QUESTIONS.values() for method in group))
+    questions = QUESTIONS if options.guidance == 1 else {"With guidance": GUIDED}
+    methods = tuple(dict.fromkeys(method for group in questions.values() for method in group))
     grid = Grid(methods=methods, plain_steps=(), prompts=prompts, seeds=tuple(options.seeds), batch=4)
     metrics, set_metrics, _ = metrics_for(prompts)
-    request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=1.0)
+    request = Request(model=TINY_FLUX.name, prompt=[prompts[0]], true_cfg_scale=options.guidance)
     make = MakeBench(request, max(grid.steps), prompts)
     path = run_sweep(
         options.out, header_of(grid, request, metrics, set_metrics), grid.settings(), grid.batches(), run_here(make),
         rounds=0, seconds=options.seconds,
     )  # fmt: skip
-    (options.out / "questions.md").write_text(questions_text(load_summary(path)))
+    summary = load_summary(path)
+    (options.out / "questions.md").write_text(questions_text(summary, questions, options.guidance))
+    save_fronts(summary, options.out / "fronts.png")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
-from ralu_cache.token_map import TokenMap, put_, take
+from ralu_cache.token_map import TokenMap, take
 
-SMALLEST_STEP = 1e-5  # of sigma; over a smaller one no slope is taken
+SMALLEST_STEP = 1e-5  # of sigma; over a smaller one no line is drawn
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (k, q, H, d), keys and values (k, L, H, d) -> (k, q, H, d)."""
@@ -27,13 +27,9 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass
 class Layer:
-    """One attention layer's memory: keys and values (B, L, 2 H d), the image tokens from `offset` on.
+    """One attention layer's memory: slots of keys and values (S, B, L, 2 H d), the image tokens from `offset` on."""
 
-    slope: (B, n, 2 H d), change of the image tokens' entries with sigma; None where they are not forecast.
-    """
-
-    latest: Tensor
-    slope: Tensor | None
+    slots: Tensor
     offset: int
 
 
@@ -43,12 +39,17 @@ class KeyValueMemory:
     How far an image token's entry holds is what the ledger says of its residual: both are computed in the same pass.
     With `forecast` an entry is read as it would be now, on the line through its last two computed values: on a model
     that was tried, tokens that attend to what was computed some steps ago come out worse than their own forecast
-    (`benchmarks/results/composition`).
+    (`benchmarks/results/composition`). Then there are two slots, and a fresh entry takes the place of the older one: to
+    write a few tokens and read all of them on their lines costs one copy and one pass over the memory a layer.
+    Everything else (text, reference tokens) lies in the first slot.
     """
 
     def __init__(self, layout: TokenLayout, forecast: bool = True) -> None:
         self.layout = layout
         self.forecast = forecast
+        shape, device = (layout.batch, layout.tokens), layout.refined.device
+        self._newest = torch.zeros(shape, dtype=torch.int64, device=device)  # the slot of each image token's newest
+        self._gap = torch.zeros(shape, device=device)  # sigma of the newest less that of the other; 0 draws no line
         self._layers: dict[str, Layer] = {}
         self._now: dict[torch.Size, Tensor] = {}  # what `overwrite` returns: new memory costs as much as a forecast
 
@@ -58,21 +59,39 @@ class KeyValueMemory:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        tensors = [tensor for layer in self._layers.values() for tensor in (layer.latest, layer.slope)]
-        return sum(tensor.nbytes for tensor in (*tensors, *self._now.values()) if tensor is not None)
+        tensors = [layer.slots for layer in self._layers.values()]
+        return sum(tensor.nbytes for tensor in (*tensors, *self._now.values(), self._newest, self._gap))
+
+    def begin(
+        self,
+        text: int,
+        ahead: Tensor,
+        samples: Tensor | None = None,
+        tokens: Tensor | None = None,
+        counts: tuple[int, ...] = (),
+    ) -> Rows:
+        """A pass of some tokens through all layers begins: see `Rows` for the arguments."""
+        batch = slice(None) if samples is None else samples
+        newest, gap = self._newest[batch], self._gap[batch]
+        fresh = torch.arange(self.layout.tokens, device=ahead.device).expand_as(ahead) if tokens is None else tokens
+        if not self.forecast:
+            return Rows(self, text, samples, tokens, counts, newest.gather(1, fresh), ahead)
+        far = gap.abs() > SMALLEST_STEP
+        reach = torch.where(far, ahead / torch.where(far, gap, 1.0), 0.0)
+        slots = 1 - newest.gather(1, fresh)
+        weight = (newest + (2 * newest - 1) * reach).scatter(1, fresh, slots.to(reach.dtype))
+        self._newest[batch] = newest.scatter(1, fresh, slots)
+        self._gap[batch] = gap.scatter(1, fresh, ahead.gather(1, fresh))
+        return Rows(self, text, samples, tokens, counts, slots, weight)
 
     def store(self, name: str, entries: Tensor, offset: int, rows: Rows) -> None:
-        """Keep what was computed for every token of the call's samples: entries (k, L, 2 H d)."""
+        """Keep what was computed for the call's tokens: entries (k, q, 2 H d), at first those of all tokens."""
         layer = self._layers.get(name)
-        image = slice(offset, offset + self.layout.tokens)
         if layer is None:
-            whole = entries.new_zeros(self.layout.batch, *entries.shape[1:])
-            slope = torch.zeros_like(whole[:, image]) if self.forecast else None
-            layer = self._layers[name] = Layer(whole, slope, offset)
-        if layer.slope is not None:
-            old = rows.of(layer.latest)[:, image]
-            rows.write(layer.slope, _slope(old, entries[:, image], rows.ahead))
-        rows.write(layer.latest, entries)
+            slots = entries.new_zeros(2 if self.forecast else 1, self.layout.batch, *entries.shape[1:])
+            layer = self._layers[name] = Layer(slots, offset)
+        length = layer.slots.shape[2]
+        layer.slots.flatten(0, 2)[rows.places(length, offset, entries.shape[1])] = entries.flatten(0, 1)
 
     def overwrite(self, name: str, entries: Tensor, rows: Rows) -> Tensor:
         """Put the fresh rows' entries (k, q, 2 H d) in their places; returns all (k, L, 2 H d) of the samples, now.
@@ -80,39 +99,34 @@ class KeyValueMemory:
         What is returned holds until the next call.
         """
         layer = self._layers[name]
-        latest = now = rows.of(layer.latest)
-        index = rows.joint(latest.shape[1], layer.offset, entries.shape[1])
-        if layer.slope is not None:
-            assert rows.tokens is not None
-            image = slice(layer.offset, layer.offset + self.layout.tokens)
-            slope, tokens = rows.of(layer.slope), rows.tokens
-            new = entries[:, layer.offset : layer.offset + tokens.shape[1]]
-            fresh = _slope(take(latest[:, image], tokens), new, rows.ahead.gather(1, tokens))
-            now = self._forecast(latest, slope, rows.ahead, image)
-            put_(now, index, entries)
-            rows.write(layer.slope, put_(slope, tokens, fresh))
-        rows.write(layer.latest, put_(latest, index, entries))
-        return now
+        self.store(name, entries, layer.offset, rows)
+        slots = layer.slots if rows.samples is None else layer.slots[:, rows.samples]
+        if not self.forecast:
+            return slots[0]
+        if slots.shape[1:] not in self._now:
+            self._now[slots.shape[1:]] = torch.empty_like(slots[0])
+        weight = rows.weights(slots.shape[2], layer.offset, entries.dtype)
+        return torch.lerp(slots[0], slots[1], weight, out=self._now[slots.shape[1:]])
 
-    def _forecast(self, latest: Tensor, slope: Tensor, ahead: Tensor, image: slice) -> Tensor:
-        """Entries (k, L, 2 H d), those of the image tokens on the line through their last two values."""
-        if latest.shape not in self._now:
-            self._now[latest.shape] = torch.empty_like(latest)
-        now = self._now[latest.shape]
-        torch.addcmul(latest[:, image], slope, ahead[..., None].to(slope.dtype), out=now[:, image])
-        for others in (slice(0, image.start), slice(image.stop, None)):
-            now[:, others] = latest[:, others]
-        return now
+    def newest(self, name: str) -> Tensor:
+        """(B, L, 2 H d): the latest computed entries of one layer, a copy."""
+        layer = self._layers[name]
+        entries = layer.slots[0].clone()
+        if self.forecast:
+            image = slice(layer.offset, layer.offset + self.layout.tokens)
+            entries[:, image] = torch.where(self._newest[..., None] == 1, layer.slots[1, :, image], entries[:, image])
+        return entries
 
     def transfer(self, layout: TokenLayout, tokens: TokenMap) -> None:
         """Move every layer to another layout: a SPLIT token gets its parent's entry, a MERGED one its first child's."""
         count = self.layout.tokens
         for layer in self._layers.values():
-            before, image, after = layer.latest.split(
-                [layer.offset, count, layer.latest.shape[1] - layer.offset - count], 1
+            before, image, after = layer.slots.split(
+                [layer.offset, count, layer.slots.shape[2] - layer.offset - count], 2
             )
-            layer.latest = torch.cat([before, take(image, tokens.source), after], 1)
-            layer.slope = None if layer.slope is None else take(layer.slope, tokens.source)
+            moved = torch.stack([take(slot, tokens.source) for slot in image])
+            layer.slots = torch.cat([before, moved, after], 2)
+        self._newest, self._gap = take(self._newest, tokens.source), take(self._gap, tokens.source)
         self.layout, self._now = layout, {}
 
     def check(self, layout: TokenLayout) -> None:
@@ -123,29 +137,33 @@ class KeyValueMemory:
     def norms(self, kind: str) -> Tensor:
         """(B, n) float32: norm of each image token's "key" or "value", mean over layers."""
         found = []
-        for layer in self._layers.values():
-            halves = layer.latest[:, layer.offset : layer.offset + self.layout.tokens].float().chunk(2, -1)
-            found.append(halves[kind == "value"].norm(dim=-1))
+        for name, layer in self._layers.items():
+            image = self.newest(name)[:, layer.offset : layer.offset + self.layout.tokens]
+            found.append(image.float().chunk(2, -1)[kind == "value"].norm(dim=-1))
         return torch.stack(found).mean(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The part of a batch's tokens that a denoiser call runs through the blocks.
+    """The part of a batch's tokens that a denoiser call runs through the blocks; `KeyValueMemory.begin` makes it.
 
-    text: text tokens, which are all there. ahead: (k, n) float32, how far sigma is now beyond the level at which each
-    image token was computed last; 0 where nothing may be concluded from that. samples: (k,) int64 of the memory's
-    batch, None for all. tokens: (k, m) int64 image tokens, None for all of them, in order. counts: how many of the m
-    are meant, per sample; the others repeat the first one.
+    text: text tokens, which are all there. samples: (k,) int64 of the memory's batch, None for all. tokens: (k, m)
+    int64 image tokens, None for all of them, in order. counts: how many of the m are meant, per sample; the others
+    repeat the first one. slots: (k, m) int64, where in the memory each of them is written. weight: (k, n) float32,
+    where each image token's entry now lies on the line from the first slot (0) to the second (1).
+
+    `begin` is given `ahead`, (k, n) float32, in place of the last two: how far sigma is now beyond the level at which
+    each image token was computed last, 0 where nothing may be concluded from that.
     """
 
     memory: KeyValueMemory
     text: int
-    ahead: Tensor
-    samples: Tensor | None = None
-    tokens: Tensor | None = None
-    counts: tuple[int, ...] = ()
-    _places: dict[tuple[int, int, int], Tensor] = field(default_factory=dict, repr=False)
+    samples: Tensor | None
+    tokens: Tensor | None
+    counts: tuple[int, ...]
+    slots: Tensor
+    weight: Tensor
+    _made: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)  # once for all layers
     _packings: dict[tuple[int, int], Packing] = field(default_factory=dict, repr=False)
 
     def attend(
@@ -176,31 +194,46 @@ class Rows:
         result = packed_attention(query, key, value, packing)
         return torch.where(packing.meant[..., None, None], result, result[:, first : first + 1])  # fillers: the first
 
-    def of(self, whole: Tensor) -> Tensor:
-        """The samples' part of something that is held for the whole batch."""
-        return whole if self.samples is None else whole[self.samples]
-
-    def write(self, whole: Tensor, part: Tensor) -> None:
-        """Put the samples' part back in its place."""
-        if self.samples is not None:
-            whole[self.samples] = part
-        elif part is not whole:
-            whole.copy_(part)
-
     def joint(self, length: int, offset: int, present: int) -> Tensor:
         """(k, q) int64: the places, in a sequence of `length`, of the `present` rows of the call.
 
         Besides image tokens a call brings all text: it stands before them, or behind them if their offset is 0.
-        Reference tokens behind a FLUX image are never fresh.
+        Reference tokens behind a FLUX image are never fresh. With all tokens, a row's place is its own number.
         """
-        assert self.tokens is not None
-        if (key := (length, offset, present)) not in self._places:
-            fixed = present - self.tokens.shape[1]
-            start = 0 if offset else length - fixed
-            others = torch.arange(start, start + fixed, device=self.tokens.device).expand(len(self.tokens), -1)
-            parts = [others, self.tokens + offset] if offset else [self.tokens, others]
-            self._places[key] = torch.cat(parts, 1)
-        return self._places[key]
+        if (key := ("joint", length, offset, present)) not in self._made:
+            if self.tokens is None:
+                found = torch.arange(present, device=self.slots.device).expand(len(self.slots), -1)
+            else:
+                found = self._beside(self.tokens + offset, length, offset, present)
+            self._made[key] = found
+        return self._made[key]
+
+    def places(self, length: int, offset: int, present: int) -> Tensor:
+        """(k q,) int64: where in a layer's memory (S B L, 2 H d) each row of the call is written."""
+        if (key := ("places", length, offset, present)) not in self._made:
+            joint = self.joint(length, offset, present)
+            slots = torch.zeros_like(joint)
+            first = offset if self.tokens is None or not offset else present - self.tokens.shape[1]
+            slots[:, first : first + self.slots.shape[1]] = self.slots
+            batch = self.memory.layout.batch
+            samples = torch.arange(batch, device=joint.device) if self.samples is None else self.samples
+            self._made[key] = ((slots * batch + samples[:, None]) * length + joint).flatten()
+        return self._made[key]
+
+    def weights(self, length: int, offset: int, dtype: torch.dtype) -> Tensor:
+        """(k, length, 1): `weight`, and 0 for everything but the image tokens."""
+        if (key := ("weights", length, offset, dtype)) not in self._made:
+            whole = self.weight.new_zeros(len(self.weight), length, dtype=dtype)
+            whole[:, offset : offset + self.weight.shape[1]] = self.weight
+            self._made[key] = whole[..., None]
+        return self._made[key]
+
+    def _beside(self, image: Tensor, length: int, offset: int, present: int) -> Tensor:
+        """The image tokens' places with those of the other rows before or behind them."""
+        fixed = present - image.shape[1]
+        start = 0 if offset else length - fixed
+        others = torch.arange(start, start + fixed, device=image.device).expand(len(image), -1)
+        return torch.cat([others, image] if offset else [image, others], 1)
 
     def _packing(self, offset: int, fixed: int) -> Packing:
         """Without the rows that only fill up, which repeat the first; made once for all layers of a kind."""
@@ -238,12 +271,6 @@ class Packing:
 
             self._masks[keys] = BlockDiagonalMask.from_seqlens(list(self.lengths), [keys] * len(self.lengths))
         return self._masks[keys]
-
-
-def _slope(old: Tensor, new: Tensor, ahead: Tensor) -> Tensor:
-    """Change with sigma from old to new entries (k, m, e), `ahead` (k, m) apart; 0 where that is next to nothing."""
-    far = (ahead.abs() > SMALLEST_STEP)[..., None]
-    return torch.where(far, (new - old) / torch.where(far, ahead[..., None], 1.0).to(new.dtype), 0.0)
 
 
 def packs(device: torch.device, counts: tuple[int, ...]) -> bool:

@@ -7,18 +7,19 @@ seen by the other. A branch joins a policy, which decides, and a ledger, which k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ralu_cache.attention import KeyValueMemory, Rows
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import Mark
+from ralu_cache.feature import Feature, Mark
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
 from ralu_cache.report import BranchRecord
-from ralu_cache.temporal.base import Decision, History, Policy, Situation, TokenView
+from ralu_cache.temporal.base import Decision, Policy, Situation, TokenView
+from ralu_cache.temporal.forecast import History, along_trend, slope
 from ralu_cache.token_map import Kind, map_tokens, plane, take
 
 
@@ -94,7 +95,8 @@ class Branch:
         self.memory: KeyValueMemory | None = None
         self.layers: LayerCache | None = None
         self._forget()
-        self._inherit = policy.transition != "reset"
+        self._inherit = policy.transition in ("inherit", "kept")
+        self._computed = [0] * layout.batch  # times in this stage, of each sample
         self._kept: Tensor | None = None
         self._ahead: Tensor
         self._situation: Situation
@@ -124,6 +126,7 @@ class Branch:
         self._found = self._marks
         # what is computed is VALID; to count the ledger's marks anew would be one more host read a call
         self._marks = [self._marks_after(row) for row in range(self.layout.batch)]
+        self._computed = [n + (kind == "computed") for n, kind in zip(self._computed, verdict.kinds, strict=True)]
         return self._groups(verdict, situation, fresh)
 
     def record(self, group: Group, residual: Tensor, situation: Situation) -> None:
@@ -132,6 +135,8 @@ class Branch:
         Where layers are cached it is of all tokens in any case, and those of the group are kept.
         """
         keep, step, sigma = self.policy.order + 1, situation.step, situation.sigma
+        if min(self._computed) > 1:  # every sample has a trend of its own
+            self.ledger.drop("trend")
         if group.tokens is None:
             self.ledger.record("residual", residual, self.layout, step, sigma, group.rows, keep)
         else:
@@ -141,15 +146,16 @@ class Branch:
             self.ledger.record_tokens("residual", residual, self.layout, step, sigma, rows, group.tokens, keep)
 
     def rows(self, group: Group, layout: TokenLayout, text: int) -> Rows | None:
-        """What the blocks need to know to remember keys and values, and to run some tokens alone; None without memory.
+        """What the blocks need to know to remember keys and values, and to run some tokens alone, once they run for it.
 
-        layout: of the call; text: its text tokens. Raises StaleFeature if the memory has another layout.
+        None where they do not run, or nothing is remembered. layout: of the call; text: its text tokens. Raises
+        StaleFeature if the memory has another layout.
         """
-        if self.memory is None:
+        if self.memory is None or not group.computes:
             return None
         self.memory.check(layout)
         ahead = self._ahead if group.rows is None else self._ahead[group.rows]
-        return Rows(self.memory, text, ahead, group.rows, group.tokens, group.counts)
+        return self.memory.begin(text, ahead, group.rows, group.tokens, group.counts)
 
     def refresh(self, group: Group, text: int, singles: Sequence[bool]) -> tuple[Fresh, Fresh | None]:
         """The image and text tokens of a group for which the MLPs run; see `PolicyState.refresh`."""
@@ -166,7 +172,7 @@ class Branch:
         return self.state.forecast(history, self._situation.sigma)
 
     def transfer(self, layout: TokenLayout, changed: Tensor | None) -> None:
-        """A transition to `layout`: "inherit" carries everything over, "reset" forgets it.
+        """A transition to `layout`: "inherit" carries everything over, "reset" forgets it, "trend" all but one thing.
 
         changed: (B, n) bool, the tokens of `layout` into which fresh noise was mixed.
         """
@@ -180,10 +186,14 @@ class Branch:
                 self.layers.move(layout, moved)
             self.layout = layout
         else:
+            trend = self._trend()
             self.ledger.clear()
+            if trend is not None:
+                self.ledger.store("trend", trend.move(layout, moved, changed))
             self._previous = None
             self.layout = layout
             self._forget()
+        self._computed = [0] * layout.batch
         self._marks = self._count()
 
     def report(self) -> BranchRecord:
@@ -244,13 +254,36 @@ class Branch:
         now, before = newest.values[:, :tokens].float(), older[0].values[:, :tokens].float()
         return ((now - before).norm(dim=-1) / before.norm(dim=-1)).nan_to_num()
 
+    def _trend(self) -> Feature | None:
+        """How the residual of every token was changing with sigma, where the policy wants that to go on.
+
+        On the line through its last two values, or what an earlier stage left; EMPTY where it was never computed twice.
+        """
+        newest, older, before = (self.ledger.get(name, self.layout) for name in ("residual", "residual/1", "trend"))
+        if self.policy.transition != "trend" or newest is None or older is None:
+            return before
+        tokens = self.layout.tokens
+        change, known = slope(*((node.sigma, node.values[:, :tokens]) for node in (newest, older)))
+        mark = newest.mark.masked_fill(~known, Mark.EMPTY)
+        whole = torch.cat([change, torch.zeros_like(newest.values[:, tokens:])], 1)
+        if before is not None:
+            whole[:, :tokens] = torch.where(known[..., None], change, before.values[:, :tokens])
+            mark = torch.where(known, mark, before.mark)
+        return replace(newest, values=whole, mark=mark)
+
+    def _history(self) -> History:
+        """The residuals of the computed steps, as they may be used now."""
+        by_token, inherited = self.memory is not None, self.policy.transition == "inherit"
+        history = self.ledger.history("residual", self.layout, inherited=inherited, by_token=by_token)
+        trend = self.ledger.get("trend", self.layout)
+        return history if trend is None or not history else along_trend(history, trend.values)
+
     def _groups(self, verdict: Verdict, situation: Situation, fresh: Tensor | None) -> list[Group]:
         """The samples by kind, the computed first: the call itself is made for the first group."""
         kinds = [kind for kind in ("computed", "partial", "reused") if kind in verdict.kinds]
         if kinds == ["computed"]:
             return [Group()]
-        by_token, inherited = self.memory is not None, self.policy.transition == "inherit"
-        history = self.ledger.history("residual", self.layout, inherited=inherited, by_token=by_token)
+        history = self._history()
         groups = []
         for kind in kinds:
             rows = None if len(kinds) == 1 else verdict.rows(kind, self.layout.refined.device)

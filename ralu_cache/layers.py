@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ralu_cache.adapters.base import Adapter
 from ralu_cache.adapters.layers import Projections, Role, Site, find_sites, is_single
 from ralu_cache.layer_cache import Fresh, LayerCache
-from ralu_cache.temporal.base import History
+from ralu_cache.temporal.forecast import History
 from ralu_cache.token_map import take
 
 _NAME = "ralu_cache_layer"

@@ -148,6 +148,10 @@ class Ledger:
         for key in self._features if name is None else (name,):
             self._features[key] = self._features[key].invalidate(rows, tokens)
 
+    def drop(self, name: str) -> None:
+        """Forget one feature, if there is one of that name."""
+        self._features.pop(name, None)
+
     def clear(self) -> None:
         """Forget everything."""
         self._features.clear()

@@ -80,13 +80,18 @@ class Bench:
         return {**self.call, "hidden_states": self.call["hidden_states"] * (1 + by)}
 
     @property
+    def unmoved(self) -> Tensor:
+        """Every call is at one level."""
+        return torch.zeros(self.layout.batch, self.layout.tokens)
+
+    @property
     def extra(self) -> int:
         """Reference tokens behind the image's."""
         return self.tokens - self.layout.tokens
 
     def full(self, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Prediction and residual of all tokens, whose keys and values are kept."""
-        rows = Rows(self.memory, self.text, torch.zeros(self.layout.batch, self.layout.tokens))
+        rows = self.memory.begin(self.text, self.unmoved)
         self.stack.run(rows)
         return self.predict(call), self.stack.take()
 
@@ -94,10 +99,8 @@ class Bench:
         self, call: dict[str, Any], tokens: Tensor, stale: Tensor, counts: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor]:
         """Prediction, and the residual of some tokens (B, m), the others' being `stale`."""
-        rows = Rows(
-            self.memory, self.text, torch.zeros(self.layout.batch, self.layout.tokens), None, tokens,
-            counts or (tokens.shape[1],) * len(tokens),
-        )  # fmt: skip
+        counts = counts or (tokens.shape[1],) * len(tokens)
+        rows = self.memory.begin(self.text, self.unmoved, tokens=tokens, counts=counts)
         self.stack.run(rows, stale)
         return self.predict(self.adapter.sparse_control(call, tokens), rows), self.stack.take()
 
@@ -108,11 +111,11 @@ class Bench:
 
     def entries(self) -> dict[str, Tensor]:
         """What the memory holds of every layer, by place in its sequence."""
-        return {name: layer.latest.clone() for name, layer in self.memory._layers.items()}
+        return {name: self.memory.newest(name) for name in self.memory._layers}
 
     def put_back(self, entries: dict[str, Tensor]) -> None:
         for name, layer in self.memory._layers.items():
-            layer.latest = entries[name].clone()
+            layer.slots[:] = entries[name]
 
     def by_token(self, prediction: Tensor) -> Tensor:
         """(B, n, d): the image tokens' part of a prediction."""

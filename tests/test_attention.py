@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -36,17 +38,26 @@ def some_of(batch: int, count: int, chosen: int, seed: int) -> Tensor:
 
 
 def everything(layout: TokenLayout, ahead: float = 0.0, memory: KeyValueMemory | None = None) -> Rows:
-    return Rows(
-        KeyValueMemory(layout) if memory is None else memory, TEXT, torch.full((layout.batch, layout.tokens), ahead)
-    )
+    memory = KeyValueMemory(layout) if memory is None else memory
+    return memory.begin(TEXT, torch.full((layout.batch, layout.tokens), ahead))
 
 
 def call_of(memory: KeyValueMemory, ahead: Tensor, tokens: Tensor, samples: Tensor | None = None) -> Rows:
-    return Rows(memory, TEXT, ahead, samples, tokens, (tokens.shape[1],) * len(tokens))
+    return memory.begin(TEXT, ahead, samples, tokens, (tokens.shape[1],) * len(tokens))
 
 
 def image_of(entries: Tensor, layout: TokenLayout, offset: int) -> Tensor:
     return entries[:, offset : offset + layout.tokens]
+
+
+def lines_of(memory: KeyValueMemory, name: str, ahead: float = -0.1) -> Tensor:
+    """(B, n, 2 H d): the image tokens' entries as a call reads them that brings text alone, and that never was."""
+    memory, layout = deepcopy(memory), memory.layout
+    none = torch.empty(layout.batch, 0, dtype=torch.int64)
+    rows = memory.begin(TEXT, torch.full((layout.batch, layout.tokens), ahead), None, none)
+    layer = memory._layers[name]
+    text = layer.slots.new_zeros(layout.batch, min(TEXT, layer.slots.shape[2] - layout.tokens), WIDTH)
+    return image_of(memory.overwrite(name, text, rows), layout, layer.offset).clone()
 
 
 def exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -61,8 +72,9 @@ def test_fresh_rows_overwrite_theirs_and_no_other_samples_or_tokens(
     layout: TokenLayout, offset: int, data: st.DataObject, seed: int
 ) -> None:
     memory = KeyValueMemory(layout, forecast=data.draw(st.booleans()))
-    memory.store("a", drawn(layout.batch, TEXT + layout.tokens, WIDTH, seed=seed), offset, everything(layout))
-    before = memory._layers["a"].latest.clone()
+    entries = drawn(layout.batch, TEXT + layout.tokens, WIDTH, seed=seed)
+    memory.store("a", entries, offset, everything(layout, memory=memory))
+    before = memory.newest("a")
     samples = torch.tensor(data.draw(st.sets(st.integers(0, layout.batch - 1), min_size=1).map(sorted)))
     count = data.draw(st.integers(1, layout.tokens))
     tokens = some_of(len(samples), layout.tokens, count, seed)
@@ -75,7 +87,7 @@ def test_fresh_rows_overwrite_theirs_and_no_other_samples_or_tokens(
     expected[samples, where] = text
     for row, sample in enumerate(samples):
         expected[sample, offset + tokens[row]] = image[row]
-    assert torch.equal(memory._layers["a"].latest, expected)
+    assert torch.equal(memory.newest("a"), expected)
     assert torch.equal(now, expected[samples])
 
 
@@ -87,9 +99,9 @@ def test_entries_linear_in_sigma_are_read_as_they_would_be_now(
     at_0, slope = drawn(2, layout.batch, TEXT + layout.tokens, WIDTH, seed=seed).unbind()
     memory, sigma = KeyValueMemory(layout), 1.0
     levels = torch.full((layout.batch, layout.tokens), sigma)
-    memory.store("a", at_0 + sigma * slope, offset, everything(layout))
+    memory.store("a", at_0 + sigma * slope, offset, everything(layout, memory=memory))
     sigma -= step
-    memory.store("a", at_0 + sigma * slope, offset, Rows(memory, TEXT, sigma - levels))
+    memory.store("a", at_0 + sigma * slope, offset, memory.begin(TEXT, sigma - levels))
     levels[:] = sigma
     for k in range(sparse):
         sigma -= step
@@ -106,15 +118,14 @@ def test_without_a_forecast_entries_are_read_as_they_were(layout: TokenLayout, o
     lines, flat = KeyValueMemory(layout), KeyValueMemory(layout, forecast=False)
     first, second, fresh = drawn(3, layout.batch, TEXT + layout.tokens, WIDTH, seed=seed).unbind()
     for memory in (lines, flat):
-        memory.store("a", first, offset, everything(layout))
-        memory.store("a", second, offset, everything(layout, -0.1))
+        memory.store("a", first, offset, everything(layout, memory=memory))
+        memory.store("a", second, offset, everything(layout, -0.1, memory))
     tokens = some_of(layout.batch, layout.tokens, 1, seed)
     rows = call_of(flat, torch.full((layout.batch, layout.tokens), -0.1), tokens)
     places = rows.joint(first.shape[1], offset, TEXT + 1)
     assert torch.equal(flat.overwrite("a", take(fresh, places), rows), put(second, places, take(fresh, places)))
-    assert flat._layers["a"].slope is None
-    assert lines.nbytes - flat.nbytes == layout.batch * layout.tokens * WIDTH * 4
-    assert flat.nbytes == first.nbytes and len(flat) == 1
+    assert lines.nbytes - flat.nbytes == first.nbytes
+    assert flat.nbytes == first.nbytes + layout.batch * layout.tokens * (4 + 8) and len(flat) == 1
 
 
 @given(layouts(), seeds, st.sampled_from([0.0, 1e-6, -1e-6]))
@@ -122,10 +133,9 @@ def test_no_line_is_drawn_where_nothing_may_be_concluded(layout: TokenLayout, se
     """After a parent's entry, changed noise, or a step too small: `ahead` is about 0."""
     memory = KeyValueMemory(layout)
     first, second = drawn(2, layout.batch, TEXT + layout.tokens, WIDTH, seed=seed).unbind()
-    memory.store("a", first, TEXT, everything(layout))
-    memory.store("a", second, TEXT, everything(layout, ahead))
-    slope = memory._layers["a"].slope
-    assert slope is not None and not slope.any()
+    memory.store("a", first, TEXT, everything(layout, memory=memory))
+    memory.store("a", second, TEXT, everything(layout, ahead, memory))
+    assert torch.equal(lines_of(memory, "a", 0.3), image_of(second, layout, TEXT))
 
 
 @given(pairs(), offsets, seeds)
@@ -136,33 +146,34 @@ def test_a_transition_moves_keys_and_values(both: tuple[TokenLayout, TokenLayout
     extra = 2 if offset else 0  # reference tokens behind a FLUX image
     for k, ahead in enumerate((0.0, -0.1)):
         entries = drawn(old.batch, TEXT + old.tokens + extra, WIDTH, seed=seed + k)
-        memory.store("a", entries, offset, everything(old, ahead))
-    memory.store("image only", drawn(old.batch, old.tokens, WIDTH, seed=seed + 2), 0, everything(old))
-    before = {name: (layer.latest, layer.slope) for name, layer in memory._layers.items()}
+        rows = everything(old, ahead, memory)
+        memory.store("a", entries, offset, rows)
+        memory.store("image only", entries[:, : old.tokens], 0, rows)
+    names = tuple(memory._layers)
+    latest, lines = ({name: read(name) for name in names} for read in (memory.newest, partial(lines_of, memory)))
     moved = map_tokens(old, new)
     memory.transfer(new, moved)
     memory.check(new)
     with pytest.raises(StaleFeature, match=f"keys and values.*{id(new):#x}.*not to.*{id(old):#x}"):
         memory.check(old)
-    for name, layer in memory._layers.items():
-        latest, slope = before[name]
-        start = layer.offset
-        assert torch.equal(layer.latest[:, :start], latest[:, :start])
-        assert torch.equal(layer.latest[:, start + new.tokens :], latest[:, start + old.tokens :])
-        assert slope is not None and layer.slope is not None
+    for name in names:
+        start, now, then, line = memory._layers[name].offset, memory.newest(name), latest[name], lines_of(memory, name)
+        assert torch.equal(now[:, :start], then[:, :start])
+        assert torch.equal(now[:, start + new.tokens :], then[:, start + old.tokens :])
         for b in range(old.batch):
             for j in range(new.tokens):
                 parent = int(moved.source[b, j])
-                assert torch.equal(layer.latest[b, start + j], latest[b, start + parent]), Kind(int(moved.kind[b, j]))
-                assert torch.equal(layer.slope[b, j], slope[b, parent])
+                assert torch.equal(now[b, start + j], then[b, start + parent]), Kind(int(moved.kind[b, j]))
+                assert torch.equal(line[b, j], lines[name][b, parent])
 
 
 @given(layouts(), seeds)
 def test_norms_are_means_over_layers(layout: TokenLayout, seed: int) -> None:
     memory = KeyValueMemory(layout)
     entries = drawn(2, layout.batch, TEXT + layout.tokens, WIDTH, seed=seed)
-    memory.store("a", entries[0], TEXT, everything(layout))
-    memory.store("b", entries[1], 0, everything(layout))
+    rows = everything(layout, memory=memory)
+    memory.store("a", entries[0], TEXT, rows)
+    memory.store("b", entries[1], 0, rows)
     image = torch.stack([image_of(entries[0], layout, TEXT), image_of(entries[1], layout, 0)])
     for kind, half in (("key", image[..., : WIDTH // 2]), ("value", image[..., WIDTH // 2 :])):
         torch.testing.assert_close(memory.norms(kind), half.norm(dim=-1).mean(0))
@@ -222,7 +233,7 @@ def test_rows_that_fill_up_are_like_the_first_also_when_packed(offset: int, monk
     parts = drawn(3, 2, TEXT + 6, HEADS, SIZE, seed=0).unbind()
     whole = everything(layout, memory=memory).attend("a", *parts, offset, exact)
     tokens = torch.tensor([[4, 4, 4], [0, 2, 5]])
-    rows = Rows(memory, TEXT, torch.zeros(2, 6), None, tokens, (1, 3))
+    rows = memory.begin(TEXT, torch.zeros(2, 6), None, tokens, (1, 3))
     index = rows.joint(TEXT + 6, offset, TEXT + 3)[..., None, None].expand(-1, -1, HEADS, SIZE)
     found = rows.attend("a", *(part.gather(1, index) for part in parts), offset, exact)
     torch.testing.assert_close(found, whole.gather(1, index))
@@ -237,7 +248,7 @@ def test_masked_attention_is_never_packed(monkeypatch: pytest.MonkeyPatch) -> No
     parts = drawn(3, 2, TEXT + 6, HEADS, SIZE, seed=0).unbind()
     whole = everything(layout, memory=memory).attend("a", *parts, TEXT, exact, masked=True)
     tokens = torch.tensor([[4, 4, 4], [0, 2, 5]])
-    rows = Rows(memory, TEXT, torch.zeros(2, 6), None, tokens, (1, 3))
+    rows = memory.begin(TEXT, torch.zeros(2, 6), None, tokens, (1, 3))
     index = rows.joint(TEXT + 6, TEXT, TEXT + 3)[..., None, None].expand(-1, -1, HEADS, SIZE)
     found = rows.attend("a", *(part.gather(1, index) for part in parts), TEXT, exact, masked=True)
     torch.testing.assert_close(found, whole.gather(1, index))

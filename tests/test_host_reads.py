@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, accelerate
-from ralu_cache.attention import KeyValueMemory, Rows
+from ralu_cache.attention import KeyValueMemory
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.run import Run
 from ralu_cache.temporal import Policy, resolve_temporal
@@ -145,11 +145,11 @@ def test_samples_that_go_apart_wait_no_more(simulated: Simulated, family: str, t
 
 def test_packing_unequal_numbers_of_rows_never_waits() -> None:
     """On a GPU each layer asks for it."""
-    layout = TokenLayout.coarse(2, 2, 3, patch=2)
     device = Simulated()
     with device:
+        memory = KeyValueMemory(TokenLayout.coarse(2, 2, 3, patch=2, device=DEVICE))
         tokens = OnDevice(torch.tensor([[4, 4, 4], [0, 2, 5]]))
-        rows = Rows(KeyValueMemory(layout), 1, torch.zeros(2, 6), None, tokens, (1, 3))
+        rows = memory.begin(1, torch.zeros(2, 6, device=DEVICE), tokens=tokens, counts=(1, 3))
         packing = rows._packing(offset=1, fixed=1)
         index = packing.index
         assert not device.log.waits and packing is rows._packing(offset=1, fixed=1)

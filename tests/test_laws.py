@@ -19,7 +19,7 @@ from ralu_cache import Adaptive, SeaCache, TaylorSeer, TeaCache
 from ralu_cache.branches import Branch, Group
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
-from ralu_cache.temporal.base import Rules, Situation
+from ralu_cache.temporal.base import TRANSITIONS, Rules, Situation
 from ralu_cache.token_map import Kind, map_tokens, put, take
 from tests.strategies import chains, layouts, situations
 
@@ -63,7 +63,8 @@ LAWS = {
     ],
     "7 permuting tokens permutes the result": [
         "test_ledger:test_mirroring_the_plane_mirrors_the_transfer",
-        "test_temporal_base:test_permuting_tokens_permutes_forecasts_and_leaves_distances",
+        "test_temporal_base:test_permuting_tokens_leaves_distances",
+        "test_temporal_forecast:test_permuting_tokens_permutes_forecasts",
         "test_laws:test_law_7_mirroring_the_plane_mirrors_what_is_reused",
         "test_temporal_adaptive:test_permuting_tokens_permutes_the_choice",
         "test_row_sparse:test_permuted_rows_give_permuted_results",
@@ -213,7 +214,7 @@ def test_law_4_a_policy_that_cannot_reuse_never_does(layout: TokenLayout, policy
     st.builds(
         Adaptive, st.integers(1, 5), ratio=st.floats(0, 1), max_age=st.integers(1, 5), order=st.integers(0, 2),
         score=st.sampled_from(["staleness", "region", "random", "change"]), first=st.integers(1, 2),
-        transition=st.sampled_from(["reset", "inherit", "kept"]), compute_stage_end=st.booleans(),
+        transition=st.sampled_from(TRANSITIONS), compute_stage_end=st.booleans(),
         last=st.integers(0, 1), ramp=st.booleans(),
     ),
     st.lists(st.integers(1, 5), min_size=3, max_size=3),
@@ -237,18 +238,22 @@ def test_law_5_every_token_is_computed_within_max_age_steps(
         computed_at = torch.where(passed, computed_at, where.step)
         assert (where.step - computed_at < policy.max_age).all(), "each within max_age steps"
         edge = where.step < policy.first or where.step >= where.steps - policy.last
-        if edge or (where.ends_stage and policy.compute_stage_end) or (new.any() and policy.transition == "reset"):
+        if edge or (where.ends_stage and policy.compute_stage_end) or (new.any() and policy.restarts):
             assert not passed.any(), "all of them"
         if policy.transition == "kept":
             assert not (passed & new).any(), "what is new, or has new noise"
 
 
-@given(chains(2), st.sampled_from(["rows", *sorted(EAGER)]), st.floats(0.05, 2.0), st.integers(0, 10**6))
+@given(
+    chains(2), st.sampled_from(["rows", *sorted(EAGER)]), st.floats(0.05, 2.0), st.booleans(), st.integers(0, 10**6)
+)
 def test_law_6_a_sample_in_a_batch_is_the_sample_alone(
-    chain: list[TokenLayout], name: str, threshold: float, seed: int
+    chain: list[TokenLayout], name: str, threshold: float, trend: bool, seed: int
 ) -> None:
     """(6) Bit for bit, decisions and what is added, over a transition, whatever its neighbours do."""
     policy = ROWS if name == "rows" else EAGER[name]
+    if trend and "trend" in policy.transitions:
+        policy = replace(policy, transition="trend")
     policy = replace(policy, max_age=3) if name in ("none", "rows") else replace(policy, threshold=threshold, max_age=3)
     one = [TokenLayout(layout.refined[-1:], layout.patch) for layout in chain]
     together, alone = Branch(policy, chain[0]), Branch(policy, one[0])

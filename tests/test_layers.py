@@ -25,7 +25,7 @@ from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.layers import LayerStack
 from ralu_cache.ledger import Ledger
 from ralu_cache.temporal import TaylorSeer
-from ralu_cache.temporal.base import extrapolate
+from ralu_cache.temporal.forecast import extrapolate
 from ralu_cache.token_map import map_tokens, take
 from tests.pipelines import SIZES, make_sd3_transformer
 from tests.pipelines_qwen import make_qwen_transformer

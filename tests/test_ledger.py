@@ -11,7 +11,7 @@ from torch import Tensor
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import Feature, Mark, StaleFeature
 from ralu_cache.ledger import Ledger
-from ralu_cache.temporal.base import extrapolate
+from ralu_cache.temporal.forecast import extrapolate
 from ralu_cache.token_map import Kind, map_tokens, plane, take
 from tests.strategies import chains, layouts, pairs
 

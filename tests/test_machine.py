@@ -27,7 +27,7 @@ from ralu_cache.hooks import RootHook
 from ralu_cache.ledger import Ledger
 from ralu_cache.run import Run
 from ralu_cache.temporal.adaptive import SCORES
-from ralu_cache.temporal.base import Rules
+from ralu_cache.temporal.base import TRANSITIONS, Rules
 from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, random_image
 from tests.test_caching import Scripted
 
@@ -66,19 +66,20 @@ COMMON = {
     "compute_stage_end": st.sampled_from([True, True, False]),
     "last": st.integers(0, 1),
 }
+FORECAST = COMMON | {"transition": st.sampled_from(["reset", "trend", "inherit"])}
 THRESHOLDS = st.one_of(st.sampled_from([0.0, 0.3, 1e6]), st.floats(0.01, 2.0))
 POLICIES = st.one_of(
     st.none(),
     st.builds(TeaCache, THRESHOLDS, st.sampled_from(["flux", "identity"]), **COMMON),
-    st.builds(SeaCache, THRESHOLDS, order=st.integers(0, 1), signal=st.sampled_from(["canvas", "plane"]), **COMMON),
-    st.builds(TaylorSeer, st.integers(1, 4), st.integers(0, 2), first=st.integers(1, 3), **COMMON),
+    st.builds(SeaCache, THRESHOLDS, order=st.integers(0, 1), signal=st.sampled_from(["canvas", "plane"]), **FORECAST),
+    st.builds(TaylorSeer, st.integers(1, 4), st.integers(0, 2), first=st.integers(1, 3), **FORECAST),
     st.builds(
         Adaptive,
         st.integers(1, 4),
         ratio=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
         order=st.integers(0, 1),
         score=st.sampled_from(SCORES),
-        **COMMON | {"transition": st.sampled_from(["reset", "inherit", "kept"])},
+        **COMMON | {"transition": st.sampled_from(TRANSITIONS)},
     ),
 )
 
@@ -208,7 +209,7 @@ def check_law_5(report: Report, policy: Rules) -> None:
                 ends = i + 1 < len(steps) and steps[i + 1].stage != step.stage
                 if i < policy.first or i >= len(steps) - policy.last:
                     assert computed[i] == 1, f"first and last steps are computed: {told}"
-                if begins and (policy.transition == "reset" or before is None):
+                if begins and (policy.restarts or before is None):
                     assert computed[i] == 1, f"the first step of a stage is computed: {told}"
                 if ends and policy.compute_stage_end:
                     assert computed[i] == 1, f"the step before a transition is computed: {told}"
@@ -407,9 +408,9 @@ class Machine(RuleBasedStateMachine):
             check_law_5(report, self.temporal)
             if never_reuses(self.temporal):
                 assert torch.equal(result, alone(self.spatial, None, self.call)), f"(4) {told}"
-            if self.temporal.transition == "reset":
+            if self.temporal.restarts:
                 for branch in (branch for step in report.steps for branch in step.branches):
-                    assert branch.inherited == branch.found[Mark.INHERITED] == 0, f"(3) reset forgets: {told}"
+                    assert branch.inherited == branch.found[Mark.INHERITED] == 0, f"(3) what restarts forgets: {told}"
 
     @invariant()
     def nothing_is_left(self) -> None:

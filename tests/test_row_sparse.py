@@ -318,11 +318,14 @@ def test_keys_and_values_are_forecast_only_for_tokens_that_were_computed_themsel
     branch = Branch(Adaptive(99, ratio=0.5, score="staleness", ramp=False, transition="inherit"), layout)
     zeros = torch.zeros(1, 4, 3)
     plan(branch, Situation(0, 8, 0, 8, False, 0.8), zeros)
+    assert branch.memory is not None
+    branch.memory.begin(3, torch.full((1, 4), -0.2))  # as if sigma had been 1.0 before
     branch.transfer(same, torch.tensor([[True, False, True, False]]))
     (group,) = branch.plan(Situation(1, 8, 1, 8, False, 0.9), lambda: zeros, zeros)
     rows = branch.rows(group, same, 3)
     assert rows is not None
-    torch.testing.assert_close(rows.ahead, torch.tensor([[0.0, 0.1, 0.0, 0.1]]))
+    assert rows.tokens is not None and rows.tokens.tolist() == [[0, 1]]
+    torch.testing.assert_close(rows.weight[:, 2:], torch.tensor([[1.0, 0.5]]))  # 0.9 lies halfway between 0.8 and 1.0
 
 
 # ---- what is refused

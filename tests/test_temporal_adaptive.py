@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.temporal.adaptive import SCORES, Adaptive
-from ralu_cache.temporal.base import MEASURES, Policy, Situation, TokenView
+from ralu_cache.temporal.base import MEASURES, TRANSITIONS, Policy, Situation, TokenView
 from tests.strategies import situations
 
 BETWEEN = Situation(3, 12, 3, 12, False, 0.5)  # a step that no interval above 1 but 3 computes
@@ -118,7 +118,7 @@ def test_random_tokens_are_others_at_each_step_and_the_same_in_each_sample(shape
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator is not touched"
 
 
-@given(shapes, st.sampled_from(["reset", "kept", "inherit"]), st.sampled_from([BETWEEN, DUE]), seeds)
+@given(shapes, st.sampled_from(TRANSITIONS), st.sampled_from([BETWEEN, DUE]), seeds)
 def test_what_was_not_computed_for_the_token_is_computed_unless_inherited(
     shape: tuple[int, int], transition: str, where: Situation, seed: int
 ) -> None:
@@ -165,7 +165,7 @@ def test_a_sample_chooses_as_if_alone(shape: tuple[int, int], score: str, seed: 
         ({"ratio": "0.3"}, "ratio must .*got '0.3'"),
         ({"score": "attention"}, "score must be one of 'region', .*, got 'attention'"),
         ({"order": -1}, "order must be an integer of at least 0, got -1"),
-        ({"transition": "keep"}, "'reset', 'inherit', 'kept', got 'keep'"),
+        ({"transition": "keep"}, "'reset', 'trend', 'inherit', 'kept', got 'keep'"),
     ],
     ids=str,
 )

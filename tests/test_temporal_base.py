@@ -16,7 +16,6 @@ from ralu_cache.temporal import (
     Situation,
     TaylorSeer,
     TeaCache,
-    extrapolate,
     register_temporal,
     resolve_temporal,
     temporal_names,
@@ -150,7 +149,7 @@ def test_without_a_previous_signal_it_computes() -> None:
     assert not decision.reuse.any() and decision.distance.isnan().all()
 
 
-# ---- signals and forecasts
+# ---- signals
 
 
 def test_the_relative_change_of_each_sample() -> None:
@@ -160,52 +159,12 @@ def test_the_relative_change_of_each_sample() -> None:
 
 
 @given(st.integers(0, 10**6))
-def test_permuting_tokens_permutes_forecasts_and_leaves_distances(seed: int) -> None:
+def test_permuting_tokens_leaves_distances(seed: int) -> None:
     """(7)"""
     generator = torch.Generator().manual_seed(seed)
-    before, now, oldest = torch.randn(3, 2, 5, 3, generator=generator)
+    before, now = torch.randn(2, 2, 5, 3, generator=generator)
     order = torch.randperm(5, generator=generator)
     torch.testing.assert_close(relative_change(now[:, order], before[:, order]), relative_change(now, before))
-    history = [(torch.full((2,), level), values) for level, values in ((0.5, now), (0.7, before), (0.9, oldest))]
-    permuted = [(level, values[:, order]) for level, values in history]
-    assert torch.equal(extrapolate(permuted, 0.4, 2), extrapolate(history, 0.4, 2)[:, order])
-
-
-@given(st.integers(0, 3), st.integers(0, 10**6), st.sampled_from([0.05, 0.4, 0.95]))
-def test_polynomials_are_continued_exactly_at_their_order(order: int, seed: int, sigma: float) -> None:
-    """Each sample on a polynomial and at levels of its own, also back up in sigma, as after a transition."""
-    generator = torch.Generator().manual_seed(seed)
-    coefficients = torch.randn(order + 1, 3, 4, 2, generator=generator)
-    jitter = torch.rand(order + 1, 3, generator=generator) * 0.1
-    levels = 0.8 - 0.2 * torch.arange(order + 1)[:, None] + jitter
-
-    def residual(level: Tensor) -> Tensor:
-        return sum((c * level.view(-1, 1, 1) ** k for k, c in enumerate(coefficients)), torch.zeros(3, 4, 2))
-
-    history = [(level, residual(level)) for level in levels]
-    forecast = extrapolate(history, sigma, order)
-    torch.testing.assert_close(forecast, residual(torch.full((3,), sigma)), rtol=1e-3, atol=2e-3)
-
-
-def test_too_little_history_lowers_the_order_per_sample() -> None:
-    nan = torch.nan
-    levels = torch.tensor([[0.5, 0.5, 0.5, 0.5, nan], [0.7, 0.7, 0.5, nan, 0.7], [0.8, 0.7, 0.8, 0.8, 0.8]])
-    values = torch.tensor([[1.0] * 5, [3.0] * 5, [7.0] * 5])
-    values[1, 3] = torch.inf  # what a sample does not use does it no harm
-    history = [(level, row.view(5, 1, 1)) for level, row in zip(levels, values, strict=True)]
-    full = 1 - 0.1 * 10 + (-0.1) * (-0.3) * (40 - 10) / 0.3  # Newton's form by hand at 0.4
-    expected = torch.tensor([full, 0.0, 1.0, 1.0, 1.0])
-    torch.testing.assert_close(extrapolate(history, 0.4, 2).flatten(), expected, rtol=0, atol=1e-4)
-
-
-def test_the_newest_residual_alone_is_returned_as_it_is() -> None:
-    values = torch.randn(2, 3, 4).bfloat16()
-    history = [(torch.tensor([0.5, torch.nan]), values), (torch.tensor([torch.nan, 0.7]), values + 1)]
-    assert extrapolate(history[:1], 0.3, 2) is values
-    assert extrapolate(history, 0.3, 0) is values
-    assert torch.equal(extrapolate(history, 0.3, 1), values)
-    with pytest.raises(ValueError, match="history is empty"):
-        extrapolate([], 0.3, 1)
 
 
 def test_a_forecast_of_some_samples_is_theirs_in_the_whole() -> None:

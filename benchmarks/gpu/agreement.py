@@ -25,7 +25,7 @@ from benchmarks.gpu.models import Shape, build, call_arguments
 from benchmarks.gpu.rows import attention_backend, unavailable
 from ralu_cache import TeaCache, accelerate
 from ralu_cache.adapters import find_adapter
-from ralu_cache.attention import KeyValueMemory, Rows
+from ralu_cache.attention import KeyValueMemory
 from ralu_cache.blocks import BlockStack
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.hooks import LayoutCall
@@ -136,11 +136,11 @@ def row_sparse(pipe: Any, call: dict[str, Any], unequal: bool) -> Tensor:
     active: list[LayoutCall | None] = [None]
     hooks = adapter.install_positions(net, lambda: active[0])
     try:
-        stack.run(Rows(memory, text, still))
+        stack.run(memory.begin(text, still))
         net(**call)
         residual = stack.take()
         tokens, counts = _chosen(layout, unequal)
-        rows = Rows(memory, text, still, None, tokens, counts)
+        rows = memory.begin(text, still, tokens=tokens, counts=counts)
         short = adapter.sparse_control(call, tokens)
         active[0] = LayoutCall(layout, None, short, {}, adapter.grid(call), None, rows)
         stack.run(rows, residual)

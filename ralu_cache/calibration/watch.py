@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ralu_cache.api import Acceleration, accelerate
 from ralu_cache.report import Report
 from ralu_cache.spatial import SpatialMethod
-from ralu_cache.temporal.base import Decision, History, PolicyState, Refresh, Situation, TokenView, relative_change
+from ralu_cache.temporal.base import Decision, PolicyState, Refresh, Situation, TokenView, relative_change
+from ralu_cache.temporal.forecast import History
 from ralu_cache.temporal.teacache import TeaCache
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ralu_cache.temporal.adaptive import Adaptive
-from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation, extrapolate
+from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation
+from ralu_cache.temporal.forecast import extrapolate
 from ralu_cache.temporal.seacache import SeaCache
 from ralu_cache.temporal.taylorseer import TaylorSeer
 from ralu_cache.temporal.teacache import TeaCache

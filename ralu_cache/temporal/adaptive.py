@@ -57,6 +57,7 @@ class Adaptive(Rules):
     order: int = field(default=1, kw_only=True)
     ramp: bool = field(default=True, kw_only=True)
     last: int = field(default=0, kw_only=True)
+    transition: str = field(default="trend", kw_only=True)
     compute_stage_end: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:

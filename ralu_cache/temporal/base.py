@@ -16,11 +16,11 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-TRANSITIONS = ("reset", "inherit", "kept")
-SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too few digits of their difference
+from ralu_cache.temporal.forecast import History, extrapolate
+
+TRANSITIONS = ("reset", "trend", "inherit", "kept")
 
 T = TypeVar("T")
-History = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,10 @@ class Policy(Protocol):
 
     @property
     def transition(self) -> str:
-        """ "reset": the first step of a stage is computed; "inherit": residuals are carried over and may serve it.
+        """ "reset": the first step of a stage is computed, and all is forgotten; "trend": all but how residuals moved.
 
-        "kept": they are carried over, and serve the tokens that the transition left as they are.
+        "inherit": residuals are carried over and may serve the first step; "kept": they are carried over, and serve the
+        tokens that the transition left as they are.
         """
         ...
 
@@ -191,8 +192,12 @@ class Rules:
 
     first, last: so many first and last steps of the run; at least one first step, for there is nothing to reuse.
     compute_stage_end: the last step before a transition, from which the next regions are chosen.
-    transition: "reset" computes the first step of every stage; "inherit" lets residuals serve it that were carried
-        over the transition; "kept" lets those tokens use theirs that the transition left as they are, and computes the
+    transition: "reset" computes the first step of every stage and forgets what was cached. "trend" computes it too, but
+        every token keeps (or gets from its parent) the change of the residual with sigma in which the stage before it
+        ended, and is forecast along that until the new stage has computed twice: of a residual after a transition the
+        value is new, but `ralu_cache.temporal.forecast.DAMPING` of its movement goes on (only with an order of 1 or
+        more and one residual of the whole stack). "inherit" lets residuals serve the first step that were carried over
+        the transition; "kept" lets those tokens use theirs that the transition left as they are, and computes the
         others (only where `caches` is "rows").
     max_age: every sample is computed at least once in any so many consecutive steps; 0 and 1 never reuse, None sets
         no bound.
@@ -217,7 +222,7 @@ class Rules:
     @property
     def transitions(self) -> tuple[str, ...]:
         """The values that `transition` may have."""
-        return TRANSITIONS[:2]
+        return ("reset", "inherit")
 
     @property
     def signal(self) -> str | None:
@@ -245,8 +250,13 @@ class Rules:
             situation.step < self.first
             or situation.step >= situation.steps - self.last
             or (self.compute_stage_end and situation.ends_stage)
-            or (self.transition == "reset" and situation.stage_step == 0)
+            or (self.restarts and situation.stage_step == 0)
         )
+
+    @property
+    def restarts(self) -> bool:
+        """True if every stage begins with a computed step."""
+        return self.transition in ("reset", "trend")
 
     def young(self, age: Tensor) -> Tensor:
         """(B,) bool: True where one more reuse, after `age` of them, keeps within `max_age`."""
@@ -373,46 +383,6 @@ def relative_change(signal: Tensor, previous: Tensor) -> Tensor:
         raise ValueError(f"signals of one layout are needed, got {tuple(signal.shape)} after {tuple(previous.shape)}")
     pairs = ((m.float(), before.float()) for m, before in zip(signal, previous, strict=True))
     return torch.stack([(m - before).abs().mean() / before.abs().mean() for m, before in pairs])
-
-
-def extrapolate(history: History, sigma: float, order: int) -> Tensor:
-    """The polynomial in sigma of degree `order` through the newest values, at `sigma`.
-
-    history: (level (B,) or (B, n), values (B, n, d)), newest first; levels differ from sample to sample because samples
-    decide for themselves, and from token to token where some were computed alone. Each uses its newest values up to the
-    first whose level is nan or equal to an earlier one: too few, and its degree is lower; the newest alone stays as it
-    is, bit for bit. Equals TaylorSeer's forecast (arXiv 2503.06923) for order 1; above that its finite differences,
-    made for even steps, are not exact, and these divided differences are. Result (B, n, d), dtype of the newest. Raises
-    ValueError for an empty history.
-    """
-    if not history:
-        raise ValueError("nothing to extrapolate from: the history is empty")
-    newest = history[0][1]
-    nodes = history[: order + 1]
-    if len(nodes) == 1:
-        return newest
-    result: Tensor | None = None
-    for weight, (_, values) in zip(_weights(torch.stack([level for level, _ in nodes]), sigma), nodes, strict=True):
-        weight = weight.view(*weight.shape, *(1,) * (values.ndim - weight.ndim))
-        part = torch.where(weight == 0, 0.0, weight * values.to(torch.promote_types(values.dtype, torch.float32)))
-        result = part if result is None else result + part
-    assert result is not None
-    return result.to(newest.dtype)
-
-
-def _weights(levels: Tensor, sigma: float) -> Tensor:
-    """Lagrange weights of nodes at `levels`, (K, B) or (K, B, n) both, newest first; 0 for nodes that are not used."""
-    used = torch.ones_like(levels, dtype=torch.bool)
-    for k in range(1, len(levels)):
-        apart = (levels[:k] - levels[k]).abs() > SMALLEST_GAP  # False for nan
-        used[k] = used[k - 1] & apart.all(0)
-    rows = []
-    for k, level in enumerate(levels):
-        others = torch.cat([levels[:k], levels[k + 1 :]])
-        both = torch.cat([used[:k], used[k + 1 :]]) & used[k]
-        ratio = torch.where(both, (sigma - others) / (level - others), 1.0)
-        rows.append(torch.where(used[k], ratio.prod(0), 0.0))
-    return torch.stack(rows)
 
 
 def per_stage(setting: T | tuple[T, ...], stage: int) -> T:

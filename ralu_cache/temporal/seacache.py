@@ -29,7 +29,8 @@ class SeaCache(Accumulating):
             1 was 4 dB or more closer to the uncached run, unguided (benchmarks/results/temporal/curves.md), but about
             1 dB farther on "ralu-4x" with guidance 3, where one picture of six took a stain.
         beta: 2 for images, 3 for video; eps: as published. Here the frames of a video are filtered one by one.
-        first, last, compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
+        transition: see `ralu_cache.temporal.base.Rules`; "trend" is as "reset" with order 0.
+        first, last, compute_stage_end, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
     threshold: float | tuple[float, ...] = 0.3
@@ -37,6 +38,7 @@ class SeaCache(Accumulating):
     order: int = 1
     signal: str = field(default="canvas", kw_only=True)
     eps: float = field(default=1e-16, kw_only=True)
+    transition: str = field(default="trend", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +46,11 @@ class SeaCache(Accumulating):
         check_integer("order", self.order, 0, 1)
         check_choice("signal", self.signal, ("canvas", "plane"))
         check_number("eps", self.eps, 1e-30)
+
+    @property
+    def transitions(self) -> tuple[str, ...]:
+        """The values that `transition` may have."""
+        return ("reset", "trend", "inherit")
 
     def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         return None if signal is None else spectral_filter(signal, situation.sigma, self.beta, self.eps)

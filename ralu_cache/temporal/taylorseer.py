@@ -30,7 +30,9 @@ class TaylorSeer(Rules):
             difference says little: on the embedded model, unguided, 50 steps, interval 8, that was 30.5 dB to the full
             run with 9 computed steps, the ramp 33.5 dB with 10 or, with last=0, 9 (16 prompts). Order 0 needs no ramp.
         first, last: full steps at the run's start and end.
-        compute_stage_end, transition, max_age: see `ralu_cache.temporal.base.Rules`.
+        transition: see `ralu_cache.temporal.base.Rules`; "trend" asks for order 1 or more, and with `per_layer` nothing
+            is carried over, so both are then as "reset".
+        compute_stage_end, max_age: see `ralu_cache.temporal.base.Rules`.
     """
 
     interval: int | tuple[int, ...] = 3
@@ -38,6 +40,7 @@ class TaylorSeer(Rules):
     per_layer: bool = field(default=False, kw_only=True)
     ramp: bool = field(default=True, kw_only=True)
     first: int = field(default=2, kw_only=True)
+    transition: str = field(default="trend", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +48,11 @@ class TaylorSeer(Rules):
         check_integer("order", self.order, 0)
         check_choice("per_layer", self.per_layer, (True, False))
         check_choice("ramp", self.ramp, (True, False))
+
+    @property
+    def transitions(self) -> tuple[str, ...]:
+        """The values that `transition` may have."""
+        return ("reset", "trend", "inherit")
 
     @property
     def caches(self) -> str:

@@ -1,0 +1,84 @@
+"""Forecasts: what the residual of the block stack would be now, from earlier ones. Pure tensors; sigma 1 is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too few digits of their difference
+DAMPING = 0.7
+"""How much of a token's trend goes on behind a transition.
+
+Measured on the embedded model, "ralu-4x": of the change in the first step after a transition, the trend before it
+explains most at 0.7 to 0.8 of its size, for tokens that the transition kept and for new ones alike, and the picture is
+closest to the uncached one at 0.6 to 0.7 (35.4 and 35.0 dB; 33.4 at 1, 32.0 at 0; eight prompts).
+"""
+
+History = Sequence[tuple[Tensor, Tensor]]
+
+
+def extrapolate(history: History, sigma: float, order: int) -> Tensor:
+    """The polynomial in sigma of degree `order` through the newest values, at `sigma`.
+
+    history: (level (B,) or (B, n), values (B, n, d)), newest first; levels differ from sample to sample because samples
+    decide for themselves, and from token to token where some were computed alone. Each uses its newest values up to the
+    first whose level is nan or equal to an earlier one: too few, and its degree is lower; the newest alone stays as it
+    is, bit for bit. Equals TaylorSeer's forecast (arXiv 2503.06923) for order 1; above that its finite differences,
+    made for even steps, are not exact, and these divided differences are. Result (B, n, d), dtype of the newest. Raises
+    ValueError for an empty history.
+    """
+    if not history:
+        raise ValueError("nothing to extrapolate from: the history is empty")
+    newest = history[0][1]
+    nodes = history[: order + 1]
+    if len(nodes) == 1:
+        return newest
+    result: Tensor | None = None
+    for weight, (_, values) in zip(_weights(torch.stack([level for level, _ in nodes]), sigma), nodes, strict=True):
+        weight = weight.view(*weight.shape, *(1,) * (values.ndim - weight.ndim))
+        part = torch.where(weight == 0, 0.0, weight * values.to(torch.promote_types(values.dtype, torch.float32)))
+        result = part if result is None else result + part
+    assert result is not None
+    return result.to(newest.dtype)
+
+
+def slope(newest: tuple[Tensor, Tensor], older: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Change of each token's values with sigma: two nodes (level (B, n), values (B, n, d)), and where it is known.
+
+    Returns ((B, n, d), (B, n) bool); zero and False where a level is nan or both are the same.
+    """
+    gap = newest[0] - older[0]
+    known = gap.abs() > SMALLEST_GAP  # False for nan
+    change = (newest[1] - older[1]) / torch.where(known, gap, 1.0)[..., None].to(newest[1].dtype)
+    return torch.where(known[..., None], change, 0.0), known
+
+
+def along_trend(history: History, trend: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """A history (see `extrapolate`) whose second node, where there is none, lies on the damped `trend` (B, n, d).
+
+    trend: change of the values with sigma. So what was computed only once since a transition is forecast linearly.
+    """
+    (level, values), *older = history
+    second = level + 1, values + DAMPING * trend
+    if older:
+        missing = older[0][0].isnan()
+        at = missing.view(*missing.shape, *(1,) * (values.ndim - missing.ndim))
+        second = torch.where(missing, second[0], older[0][0]), torch.where(at, second[1], older[0][1])
+    return [history[0], second, *older[1:]]
+
+
+def _weights(levels: Tensor, sigma: float) -> Tensor:
+    """Lagrange weights of nodes at `levels`, (K, B) or (K, B, n) both, newest first; 0 for nodes that are not used."""
+    used = torch.ones_like(levels, dtype=torch.bool)
+    for k in range(1, len(levels)):
+        apart = (levels[:k] - levels[k]).abs() > SMALLEST_GAP  # False for nan
+        used[k] = used[k - 1] & apart.all(0)
+    rows = []
+    for k, level in enumerate(levels):
+        others = torch.cat([levels[:k], levels[k + 1 :]])
+        both = torch.cat([used[:k], used[k + 1 :]]) & used[k]
+        ratio = torch.where(both, (sigma - others) / (level - others), 1.0)
+        rows.append(torch.where(used[k], ratio.prod(0), 0.0))
+    return torch.stack(rows)
