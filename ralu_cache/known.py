@@ -25,7 +25,7 @@ class Known(Tensor):
 
     plain: Tensor
     host: Tensor
-    version: int
+    version: int | None
 
     @classmethod
     def of(cls, plain: Tensor, host: Tensor) -> Known:
@@ -36,7 +36,7 @@ class Known(Tensor):
                 f"{host.dtype}"
             )
         known = plain.as_subclass(cls)
-        known.plain, known.host, known.version = plain, host, plain._version
+        known.plain, known.host, known.version = plain, host, _version(plain)
         return known
 
     @classmethod
@@ -64,11 +64,16 @@ def _on_host(func: Any, args: Any, kwargs: Any, result: Any) -> Any:
 
 
 def _known_value(value: Any) -> Any:
-    if isinstance(value, Known) and value.plain._version == value.version:
+    if isinstance(value, Known) and _version(value.plain) == value.version:
         return value.host
     if isinstance(value, Tensor) and value.device.type != "cpu":
         raise _NotKnown
     return plain(value)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often it was written to; nobody counts that of tensors made in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def plain(value: Any) -> Any:
@@ -78,6 +83,6 @@ def plain(value: Any) -> Any:
 
 def on_host(tensor: Tensor) -> Tensor:
     """The values of a tensor on the CPU; waits for the device unless they are known."""
-    if isinstance(tensor, Known) and tensor.plain._version == tensor.version:
+    if isinstance(tensor, Known) and _version(tensor.plain) == tensor.version:
         return tensor.host
     return plain(tensor).cpu()

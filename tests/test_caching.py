@@ -330,6 +330,14 @@ def test_odd_sizes_cache_without_stages(pipe: Any) -> None:
     assert latents(pipe, width=100).isfinite().all()
 
 
+def test_caching_alone_goes_with_inference_mode(pipe: Any) -> None:
+    handle = accelerate(pipe, temporal=TaylorSeer(interval=2))
+    expected = latents(pipe)
+    with torch.inference_mode():
+        assert torch.equal(latents(pipe), expected)
+    assert handle.report is not None and handle.report.flop_ratio > 1
+
+
 def test_regional_compilation_keeps_working() -> None:
     pipe = make_pipeline()
     policy = TaylorSeer(interval=2)

@@ -59,3 +59,9 @@ def test_once_written_to_it_is_known_no_more() -> None:
     times *= 2
     assert on_host(times).tolist() == [6.0, 8.0] and on_host(times / 1).tolist() == [6.0, 8.0]
     assert on_host(half).tolist() == [1.5, 2.0]
+
+
+def test_inference_mode_is_no_hindrance() -> None:
+    with torch.inference_mode():
+        times = known(3.0, 4.0)
+        assert on_host(times[1] / 2).tolist() == 2.0
