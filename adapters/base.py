@@ -108,9 +108,6 @@ class Adapter(Protocol):
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The image tokens (B, n, d) among a block's arguments."""
 
-    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What a block would return if it changed nothing."""
-
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         """TeaCache's signal: the image tokens (B, n, d) as the first block's first norm modulates them."""
 
@@ -195,9 +192,6 @@ class TextImageAdapter:
 
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         return kwargs["hidden_states"]
-
-    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return kwargs["encoder_hidden_states"], kwargs["hidden_states"]
 
     def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
         return args, {**kwargs, "hidden_states": hidden}

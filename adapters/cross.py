@@ -51,9 +51,6 @@ class CrossTextAdapter(TextImageAdapter):
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         return args[0]
 
-    def pass_block(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return args[0]
-
     def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
         return (hidden, *args[1:]), kwargs
 

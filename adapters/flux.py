@@ -63,7 +63,7 @@ class FluxAdapter(PackedAdapter):
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         ids = call["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
-        rows, columns = (ids[ids[:, 0] == 0][:, 1:].amax(0) + 1).int().tolist()
+        rows, columns = (torch.where(ids[:, :1] == 0, ids[:, 1:], 0).amax(0) + 1).int().tolist()
         return rows, columns
 
     def shorten(

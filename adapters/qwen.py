@@ -165,8 +165,8 @@ def _table(embed: Any, call: LayoutCall, stock: Tensor) -> Tensor | PerSampleTab
     """Factors of the layout's tokens, and behind them those that `stock` has behind the grid of the call's extent."""
     assert call.positions is not None
     rows, columns = call.extent
-    centre = call.positions.new_tensor([rows - rows // 2, columns - columns // 2])
-    places = (call.positions[:1] if call.layout.shared else call.positions) - centre
+    down, along = (call.positions[:1] if call.layout.shared else call.positions).unbind(-1)
+    places = torch.stack([down - (rows - rows // 2), along - (columns - columns // 2)], -1)
     own = rotary_factors(embed, places)
     table = torch.cat([own, stock[rows * columns :].expand(len(own), -1, -1)], 1)
     return table[0] if call.layout.shared else PerSampleTable(table)

@@ -170,7 +170,8 @@ def _table(embed: Any, call: LayoutCall) -> Tensor:
     size = embed.pos_embed_max_size
     origin = [(size - side) // 2 for side in call.extent]  # of the centre crop, as the stock embedding has it
     positions = call.positions[:1] if call.layout.shared else call.positions
-    return sample_table(embed.pos_embed.view(size, size, -1), positions + positions.new_tensor(origin))
+    placed = torch.stack([places + start for places, start in zip(positions.unbind(-1), origin, strict=True)], -1)
+    return sample_table(embed.pos_embed.view(size, size, -1), placed)
 
 
 def sample_table(table: Tensor, positions: Tensor) -> Tensor:
@@ -178,10 +179,10 @@ def sample_table(table: Tensor, positions: Tensor) -> Tensor:
 
     At whole positions these are the table's own values, bit for bit.
     """
-    last = torch.tensor(table.shape[:2], device=table.device) - 1
     below = positions.floor().long()
-    top, left = torch.minimum(below.clamp(min=0), last).unbind(-1)
-    bottom, right = torch.minimum((below + 1).clamp(min=0), last).unbind(-1)
+    sides = list(zip(below.unbind(-1), table.shape[:2], strict=True))
+    top, left = (place.clamp(0, side - 1) for place, side in sides)
+    bottom, right = ((place + 1).clamp(0, side - 1) for place, side in sides)
     down, along = (positions - below)[..., None].unbind(-2)
     values = table.float()
     upper = torch.lerp(values[top, left], values[top, right], along)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -22,26 +24,35 @@ from ralu_cache.generate import Request, load
 from ralu_cache.temporal import Policy
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
-STEPS = 8  # every second one is what is measured
+STEPS = 8  # of a stage; every second one is what is measured
 SIZE = 256
+T = TypeVar("T")
 
 
-def policies() -> dict[str, Policy]:
-    """The measured step is every second of a run; `max_age=0` computes it in full."""
-    reused = TaylorSeer(2, first=1, last=0)
-    shares = {f"{share:.0%} of the tokens": Adaptive(2, ratio=share, score="staleness") for share in SHARES}
-    return {"full": TaylorSeer(2, max_age=0), **shares, "reused": reused}
+def policies(shares: Sequence[float] = SHARES) -> dict[str, Policy]:
+    """The measured step is every second of a stage; `max_age=0` computes it in full.
+
+    With a share of 1 it is computed in full as well, and keys and values are kept.
+    """
+    partial = {f"{share:.0%} of the tokens": Adaptive(2, ratio=share, score="staleness") for share in shares}
+    reused = TaylorSeer(2, first=1, last=0, compute_stage_end=False)
+    return {"full": TaylorSeer(2, max_age=0), **partial, "reused": reused}
+
+
+def measured(steps: Sequence[T]) -> Sequence[T]:
+    """Of a stage's steps those that are measured, the first pair left out as warm-up."""
+    return steps[3::2]
 
 
 def step_seconds(pipe: object, policy: Policy) -> float:
-    """Median seconds of a run's every second step, the first pair left out as warm-up."""
+    """Median seconds of a run's measured steps."""
     with accelerate(pipe, temporal=policy) as handle:
         pipe(  # type: ignore[operator]
             "a red circle on a blue background", num_inference_steps=STEPS, height=SIZE, width=SIZE,
             generator=torch.Generator().manual_seed(0), output_type="latent", max_sequence_length=16,
         )  # fmt: skip
         assert handle.report is not None
-        return statistics.median(step.seconds for step in handle.report.steps[3::2])
+        return statistics.median(step.seconds for step in measured(handle.report.steps))
 
 
 def main() -> None:

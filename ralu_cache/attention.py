@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,6 +164,7 @@ class Rows:
     slots: Tensor
     weight: Tensor
     _made: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)  # once for all layers
+    _packings: dict[tuple[int, int], Packing] = field(default_factory=dict, repr=False)
 
     def attend(
         self,
@@ -187,9 +190,9 @@ class Rows:
         if masked or not packs(query.device, self.counts):
             return attention(query, key, value)
         fixed = query.shape[1] - self.tokens.shape[1]
-        meant, first = self._meant(offset, fixed), fixed if offset else 0
-        result = packed_attention(query, key, value, meant)
-        return torch.where(meant[..., None, None], result, result[:, first : first + 1])  # fillers equal the first
+        packing, first = self._packing(offset, fixed), fixed if offset else 0
+        result = packed_attention(query, key, value, packing)
+        return torch.where(packing.meant[..., None, None], result, result[:, first : first + 1])  # fillers: the first
 
     def joint(self, length: int, offset: int, present: int) -> Tensor:
         """(k, q) int64: the places, in a sequence of `length`, of the `present` rows of the call.
@@ -232,13 +235,42 @@ class Rows:
         others = torch.arange(start, start + fixed, device=image.device).expand(len(image), -1)
         return torch.cat([others, image] if offset else [image, others], 1)
 
-    def _meant(self, offset: int, fixed: int) -> Tensor:
-        """(k, q) bool: False for the rows that only fill up."""
+    def _packing(self, offset: int, fixed: int) -> Packing:
+        """Without the rows that only fill up, which repeat the first; made once for all layers of a kind."""
         assert self.tokens is not None
-        counts = torch.tensor(self.counts, device=self.tokens.device)[:, None]
-        image = torch.arange(self.tokens.shape[1], device=self.tokens.device) < counts
-        others = image.new_ones(len(image), fixed)
-        return torch.cat([others, image] if offset else [image, others], 1)
+        if (key := (offset, fixed)) not in self._packings:
+            image = self.tokens != self.tokens[:, :1]
+            image[:, :1] = True
+            others = image.new_ones(len(image), fixed)
+            meant = torch.cat([others, image] if offset else [image, others], 1)
+            self._packings[key] = Packing(meant, tuple(fixed + count for count in self.counts))
+        return self._packings[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Which rows of a call stand in the one sequence of all samples; known on the host, so that no layer waits for it.
+
+    meant: (k, q) bool. lengths: how many of each sample.
+    """
+
+    meant: Tensor
+    lengths: tuple[int, ...]
+    _masks: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(sum of lengths,) int64: the rows that are meant, in order, counted over all samples."""
+        order = self.meant.flatten().to(torch.uint8).argsort(descending=True, stable=True)
+        return order[: sum(self.lengths)]
+
+    def mask(self, keys: int) -> Any:
+        """What keeps each sample to its own `keys` in xformers' attention."""
+        if keys not in self._masks:
+            from xformers.ops.fmha.attn_bias import BlockDiagonalMask
+
+            self._masks[keys] = BlockDiagonalMask.from_seqlens(list(self.lengths), [keys] * len(self.lengths))
+        return self._masks[keys]
 
 
 def packs(device: torch.device, counts: tuple[int, ...]) -> bool:
@@ -246,20 +278,19 @@ def packs(device: torch.device, counts: tuple[int, ...]) -> bool:
     return len(set(counts)) > 1 and device.type == "cuda" and importlib.util.find_spec("xformers") is not None
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, meant: Tensor) -> Tensor:
-    """Exact attention of the rows that are `meant` (k, q), all samples in one sequence without the filling ones.
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
+    """Exact attention of the rows that are meant, all samples in one sequence without the filling ones.
 
     query (k, q, H, d), key and value (k, L, H, d) -> (k, q, H, d), zero in rows that are not meant. Raises ImportError
     without xformers, and what xformers raises where it has no kernel, as on a CPU.
     """
     try:
         from xformers.ops import memory_efficient_attention
-        from xformers.ops.fmha.attn_bias import BlockDiagonalMask
     except ImportError as error:
         raise ImportError("packed attention needs xformers: pip install 'ralu-cache[xformers]'") from error
-    mask = BlockDiagonalMask.from_seqlens(meant.sum(1).tolist(), [key.shape[1]] * len(key))
-    result = torch.zeros_like(query)
-    result[meant] = memory_efficient_attention(
-        query[meant][None], key.flatten(0, 1)[None], value.flatten(0, 1)[None], attn_bias=mask
-    )[0]
-    return result
+    rows = query.flatten(0, 1)
+    found = memory_efficient_attention(
+        rows[packing.index][None], key.flatten(0, 1)[None], value.flatten(0, 1)[None],
+        attn_bias=packing.mask(key.shape[1]),
+    )  # fmt: skip
+    return torch.zeros_like(rows).index_copy(0, packing.index, found[0]).view_as(query)

@@ -1,10 +1,15 @@
-"""The denoiser's stack of blocks: it runs as stock, or is passed over while a cached residual takes its place."""
+"""The denoiser's stack of blocks: it runs as stock, or is left out while a cached residual takes its place.
+
+Left out is meant literally: for such a call the stock loops over the blocks find none. A block that was told to pass
+its input through would take the decision in its own, perhaps compiled code, and be compiled once for each answer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from diffusers.hooks import HookRegistry, ModelHook
+import torch
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import Adapter, Processors, Removable
@@ -13,20 +18,12 @@ from ralu_cache.layers import LayerStack
 from ralu_cache.temporal.base import Policy
 from ralu_cache.token_map import put, take
 
-_NAME = "ralu_cache_block"
 
+class _PassedOver(nn.ModuleList):
+    """A list whose modules are all there, to be moved, saved or counted, but in which a loop finds none."""
 
-class _Obey(ModelHook):
-    """A block that passes its input through while the stack is skipped; the decision was taken at the root."""
-
-    def __init__(self, stack: BlockStack) -> None:
-        super().__init__()
-        self.stack = stack
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.stack.residual is not None:
-            return self.stack.adapter.pass_block(args, kwargs)
-        return self.fn_ref.original_forward(*args, **kwargs)
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(())
 
 
 class BlockStack:
@@ -48,6 +45,7 @@ class BlockStack:
         self._entered: Tensor | None = None
         self._left: Tensor | None = None
         self._blocks = adapter.blocks(transformer)
+        self._lists = _lists_of(self._blocks, transformer)
         self._handles: list[Removable] = []
         self._processors: Processors | None = None
         self.layers: LayerStack | None = None
@@ -57,16 +55,13 @@ class BlockStack:
         elif policy.caches != "stack":
             self.layers = LayerStack(transformer, adapter, policy.measures, policy.caches == "layers+rows")
             self._handles.append(self.layers)
-        for block in self._blocks:
-            HookRegistry.check_if_exists_or_initialize(block).register_hook(_Obey(self), _NAME)
         self._handles += [
             self._blocks[0].register_forward_pre_hook(self._enter, with_kwargs=True),
             adapter.head(transformer).register_forward_pre_hook(self._leave),
         ]
 
     def remove(self) -> None:
-        for block in self._blocks:
-            HookRegistry.check_if_exists_or_initialize(block).remove_hook(_NAME, recurse=False)
+        self.rest()
         for handle in self._handles:
             handle.remove()
 
@@ -81,8 +76,11 @@ class BlockStack:
         self.rows, self._stale, self._recording = rows, stale, True
 
     def skip(self, residual: Tensor) -> None:
+        """Until `rest`, the model goes through no block, and its head gets `residual` on top of its input."""
         self.rest()
         self.residual = residual
+        for blocks in self._lists:
+            blocks.__class__ = _PassedOver
 
     def take(self) -> Tensor:
         """The residual of the call that just ran, of the tokens that ran."""
@@ -99,11 +97,14 @@ class BlockStack:
 
     def rest(self) -> None:
         """Be a stock stack, and hold nothing."""
+        for blocks in self._lists:
+            blocks.__class__ = nn.ModuleList
         self.residual = self.rows = self._stale = self._entered = self._left = None
         if self.layers is not None:
             self.layers.rest()
         self._recording = False
 
+    @torch.compiler.disable
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._recording:
             return None
@@ -124,3 +125,15 @@ class BlockStack:
         assert self._stale is not None
         whole = self._entered + self._stale.to(self._entered.dtype)
         return (put(whole, self.tokens, self._left).to(args[0].dtype), *args[1:])
+
+
+def _lists_of(blocks: list[nn.Module], transformer: nn.Module) -> list[nn.ModuleList]:
+    """The lists that hold the blocks and nothing else. Raises ValueError for blocks that stand elsewhere."""
+    ids = {id(block) for block in blocks}
+    lists = [m for m in transformer.modules() if type(m) is nn.ModuleList and m and {id(b) for b in m} <= ids]
+    if {id(block) for held in lists for block in held} != ids:
+        raise ValueError(
+            f"temporal caching needs blocks that stand in ModuleLists of their own, which the forward of "
+            f"{type(transformer).__name__} goes through; use temporal=None"
+        )
+    return lists

@@ -73,8 +73,9 @@ class Verdict:
         return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
 
     def rows(self, kind: str, device: torch.device) -> Tensor:
-        """(k,) int64: the samples of a kind."""
-        return torch.tensor([row for row, found in enumerate(self.kinds) if found == kind], device=device)
+        """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""
+        places = torch.arange(len(self.kinds), device=device)
+        return torch.stack([places[row] for row, found in enumerate(self.kinds) if found == kind])
 
 
 def _kind(reuse: bool, fresh: int, tokens: int) -> str:
@@ -347,5 +348,5 @@ def _indices(chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
     index = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
     if len(set(counts)) == 1:
         return index
-    meant = torch.arange(index.shape[1], device=index.device) < torch.tensor(counts, device=index.device)[:, None]
+    meant = torch.arange(index.shape[1], device=index.device) < chosen.sum(1, keepdim=True)
     return torch.where(meant, index, index[:, :1])

@@ -10,7 +10,7 @@ a frame, no cell straddles two frames; what looks beyond a cell must be told of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -66,6 +66,12 @@ def _scatter(tokens: Tensor, index: Tensor, size: int) -> Tensor:
     return target.scatter(1, index[..., None].expand_as(tokens), tokens)
 
 
+def _places(mask: Tensor, count: int) -> Tensor:
+    """(B, Y, X) bool, `count` True in each sample -> (B, count) raster indices; `nonzero` would wait for the device."""
+    order = mask.flatten(1).to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    return order[:, :count].contiguous()
+
+
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
     """Which cells of the plane are refined, per sample; two layouts are the same only if they are the same object.
@@ -73,21 +79,25 @@ class TokenLayout:
     `refined` is (B, Y, X) bool over the Y x X coarse cells; every sample refines equally many. Token order: the
     coarse tokens of the unrefined cells in raster order, then the fine tokens of the refined ones in raster order of
     the fine grid; an all-fine layout is therefore the stock order. `frames` of equally many cells stand one below the
-    other. Raises ValueError for unequal counts, or frames that do not divide Y.
+    other. `count` is the number of refined cells of a sample; who knows it says so (`counted`), for to count them waits
+    for the device. Raises ValueError for unequal counts, or frames that do not divide Y.
     """
 
     refined: Tensor
     patch: int
     frames: int = field(default=1, kw_only=True)
+    count: int = field(init=False)
+    counted: InitVar[int | None] = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, counted: int | None) -> None:
         if self.refined.dtype != torch.bool or self.refined.ndim != 3:
             raise ValueError(
                 f"refined must be a (B, Y, X) bool tensor, got {tuple(self.refined.shape)} {self.refined.dtype}"
             )
-        counts = self.refined.flatten(1).sum(1)
-        if bool((counts != counts[0]).any()):
-            raise ValueError(f"every sample must refine equally many cells, got {counts.tolist()}")
+        counts = self.refined.flatten(1).sum(1).tolist() if counted is None else [counted]
+        if len(set(counts)) > 1:
+            raise ValueError(f"every sample must refine equally many cells, got {counts}")
+        object.__setattr__(self, "count", counts[0])
         if self.frames < 1 or self.cells[0] % self.frames:
             raise ValueError(f"{self.cells[0]} rows of cells do not divide into {self.frames} frames")
 
@@ -96,14 +106,16 @@ class TokenLayout:
         cls, batch: int, rows: int, columns: int, patch: int, device: torch.device | None = None, frames: int = 1
     ) -> TokenLayout:
         """No cell refined; `rows` x `columns` coarse cells."""
-        return cls(torch.zeros(batch, rows, columns, dtype=torch.bool, device=device), patch, frames=frames)
+        refined = torch.zeros(batch, rows, columns, dtype=torch.bool, device=device)
+        return cls(refined, patch, frames=frames, counted=0)
 
     @classmethod
     def fine(
         cls, batch: int, rows: int, columns: int, patch: int, device: torch.device | None = None, frames: int = 1
     ) -> TokenLayout:
         """Every cell refined; `rows` x `columns` coarse cells."""
-        return cls(torch.ones(batch, rows, columns, dtype=torch.bool, device=device), patch, frames=frames)
+        refined = torch.ones(batch, rows, columns, dtype=torch.bool, device=device)
+        return cls(refined, patch, frames=frames, counted=rows * columns)
 
     @property
     def batch(self) -> int:
@@ -121,12 +133,12 @@ class TokenLayout:
     @cached_property
     def coarse_index(self) -> Tensor:
         """(B, number of coarse tokens): raster indices of the unrefined cells."""
-        return (~self.refined).flatten(1).nonzero()[:, 1].view(self.batch, -1)
+        return _places(~self.refined, self.coarse_tokens)
 
     @cached_property
     def fine_index(self) -> Tensor:
         """(B, number of fine tokens): raster indices, on the fine grid, of the refined cells' tokens."""
-        return self.fine_tokens.flatten(1).nonzero()[:, 1].view(self.batch, -1)
+        return _places(self.fine_tokens, 4 * self.count)
 
     @cached_property
     def fine_tokens(self) -> Tensor:
@@ -139,19 +151,26 @@ class TokenLayout:
         mask = self.fine_tokens.repeat_interleave(self.patch, -1).repeat_interleave(self.patch, -2)
         return mask[:, None]
 
-    @cached_property
+    @property
+    def coarse_tokens(self) -> int:
+        """Number of coarse tokens of each sample."""
+        return self.cells[0] * self.cells[1] - self.count
+
+    @property
     def tokens(self) -> int:
         """Number of tokens of each sample."""
-        return self.coarse_index.shape[1] + self.fine_index.shape[1]
+        return self.coarse_tokens + 4 * self.count
 
     @cached_property
     def shared(self) -> bool:
-        """True if all samples have the same layout."""
+        """True if all samples have the same layout; where only regions can tell, this waits for the device."""
+        if self.batch == 1 or self.count == 0 or self.all_fine:
+            return True
         return bool((self.refined == self.refined[:1]).all())
 
-    @cached_property
+    @property
     def all_fine(self) -> bool:
-        return self.coarse_index.shape[1] == 0
+        return self.coarse_tokens == 0
 
     def repeat(self, batch: int) -> TokenLayout:
         """The layout of a call whose batch is a whole multiple of ours, as classifier-free guidance stacks it."""
@@ -159,7 +178,7 @@ class TokenLayout:
             return self
         if batch % self.batch:
             raise ValueError(f"a call of batch {batch} does not hold whole copies of a layout of batch {self.batch}")
-        return replace(self, refined=self.refined.repeat(batch // self.batch, 1, 1))
+        return replace(self, refined=self.refined.repeat(batch // self.batch, 1, 1), counted=self.count)
 
     def positions(self, anchor: float = 0.5) -> Tensor:
         """(B, n, 2) float32 (row, column) in fine-token units; a coarse token sits `anchor` into its cell."""
@@ -178,9 +197,9 @@ class TokenLayout:
         """Canvas (B, C, H, W) -> its tokens (B, n, C*p*p); coarse tokens are block means."""
         self._check(image)
         parts = []
-        if self.coarse_index.shape[1]:
+        if self.coarse_tokens:
             parts.append(_gather(patchify(pool(image), self.patch), self.coarse_index))
-        if self.fine_index.shape[1]:
+        if self.count:
             parts.append(_gather(patchify(image, self.patch), self.fine_index))
         return torch.cat(parts, 1)
 
@@ -191,10 +210,10 @@ class TokenLayout:
                 f"expected tokens ({self.batch}, {self.tokens}, d) of this layout, got {tuple(tokens.shape)}"
             )
         rows, columns = self.cells
-        count = self.coarse_index.shape[1]
+        count = self.coarse_tokens
         coarse = _scatter(tokens[:, :count], self.coarse_index, rows * columns)
         low = replicate(unpatchify(coarse, rows, columns, self.patch))
-        if not self.fine_index.shape[1]:
+        if not self.count:
             return low
         fine = _scatter(tokens[:, count:], self.fine_index, 4 * rows * columns)
         return torch.where(self.fine_pixels, unpatchify(fine, 2 * rows, 2 * columns, self.patch), low)

@@ -46,7 +46,7 @@ def part_of(layout: TokenLayout, rows: Tensor) -> TokenLayout:
     """The layout of some samples alone."""
     if not len(rows := indices(rows)):
         raise ValueError(f"at least one of the {layout.batch} samples must be chosen, got none")
-    return replace(layout, refined=layout.refined[rows])
+    return replace(layout, refined=layout.refined[rows], counted=layout.count)
 
 
 def covers(rows: Tensor, batch: int) -> bool:
@@ -102,7 +102,7 @@ class Feature:
     @classmethod
     def _uniform(cls, values: Tensor, layout: TokenLayout, step: int, sigma: float, mark: Mark) -> Feature:
         shape, device = (layout.batch, layout.tokens), values.device
-        coarse = torch.arange(layout.tokens, device=device) < layout.coarse_index.shape[1]
+        coarse = torch.arange(layout.tokens, device=device) < layout.coarse_tokens
         return cls(
             values,
             layout,
@@ -157,7 +157,7 @@ class Feature:
         return self.move(layout, map_tokens(self.layout, layout), changed)
 
     def move(self, layout: TokenLayout, tokens: TokenMap, changed: Tensor | None) -> Feature:
-        source, count = tokens.source, layout.coarse_index.shape[1]
+        source, count = tokens.source, layout.coarse_tokens
         values, mark, epoch = (take(t, source) for t in (self.values, self.mark, self.epoch))
         if tokens.merges:
             children = tokens.children.flatten(1)
@@ -189,7 +189,7 @@ class Feature:
     def select(self, rows: Tensor) -> Feature:
         """Some samples, by (k,) indices or a (B,) mask, under a layout of their own. Raises ValueError for none."""
         rows = indices(rows)
-        return Feature(layout=part_of(self.layout, rows), **{name: getattr(self, name)[rows] for name in _TENSORS})
+        return Feature(layout=part_of(self.layout, rows), **self.samples(rows))
 
     def put(self, rows: Tensor, other: Feature) -> Feature:
         """This feature with the samples `rows`, (k,) indices or a (B,) mask, replaced by those of `other`.
@@ -199,9 +199,15 @@ class Feature:
         rows = indices(rows)
         if other.layout.patch != self.layout.patch or not torch.equal(other.layout.refined, self.layout.refined[rows]):
             raise StaleFeature("put", other.layout, self.layout)
-        return replace(
-            self, **{name: getattr(self, name).index_copy(0, rows, getattr(other, name)) for name in _TENSORS}
-        )
+        return self.put_samples(rows, other.samples())
+
+    def samples(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """All that is held of the samples `rows` (k,), all by default."""
+        return {name: getattr(self, name) if rows is None else getattr(self, name)[rows] for name in _TENSORS}
+
+    def put_samples(self, rows: Tensor, held: dict[str, Tensor]) -> Feature:
+        """This feature with what `samples` gave of another one, of the same layout, in the places of `rows` (k,)."""
+        return replace(self, **{name: getattr(self, name).index_copy(0, rows, held[name]) for name in _TENSORS})
 
     def tokens(self, rows: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """All that is held of some tokens (k, m) int64 of the samples `rows` (k,)."""

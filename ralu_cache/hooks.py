@@ -16,6 +16,7 @@ from ralu_cache.attention import Rows
 from ralu_cache.blocks import BlockStack
 from ralu_cache.branches import Branch, Group
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.known import on_host, plain
 from ralu_cache.layer_cache import LayerCache
 from ralu_cache.run import Run
 
@@ -104,9 +105,10 @@ class RootHook:
         if run is not None and run.in_call:  # that never returned: hooks do not see a KeyboardInterrupt
             self.owner.drop_run()
             run = None
-        call = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        if run is None or not _same_level(self.adapter.sigma(call), run.sigma):
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if run is None or not _same_level(self.adapter.sigma(given), run.sigma):
             return None
+        call = {name: plain(value) for name, value in given.items()}
         run.in_call = True
         self.adapter.check(call, run)
         grid = run.grid or self.adapter.grid(call)
@@ -132,8 +134,7 @@ class RootHook:
                     compute=run.wants_text_attention,
                 )  # fmt: skip
         self._pending = Pending(run, layout, positions, short, branch, groups)
-        first = self._enter(self._pending, groups[0])
-        return None if first is call else ((), dict(first))
+        return (), dict(self._enter(self._pending, groups[0]))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if output is None:  # the call failed: free what the run holds
@@ -243,4 +244,4 @@ def installed_owner(module: nn.Module) -> Any:
 def _same_level(given: Tensor, sigma: float) -> bool:
     """True if a call's noise level is the run's, as exactly as the call's dtype can tell; others are not ours."""
     tolerance = 4 * torch.finfo(given.dtype).eps if given.is_floating_point() else 1e-6
-    return abs(float(given.flatten()[0]) - sigma) <= max(tolerance, 1e-6)
+    return abs(float(on_host(given.flatten()[0])) - sigma) <= max(tolerance, 1e-6)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import Feature, Mark, StaleFeature, covers, part_of
+from ralu_cache.feature import Feature, Mark, StaleFeature, covers, indices, part_of
 from ralu_cache.token_map import TokenMap, map_tokens, put
 
 
@@ -61,17 +61,21 @@ class Ledger:
         """
         if keep < 1:
             raise ValueError(f"keep must be 1 or more, got {keep}")
-        part = layout if rows is None or covers(rows, layout.batch) else part_of(layout, rows)
-        newest = Feature.fresh(values, part, step, sigma)
-        for key in (name, *(f"{name}/{k}" for k in range(1, keep))):
+        names = (name, *(f"{name}/{k}" for k in range(1, keep)))
+        if rows is None or covers(rows, layout.batch):
+            newest: Feature | None = Feature.fresh(values, layout, step, sigma)
+            for key in names:
+                if newest is not None:
+                    self._features[key], newest = newest, self.get(key, layout)
+            return
+        rows = indices(rows)
+        held = Feature.fresh(values, part_of(layout, rows), step, sigma).samples()
+        for key in names:
             older = self.get(key, layout)
-            if rows is None or part is layout:
-                self._features[key] = newest
-            else:
-                self._features[key] = (older or Feature.blank(values, layout)).put(rows, newest)
+            self._features[key] = (older or Feature.blank(values, layout)).put_samples(rows, held)
             if older is None:
                 break
-            newest = older if rows is None or part is layout else older.select(rows)
+            held = older.samples(rows)
 
     def record_tokens(
         self, name: str, values: Tensor, layout: TokenLayout, step: int, sigma: float,
@@ -87,7 +91,8 @@ class Ledger:
             raise ValueError(f"feature {name!r} must be recorded for all tokens before it is for some")
         part = part_of(layout, rows)
         whole = values.new_zeros(len(rows), layout.tokens, values.shape[-1])
-        held = Feature.fresh(put(whole, tokens, values), part, step, sigma).tokens(torch.arange(len(rows)), tokens)
+        each = torch.arange(len(rows), device=rows.device)
+        held = Feature.fresh(put(whole, tokens, values), part, step, sigma).tokens(each, tokens)
         for key in (name, *(f"{name}/{k}" for k in range(1, keep))):
             older = self.get(key, layout)
             if older is None:

@@ -164,7 +164,7 @@ class Run:
         assert self.layout is not None
         if batch == self.layout.batch:
             return
-        self.layout = replace(self.layout, refined=self.layout.refined[:batch])
+        self.layout = replace(self.layout, refined=self.layout.refined[:batch], counted=self.layout.count)
         self.report.batch = batch
         if self.noise is not None:
             self.noise = self.noise[:batch]
@@ -352,7 +352,10 @@ class Run:
         upcoming = self.stages[self.places[self.index][0] + 1]
         before = self.layout
         self.layout = self._choose(x0, v, upcoming=upcoming)
+        calls = [*self._layouts]
         self._layouts, self.tables = {}, {}
+        for batch in calls:  # what waits for the device does so here, not in the steps to come
+            _ = self.layout_for(batch).shared
         self._carry_over()
         self._on_layout()
         split = self.layout.fine_pixels & ~before.fine_pixels
@@ -397,9 +400,10 @@ class Run:
             scores = share_over_time(scores, frames)
         already = self.layout.refined.reshape(scores.shape)
         mask = select_top(scores, stage.ratio, already).view(batch, *cells)
-        self.report.regions.append(mask.cpu().numpy())
+        regions = mask.cpu().numpy()
+        self.report.regions.append(regions)
         self.text_attention = None
-        return replace(self.layout, refined=mask)
+        return replace(self.layout, refined=mask, counted=int(regions[0].sum()))
 
     def _per_cell(self, per_token: Tensor) -> Tensor:
         """(B, n) values of the layout's tokens -> (B, Y, X) means over the cells."""

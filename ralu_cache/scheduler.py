@@ -12,6 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from torch import Tensor
 
+from ralu_cache.known import Known
 from ralu_cache.run import Run
 
 NewRun = Callable[[float, list[float], bool], Run | None]
@@ -90,12 +91,12 @@ class StagedFlowMatchEuler(FlowMatchEulerDiscreteScheduler):
         self.run = run
         if sigmas is None and timesteps is None:  # then pipelines go on with the number of steps they asked for
             run.believed_steps = num_inference_steps
-        if run.method is None:
-            return
-        levels = [level for stage in run.stages for level in stage.sigmas[:-1]]
-        self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32, device=device)
-        self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
-        self.num_inference_steps = len(levels)
+        if run.method is not None:
+            levels = [level for stage in run.stages for level in stage.sigmas[:-1]]
+            self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32, device=device)
+            self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
+            self.num_inference_steps = len(levels)
+        self.timesteps = Known.of(self.timesteps, self.timesteps.cpu())  # the root hooks ask which level a call has
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """As the stock method. Raises ValueError for a start that was counted on another number of steps than ours."""

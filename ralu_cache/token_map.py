@@ -26,13 +26,13 @@ class Kind(IntEnum):
 def describe(layout: TokenLayout) -> str:
     """A layout in an error message: sizes, and the identity that tells it from others of the same sizes."""
     rows, columns = layout.cells
-    counts = f"{layout.coarse_index.shape[1]} coarse + {layout.fine_index.shape[1]} fine tokens"
+    counts = f"{layout.coarse_tokens} coarse + {4 * layout.count} fine tokens"
     return f"layout {id(layout):#x} ({layout.batch} x {counts} on {rows} x {columns} cells)"
 
 
 def token_at(layout: TokenLayout) -> Tensor:
     """(B, 4 Y X) int64: the token that covers each position of the fine grid, raster order."""
-    batch, coarse = layout.batch, layout.coarse_index.shape[1]
+    batch, coarse = layout.batch, layout.coarse_tokens
     numbers = torch.arange(layout.tokens, device=layout.refined.device).expand(batch, -1)
     cells = numbers.new_zeros(batch, layout.refined[0].numel()).scatter(1, layout.coarse_index, numbers[:, :coarse])
     fine = numbers.new_zeros(batch, layout.fine_tokens[0].numel()).scatter(1, layout.fine_index, numbers[:, coarse:])
@@ -83,7 +83,7 @@ def map_tokens(old: TokenLayout, new: TokenLayout) -> TokenMap:
             f"layouts of one plane are needed, got batch {old.batch}, cells {old.cells}, patch {old.patch} and "
             f"batch {new.batch}, cells {new.cells}, patch {new.patch}"
         )
-    columns, coarse = old.cells[1], new.coarse_index.shape[1]
+    columns, coarse = old.cells[1], new.coarse_tokens
     covering, refined = token_at(old), old.refined.flatten(1)
     corner = corners(new)[:, :coarse]
     offsets = torch.tensor([0, 1, 2 * columns, 2 * columns + 1], device=corner.device)

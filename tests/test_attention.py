@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import attention
-from ralu_cache.attention import KeyValueMemory, Rows, packed_attention, packs
+from ralu_cache.attention import KeyValueMemory, Packing, Rows, packed_attention, packs
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
 from ralu_cache.token_map import Kind, map_tokens, put, take
@@ -209,13 +209,15 @@ def test_unequal_numbers_of_rows_are_packed_on_cuda_with_xformers_only(monkeypat
 def test_packed_attention_names_what_it_needs() -> None:
     query = torch.zeros(1, 2, HEADS, SIZE)
     with pytest.raises(ImportError, match=r"ralu-cache\[xformers\]"):
-        packed_attention(query, query, query, torch.ones(1, 2, dtype=torch.bool))
+        packed_attention(query, query, query, Packing(torch.ones(1, 2, dtype=torch.bool), (2,)))
 
 
-def one_by_one(query: Tensor, key: Tensor, value: Tensor, meant: Tensor) -> Tensor:
+def one_by_one(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
     """What packed attention is to give."""
+    assert tuple(packing.meant.sum(1).tolist()) == packing.lengths
+    assert torch.equal(packing.index, packing.meant.flatten().nonzero()[:, 0])
     whole = torch.zeros_like(query)
-    for sample, of_sample in enumerate(meant):
+    for sample, of_sample in enumerate(packing.meant):
         chosen = query[sample : sample + 1, of_sample]
         whole[sample, of_sample] = exact(chosen, key[sample : sample + 1], value[sample : sample + 1])[0]
     return whole
@@ -257,5 +259,6 @@ def test_packed_attention_is_exact() -> None:
     query, key, value = (drawn(3, count, HEADS, 32, seed=count).cuda() for count in (9, 70, 70))
     value = value.flip(1)
     meant = (torch.arange(9) < torch.tensor([[9], [1], [4]])).cuda()
-    found = packed_attention(query, key, value, meant)
-    torch.testing.assert_close(found[meant], one_by_one(query, key, value, meant)[meant], atol=1e-3, rtol=1e-3)
+    packing = Packing(meant, (9, 1, 4))
+    found = packed_attention(query, key, value, packing)
+    torch.testing.assert_close(found[meant], one_by_one(query, key, value, packing)[meant], atol=1e-3, rtol=1e-3)

@@ -330,6 +330,14 @@ def test_odd_sizes_cache_without_stages(pipe: Any) -> None:
     assert latents(pipe, width=100).isfinite().all()
 
 
+def test_caching_alone_goes_with_inference_mode(pipe: Any) -> None:
+    handle = accelerate(pipe, temporal=TaylorSeer(interval=2))
+    expected = latents(pipe)
+    with torch.inference_mode():
+        assert torch.equal(latents(pipe), expected)
+    assert handle.report is not None and handle.report.flop_ratio > 1
+
+
 def test_regional_compilation_keeps_working() -> None:
     pipe = make_pipeline()
     policy = TaylorSeer(interval=2)
@@ -338,6 +346,31 @@ def test_regional_compilation_keeps_working() -> None:
     torch._dynamo.reset()
     pipe.transformer.compile_repeated_blocks(fullgraph=True, backend="eager", dynamic=True)
     torch.testing.assert_close(latents(pipe), expected)
+
+
+def test_blocks_are_found_again_after_an_interrupted_reuse(pipe: Any) -> None:
+    """Hooks do not see a KeyboardInterrupt; meanwhile the model is whole, and whatever comes next finds its blocks."""
+    stock, blocks = latents(pipe), pipe.transformer.transformer_blocks
+    parameters = len(list(pipe.transformer.parameters()))
+    handle = accelerate(pipe, temporal=TaylorSeer(interval=2))
+    expected = latents(pipe)
+
+    def interrupt(*_: Any) -> None:
+        if not list(blocks):
+            raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        hook = pipe.transformer.norm_out.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            latents(pipe)
+        hook.remove()
+        assert not list(blocks) and len(list(pipe.transformer.parameters())) == parameters
+
+    interrupted()
+    assert torch.equal(latents(pipe), expected)
+    interrupted()
+    handle.disable()
+    assert torch.equal(latents(pipe), stock)
 
 
 @pytest.mark.parametrize("cache", ["first block", "mag", "taylorseer"])

@@ -426,6 +426,7 @@ class Machine(RuleBasedStateMachine):
                 if isinstance(hook, RootHook):
                     assert hook._pending is hook.active is None
                     assert hook.stack is None or hook.stack.residual is None, "the blocks are still skipped"
+                    assert len(list(hook.module.transformer_blocks)), "loops still find no blocks"
                     assert hook.stack is None or hook.stack.rows is None, "keys and values are still kept"
 
     def teardown(self) -> None:

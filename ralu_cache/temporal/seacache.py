@@ -56,13 +56,15 @@ class SeaCache(Accumulating):
         return None if signal is None else spectral_filter(signal, situation.sigma, self.beta, self.eps)
 
 
-def axis_gain(size: int, sigma: float, beta: float = 2.0, eps: float = 1e-16) -> Tensor:
+def axis_gain(
+    size: int, sigma: float, beta: float = 2.0, eps: float = 1e-16, device: torch.device | None = None
+) -> Tensor:
     """(size,) float64: gain of each frequency of one axis, in the order of `torch.fft.fftfreq`, mean 1.
 
     (1 - sigma) P / ((1 - sigma)^2 P + sigma^2 + eps) with P = 1 / (|f|^beta + eps), f in cycles per sample.
     """
     sigma = min(max(sigma, CLEAREST), 1 - CLEAREST)
-    power = 1 / (torch.fft.fftfreq(size, dtype=torch.float64).abs() ** beta + eps)
+    power = 1 / (torch.fft.fftfreq(size, dtype=torch.float64, device=device).abs() ** beta + eps)
     gain = (1 - sigma) * power / ((1 - sigma) ** 2 * power + sigma**2 + eps)
     return gain / gain.mean()
 
@@ -76,6 +78,6 @@ def spectral_filter(image: Tensor, sigma: float, beta: float = 2.0, eps: float =
     if image.ndim < 4:
         raise ValueError(f"the filter needs images (B, C, H, W), got {tuple(image.shape)}")
     h, w = image.shape[-2:]
-    rows, columns = axis_gain(h, sigma, beta, eps), axis_gain(w, sigma, beta, eps)[: w // 2 + 1]
-    gain = (rows[:, None] * columns).to(image.device, torch.float32)
+    rows, columns = (axis_gain(size, sigma, beta, eps, image.device) for size in (h, w))
+    gain = (rows[:, None] * columns[: w // 2 + 1]).to(torch.float32)
     return torch.stack([torch.fft.irfft2(torch.fft.rfft2(x.float()) * gain, s=(h, w)) for x in image])

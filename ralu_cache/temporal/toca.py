@@ -95,7 +95,7 @@ class ToCa(Rules):
         image = self.rank(situation, view), self.counts(situation, view.age.shape[1], singles)
         if not self.text:
             return image, None
-        turn = self.turns(situation, text).to(view.age.device).expand(len(view.age), text)
+        turn = self.turns(situation, text, device=view.age.device).expand(len(view.age), text)
         return image, (turn, self.counts(situation, text, singles))
 
     def rank(self, situation: Situation, view: TokenView) -> Tensor:
@@ -105,7 +105,7 @@ class ToCa(Rules):
         """
         batch, tokens = view.age.shape
         if self.score in ("even", "round-robin", "random"):
-            return self.turns(situation, tokens, self.score).to(view.age.device).expand(batch, tokens)
+            return self.turns(situation, tokens, self.score, view.age.device).expand(batch, tokens)
         score = view.age.to(torch.float32)
         if self.score in MEASURED:
             measure = view.measure(self.score).float()
@@ -113,16 +113,18 @@ class ToCa(Rules):
             score = scaled + self.staleness / per_stage(self.interval, situation.stage) * score
         return score.argsort(dim=1, descending=True, stable=True)
 
-    def turns(self, situation: Situation, tokens: int, kind: str = "round-robin") -> Tensor:
-        """(n,) int64: an order of so many tokens, the same for all samples, on the CPU.
+    def turns(
+        self, situation: Situation, tokens: int, kind: str = "round-robin", device: torch.device | None = None
+    ) -> Tensor:
+        """(n,) int64: an order of so many tokens, the same for all samples.
 
         "round-robin" and "even" begin where the step before left off, so that ceil(n / count) consecutive steps
         cover all tokens. "even" is ordered by the fractional parts of multiples of the golden ratio: any run of it is
         spread evenly over the tokens' raster. "random" is drawn for each step, by its number.
         """
         if kind == "random":
-            return torch.randperm(tokens, generator=torch.Generator().manual_seed(situation.step))
-        order = torch.arange(tokens)
+            return torch.randperm(tokens, generator=torch.Generator().manual_seed(situation.step)).to(device)
+        order = torch.arange(tokens, device=device)
         if kind == "even":
             order = (order.double() * GOLDEN % 1).argsort(stable=True)
         return order.roll(-situation.step * max(self.count(situation, tokens), 1))

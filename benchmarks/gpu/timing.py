@@ -1,4 +1,4 @@
-"""Clocks for pipeline calls: whole calls, the steps in them, memory, and how often the host waits for the device."""
+"""Clocks for pipeline calls: whole calls, the steps in them, memory, how often the host waits, how long kernels run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,9 +30,9 @@ class Stopwatch:
     def laps(self) -> list[float]:
         """Seconds between marks; waits for the device once."""
         if not self._cuda:
-            return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
+            return [b - a for a, b in pairwise(self._marks)]
         torch.cuda.synchronize()
-        return [a.elapsed_time(b) / 1000 for a, b in zip(self._marks, self._marks[1:], strict=False)]
+        return [a.elapsed_time(b) / 1000 for a, b in pairwise(self._marks)]
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,27 @@ def time_call(pipe: Any, call: dict[str, Any]) -> Timed:
     return Timed(seconds, steps.laps(), torch.cuda.max_memory_allocated() if device.type == "cuda" else 0)
 
 
-def count_synchronisations(run: Callable[[], object]) -> int | None:
-    """How often `run` makes the host wait for the GPU, by CUDA's own debug mode; None without a GPU."""
+def waits_by_step(pipe: Any, call: dict[str, Any]) -> list[int] | None:
+    """How often each denoising step makes the host wait for the GPU, by CUDA's own debug mode; None without a GPU.
+
+    Up to a step's end counts what came after the one before, so the first has the pipeline's set-up too.
+    """
     if not torch.cuda.is_available():
         return None
+    ends: list[int] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+
+        def count(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            ends.append(sum("synchroniz" in str(warning.message) for warning in caught))
+            return tensors
+
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            run()
+            pipe(**call, callback_on_step_end=count)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def busy_share(run: Callable[[], object]) -> tuple[float, str] | None:
@@ -92,3 +102,13 @@ def busy_share(run: Callable[[], object]) -> tuple[float, str] | None:
     averages = profiler.key_averages()
     kernels = sum(entry.self_device_time_total for entry in averages) / 1e6
     return kernels / seconds, averages.table(sort_by="self_device_time_total", row_limit=25)
+
+
+class Deadline:
+    """So many seconds from now; None for no end."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.perf_counter() + seconds
+
+    def passes_within(self, seconds: float) -> bool:
+        return self._end is not None and time.perf_counter() + seconds > self._end
