@@ -7,7 +7,7 @@ seen by the other. A branch joins a policy, which decides, and a ledger, which k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,70 +18,10 @@ from ralu_cache.feature import Feature, Mark
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
 from ralu_cache.report import BranchRecord
-from ralu_cache.temporal.base import Decision, Policy, Situation, TokenView
+from ralu_cache.temporal.base import Policy, Situation, TokenView
 from ralu_cache.temporal.forecast import History, along_trend, slope
 from ralu_cache.token_map import Kind, map_tokens, plane, take
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Samples of one call that share a decision.
-
-    rows: (k,) int64 indices into the batch, None for all. residual: (k, n, d) to be added in place of running the
-    blocks, None if the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each
-    sample means `counts`, and repeats the first to fill up.
-    """
-
-    rows: Tensor | None = None
-    residual: Tensor | None = None
-    tokens: Tensor | None = None
-    counts: tuple[int, ...] = ()
-
-    @property
-    def computes(self) -> bool:
-        """True if the blocks run, for all tokens or for some."""
-        return self.residual is None or self.tokens is not None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A decision on the host; reading it is the one time per call that the device is waited for.
-
-    kinds: "computed", "partial" or "reused" for each sample. fresh: how many tokens of a partial one are computed.
-    mended: how many of those were not VALID before.
-    """
-
-    kinds: tuple[str, ...]
-    fresh: tuple[int, ...]
-    mended: tuple[int, ...]
-    distance: tuple[float, ...]
-    total: tuple[float, ...]
-    threshold: float
-
-    @classmethod
-    def read(cls, decision: Decision, fresh: Tensor | None = None, valid: Tensor | None = None) -> Verdict:
-        """fresh, valid: (B, n) bool, the tokens to compute in samples that reuse, and those VALID before."""
-        columns = [decision.reuse, decision.distance, *(() if decision.total is None else (decision.total,))]
-        if fresh is not None and valid is not None:
-            columns += [fresh.sum(1), (fresh & ~valid).sum(1)]
-        reuse, distance, *others = torch.stack([column.to(torch.float32) for column in columns]).tolist()
-        total = others.pop(0) if decision.total is not None else []
-        counts, mended = ([int(count) for count in column] for column in others or [[0.0] * len(reuse)] * 2)
-        size = 0 if fresh is None else fresh.shape[1]
-        kinds = tuple(_kind(bool(r), count, size) for r, count in zip(reuse, counts, strict=True))
-        counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
-        return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
-
-    def rows(self, kind: str, device: torch.device) -> Tensor:
-        """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""
-        places = torch.arange(len(self.kinds), device=device)
-        return torch.stack([places[row] for row, found in enumerate(self.kinds) if found == kind])
-
-
-def _kind(reuse: bool, fresh: int, tokens: int) -> str:
-    if not reuse or (tokens and fresh == tokens):
-        return "computed"
-    return "partial" if fresh else "reused"
+from ralu_cache.verdict import Group, Verdict, indices_of
 
 
 class Branch:
@@ -276,7 +216,10 @@ class Branch:
         by_token, inherited = self.memory is not None, self.policy.transition == "inherit"
         history = self.ledger.history("residual", self.layout, inherited=inherited, by_token=by_token)
         trend = self.ledger.get("trend", self.layout)
-        return history if trend is None or not history else along_trend(history, trend.values)
+        if trend is None or not history:
+            return history
+        known = trend.token_levels(inherited=True).isfinite() if by_token else trend.readable(inherited=True)
+        return along_trend(history, trend.values, known)
 
     def _groups(self, verdict: Verdict, situation: Situation, fresh: Tensor | None) -> list[Group]:
         """The samples by kind, the computed first: the call itself is made for the first group."""
@@ -296,7 +239,7 @@ class Branch:
                 continue
             assert fresh is not None
             counts = tuple(count for count in verdict.fresh if count)
-            groups.append(Group(rows, residual, _indices(fresh if rows is None else fresh[rows], counts), counts))
+            groups.append(Group(rows, residual, indices_of(fresh if rows is None else fresh[rows], counts), counts))
         return groups
 
     def _marks_after(self, row: int) -> list[int]:
@@ -341,12 +284,3 @@ class Branch:
             self._previous = signal
         else:
             self.ledger.record("signal", signal, self.layout, situation.step, situation.sigma)
-
-
-def _indices(chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """(k, n) bool, so many True in each row -> (k, max(counts)) int64 in order, short rows filled with their first."""
-    index = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
-    if len(set(counts)) == 1:
-        return index
-    meant = torch.arange(index.shape[1], device=index.device) < chosen.sum(1, keepdim=True)
-    return torch.where(meant, index, index[:, :1])

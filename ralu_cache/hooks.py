@@ -14,11 +14,12 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.base import Adapter
 from ralu_cache.attention import Rows
 from ralu_cache.blocks import BlockStack
-from ralu_cache.branches import Branch, Group
+from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.known import on_host, plain
 from ralu_cache.layer_cache import LayerCache
 from ralu_cache.run import Run
+from ralu_cache.verdict import Group
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ def test_permuting_tokens_permutes_forecasts(seed: int) -> None:
     history = [(torch.full((2,), level), values) for level, values in ((0.5, now), (0.7, before), (0.9, oldest))]
     permuted = [(level, values[:, order]) for level, values in history]
     assert torch.equal(extrapolate(permuted, 0.4, 2), extrapolate(history, 0.4, 2)[:, order])
-    one = extrapolate(along_trend(history[:1], trend), 0.4, 1)[:, order]
-    assert torch.equal(extrapolate(along_trend(permuted[:1], trend[:, order]), 0.4, 1), one)
+    known = torch.tensor([True, False])
+    one = extrapolate(along_trend(history[:1], trend, known), 0.4, 1)[:, order]
+    assert torch.equal(extrapolate(along_trend(permuted[:1], trend[:, order], known), 0.4, 1), one)
 
 
 @given(st.integers(0, 3), st.integers(0, 10**6), st.sampled_from([0.05, 0.4, 0.95]))
@@ -90,9 +91,11 @@ def test_no_slope_is_known_where_a_token_was_not_computed_twice() -> None:
 def test_what_was_computed_once_goes_on_along_its_trend_damped(seed: int, sigma: float, order: int) -> None:
     values, trend = drawn(2, 3, 4, 2, seed=seed)
     levels = torch.tensor([0.9, 0.8, 0.7])
-    forecast = extrapolate(along_trend([(levels, values)], trend), sigma, order)
+    known = torch.tensor([True, True, False])
+    forecast = extrapolate(along_trend([(levels, values)], trend, known), sigma, order)
     expected = values + DAMPING * trend * (sigma - levels)[:, None, None]
-    torch.testing.assert_close(forecast, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(forecast[:2], expected[:2], rtol=1e-4, atol=1e-5)
+    assert torch.equal(forecast[2], values[2]), "as it is where no trend is known"
 
 
 @given(seeds, st.integers(1, 3))
@@ -100,6 +103,6 @@ def test_what_was_computed_twice_does_without_a_trend_bit_for_bit(seed: int, ord
     """Sample by sample: the first two have two values of their own, the third one has one."""
     newest, older, trend = drawn(3, 3, 4, 2, seed=seed)
     history = [(torch.tensor([0.5, 0.6, 0.5]), newest), (torch.tensor([0.7, 0.8, torch.nan]), older)]
-    forecast = extrapolate(along_trend(history, trend), 0.4, order)
+    forecast = extrapolate(along_trend(history, trend, torch.tensor([True, False, True])), 0.4, order)
     assert torch.equal(forecast[:2], extrapolate(history, 0.4, order)[:2])
     torch.testing.assert_close(forecast[2], newest[2] - 0.1 * DAMPING * trend[2])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, accelerate
+from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, ToCa, accelerate
 from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.temporal.base import Rules, Situation
@@ -110,7 +110,5 @@ def test_without_a_forecast_of_the_stack_it_is_a_reset(policy: Rules) -> None:
 
 
 def test_what_does_not_forecast_refuses_it() -> None:
-    from ralu_cache import TeaCache
-
     with pytest.raises(ValueError, match="transition must be one of 'reset', 'inherit', got 'trend'"):
-        TeaCache(transition="trend")
+        ToCa(transition="trend")

@@ -55,13 +55,14 @@ def slope(newest: tuple[Tensor, Tensor], older: tuple[Tensor, Tensor]) -> tuple[
     return torch.where(known[..., None], change, 0.0), known
 
 
-def along_trend(history: History, trend: Tensor) -> list[tuple[Tensor, Tensor]]:
+def along_trend(history: History, trend: Tensor, known: Tensor) -> list[tuple[Tensor, Tensor]]:
     """A history (see `extrapolate`) whose second node, where there is none, lies on the damped `trend` (B, n, d).
 
-    trend: change of the values with sigma. So what was computed only once since a transition is forecast linearly.
+    trend: change of the values with sigma, where it is `known`, bool and of the levels' shape. So what was computed
+    only once since a transition is forecast linearly; without a trend it stays as it is, bit for bit.
     """
     (level, values), *older = history
-    second = level + 1, values + DAMPING * trend
+    second = torch.where(known, level + 1, torch.nan), values + DAMPING * trend
     if older:
         missing = older[0][0].isnan()
         at = missing.view(*missing.shape, *(1,) * (values.ndim - missing.ndim))

@@ -1,0 +1,80 @@
+"""Verdicts: what a policy decided for one call, on the host, and the groups of samples that share a fate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ralu_cache.temporal.base import Decision
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Samples of one call that share a decision.
+
+    rows: (k,) int64 indices into the batch, None for all. residual: (k, n, d) to be added in place of running the
+    blocks, None if the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each
+    sample means `counts`, and repeats the first to fill up.
+    """
+
+    rows: Tensor | None = None
+    residual: Tensor | None = None
+    tokens: Tensor | None = None
+    counts: tuple[int, ...] = ()
+
+    @property
+    def computes(self) -> bool:
+        """True if the blocks run, for all tokens or for some."""
+        return self.residual is None or self.tokens is not None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision on the host; reading it is the one time per call that the device is waited for.
+
+    kinds: "computed", "partial" or "reused" for each sample. fresh: how many tokens of a partial one are computed.
+    mended: how many of those were not VALID before.
+    """
+
+    kinds: tuple[str, ...]
+    fresh: tuple[int, ...]
+    mended: tuple[int, ...]
+    distance: tuple[float, ...]
+    total: tuple[float, ...]
+    threshold: float
+
+    @classmethod
+    def read(cls, decision: Decision, fresh: Tensor | None = None, valid: Tensor | None = None) -> Verdict:
+        """fresh, valid: (B, n) bool, the tokens to compute in samples that reuse, and those VALID before."""
+        columns = [decision.reuse, decision.distance, *(() if decision.total is None else (decision.total,))]
+        if fresh is not None and valid is not None:
+            columns += [fresh.sum(1), (fresh & ~valid).sum(1)]
+        reuse, distance, *others = torch.stack([column.to(torch.float32) for column in columns]).tolist()
+        total = others.pop(0) if decision.total is not None else []
+        counts, mended = ([int(count) for count in column] for column in others or [[0.0] * len(reuse)] * 2)
+        size = 0 if fresh is None else fresh.shape[1]
+        kinds = tuple(_kind(bool(r), count, size) for r, count in zip(reuse, counts, strict=True))
+        counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
+        return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
+
+    def rows(self, kind: str, device: torch.device) -> Tensor:
+        """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""
+        places = torch.arange(len(self.kinds), device=device)
+        return torch.stack([places[row] for row, found in enumerate(self.kinds) if found == kind])
+
+
+def _kind(reuse: bool, fresh: int, tokens: int) -> str:
+    if not reuse or (tokens and fresh == tokens):
+        return "computed"
+    return "partial" if fresh else "reused"
+
+
+def indices_of(chosen: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """(k, n) bool, so many True in each row -> (k, max(counts)) int64 in order, short rows filled with their first."""
+    index = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
+    if len(set(counts)) == 1:
+        return index
+    meant = torch.arange(index.shape[1], device=index.device) < chosen.sum(1, keepdim=True)
+    return torch.where(meant, index, index[:, :1])
