@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too few digits of their difference
-DAMPING = 0.7
+DAMPING = 0.4
 """How much of a token's trend goes on behind a transition.
 
 Measured on the embedded model, "ralu-4x": of the change in the first step after a transition, the trend before it
