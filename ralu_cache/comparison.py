@@ -106,10 +106,10 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     header = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
     rows = [_table_row(name, row, cached) for name, row in summary["methods"].items()]
     hardware, size, frames = summary["hardware"], summary["size"], summary.get("frames")
+    length = f", {frames} frames" if frames else ""
     caption = (
-        f"{summary['model']}, guided, {len(summary['prompts'])} prompts as one batch at {size}x{size} pixels"
-        + (f", {frames} frames; " if frames else "; ")
-        +         f"{hardware['name']}, {hardware['threads']} threads, torch {summary['versions']['torch']}. "
+        f"{summary['model']}, guided, {len(summary['prompts'])} prompts as one batch at {size}x{size} pixels{length}; "
+        f"{hardware['name']}, {hardware['threads']} threads, torch {summary['versions']['torch']}. "
         f"Seconds: median of {summary['repeats'] * len(summary['seeds'])} interleaved runs of the whole call. "
         f"PSNR and SSIM: mean and standard deviation over the {'frames' if frames else 'pictures'}, "
         "to the full run of the same seed."

@@ -194,7 +194,7 @@ def test_generate_draws_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str
         *("--plot", files[2], "--guidance-scale", "1"),
     )
     with Image.open(files[0]) as film:
-        assert (film.n_frames, film.size, film.info["duration"]) == (9, (64, 64), 125)
+        assert (film.n_frames, film.size, film.info["duration"]) == (9, (64, 64), 120), "in hundredths"
     report = json.loads(Path(files[1]).read_text())
     assert (report["size"], len(report["steps"])) == ([40, 8], 10)
     assert Path(files[2]).stat().st_size > 10_000 and "mixed" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ralu_cache import demo
 from ralu_cache.comparison import Trial, comparison_row, describe_hardware, markdown_table
-from ralu_cache.demo import DEMO, DEMOS, DemoPlan, quick, run_demo
+from ralu_cache.demo import DEMO, DEMOS, DemoPlan, demo_prompts, quick, run_demo
 from ralu_cache.embedded import EMBEDDED, TINY_WAN, EmbeddedModel
 from ralu_cache.methods import parse_method
 from ralu_cache.report import Report
@@ -179,6 +179,11 @@ def test_a_plan_that_cannot_run_is_refused(option: str, value: Any) -> None:
 def test_the_quick_demo_shows_each_kind(plan: DemoPlan) -> None:
     spatial, temporal, both = (parse_method(name) for name in quick(plan).methods)
     assert spatial.temporal is None and temporal.spatial is None and both.spatial and both.temporal
+
+
+def test_each_embedded_model_has_a_demo_and_its_prompts() -> None:
+    assert [plan.model for plan in DEMOS] == list(EMBEDDED.values())
+    assert demo_prompts("tiny-wan") == DEMOS[-1].prompts != DEMO.prompts == demo_prompts("some/checkpoint")
 
 
 def test_hardware_is_named() -> None:
