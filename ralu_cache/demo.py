@@ -94,10 +94,10 @@ DEMOS = (
     DemoPlan(
         model=TINY_WAN,
         prompts=(
-            "a red circle moving right on a blue background",
+            "a blue square shrinking on a yellow background",
             "a yellow square moving down on a purple background",
-            "a white ring growing on a green background",
-            "a pink cross moving left on a black to cyan gradient background",
+            "a purple triangle growing on a cyan background",
+            "a white circle moving up on an orange and red horizontal striped background",
         ),
         methods=(
             "ralu-4x",

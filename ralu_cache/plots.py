@@ -79,9 +79,7 @@ def save_grid(
     """
     height, width = as_pictures(next(iter(rows.values())))[0].shape[:2]
     wide = CELL * max(1.0, width / height / 2)  # film strips: wider than a picture, and less high
-    figure = Figure(
-        figsize=(wide * len(columns) + 2.0, wide * height / width * len(rows) + 0.6), layout="constrained"
-    )
+    figure = Figure(figsize=(wide * len(columns) + 2.0, wide * height / width * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, color=INK)

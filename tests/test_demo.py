@@ -75,16 +75,14 @@ def test_pictures_are_written(out: Path) -> None:
 
 
 def test_a_demo_of_videos_has_a_gif_and_film_strips(tmp_path: Path) -> None:
-    plan = replace(
-        DEMOS[-1], prompts=DEMOS[-1].prompts[:2], methods=("ralu-7x", "ralu-7x+taylorseer:2"), steps=10, repeats=1
-    )
+    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=("ralu-7x+taylorseer:2",), steps=6, repeats=1)
     summary = run_demo(plan, tmp_path)
     assert (plan.model, summary["frames"]) == (TINY_WAN, 9)
     columns = len(summary["methods"])
     with Image.open(tmp_path / "videos.gif") as gif:
         assert gif.n_frames == 9 and gif.width == LABEL + columns * (2 * 64 + BETWEEN) - BETWEEN
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.width > 1000, "film strips are wide"
+        assert grid.width == 840, "two inches of labels and four of a strip; a picture has 1.6"
     assert all((tmp_path / name).exists() for name in ("regions.png", "timeline.png", "composition.png"))
     table = (tmp_path / "table.md").read_text()
     assert "64x64 pixels, 9 frames" in table and "over the frames" in table

@@ -17,7 +17,7 @@ def test_the_plan_varied_is_the_preset() -> None:
 
 def test_what_flickers_has_more_jitter() -> None:
     ramp = np.linspace(0, 0.5, 5)[:, None, None, None] ** 2 + np.zeros((2, 5, 16, 16, 3), np.float32)
-    flicker = ramp + 0.1 * (np.arange(5) % 2)[:, None, None, None].astype(np.float32)
+    flicker = ramp + 0.01 + 0.1 * (np.arange(5) % 2)[:, None, None, None].astype(np.float32)
     row = compare("flicker", 50, 1.0, flicker, ramp)
     assert row.jitter > 10 and compare("same", 50, 1.0, ramp + 0.1, ramp).jitter == pytest.approx(1)
     assert compare("same", 50, 1.0, ramp + 0.1, ramp).psnr == pytest.approx(20, abs=0.01)
