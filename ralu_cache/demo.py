@@ -269,7 +269,7 @@ def _caption(name: str, row: Mapping[str, Any]) -> str:
     """A method's label; no times, so that the picture is the same wherever it is drawn."""
     if row["psnr"] is None:
         return f"{name}\n{row['steps']} steps"
-    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), 22)
+    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), 24)
     return "\n".join([*lines, f"{row['flop_ratio']:.1f}x fewer FLOPs", f"{row['psnr']:.1f} dB"])
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 LINE, MARGIN = 12, 4  # pixels
 LABEL, LABEL_LETTERS = 110, 19  # a row's label: pixels, and letters of a line of it
+PALETTE = 128  # colours of a frame of a GIF
 BETWEEN = 2  # pixels between rows that have labels, and between their columns
 
 
@@ -86,8 +87,8 @@ def side_by_side(columns: Mapping[str, Sequence[Sequence[Image.Image]]], rows: S
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | PathLike[str], frames_per_second: float) -> None:
-    """An animated GIF that repeats for ever; makes the folder."""
+    """An animated GIF that repeats for ever, each frame in its own palette; makes the folder."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    first, *others = frames
+    first, *others = (frame.quantize(PALETTE, dither=Image.Dither.NONE) for frame in frames)  # dither would flicker
     first.save(target, save_all=True, append_images=others, duration=round(1000 / frames_per_second), loop=0)
