@@ -12,7 +12,7 @@ from typing import Any
 from ralu_cache.calibration.options import add_calibrate
 from ralu_cache.sweep.options import add_recommend, add_sweep
 
-EMBEDDED = ("tiny-flux", "tiny-sd3")
+EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan")
 METHODS = "SPATIAL, +TEMPORAL or SPATIAL+TEMPORAL, such as ralu-4x+seacache:0.3"
 
 
@@ -56,12 +56,12 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="out/demo", metavar="FOLDER", help="default: %(default)s; a folder a model in it"
     )
-    parser.add_argument("--models", nargs="+", choices=EMBEDDED, default=EMBEDDED, help="both, if not given")
+    parser.add_argument("--models", nargs="+", choices=EMBEDDED, default=EMBEDDED, help="all, if not given")
     parser.add_argument("--quick", action="store_true", help="two prompts, three methods, one round")
     parser.add_argument("--steps", type=_positive, help="steps of the full run (50)")
-    parser.add_argument("--size", type=_positive, help="pixels of a side (128)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="one batch of pictures per seed (0)")
-    parser.add_argument("--repeats", type=_positive, help="rounds of the interleaved timing (3)")
+    parser.add_argument("--size", type=_positive, help="pixels of a side (128; 64 of tiny-wan)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one batch of pictures or videos per seed (0)")
+    parser.add_argument("--repeats", type=_positive, help="rounds of the interleaved timing (3; 2 of tiny-wan)")
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD", help=f"{METHODS} (the models' presets, some with caching)"
     )
@@ -71,7 +71,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER", help=f"or {EMBEDDED[1]}; default: {EMBEDDED[0]}")
+    others = ", ".join(EMBEDDED[1:])
+    add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER", help=f"or {others}; default: {EMBEDDED[0]}")
     add("--prompt", action="append", required=True, help="repeat it for a batch")
     add("--negative-prompt", help="for every prompt")
     add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
@@ -82,7 +83,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--width", type=_positive, help="pixels")
     add("--steps", type=_positive, help="num_inference_steps; presets bring their own")
     add("--seed", type=int, default=0, help="of the first picture; the next ones count up from it")
-    add("--num-images", type=_positive, default=1, help="pictures per prompt")
+    add("--num-images", type=_positive, default=1, help="pictures or videos per prompt")
+    add("--num-frames", type=_positive, help="of a video")
+    add("--frames-per-second", type=_positive, help="of the GIF that a video becomes (16; 8 of tiny-wan)")
     add("--max-sequence-length", type=_positive, help="text tokens")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
     add("--device", help="default: cuda if there is one, else cpu")

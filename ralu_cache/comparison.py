@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ralu_cache.report import Report, StepRecord
 from ralu_cache.report_text import readable_flops
+from ralu_cache.videos import as_frames
 
-Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1]
+Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1], or videos (B, F, Y, X, 3)
 Metric = Callable[[Pictures, Pictures], list[float]]
 
 TITLES = ("method", "steps", "FLOPs", "fewer FLOPs", "seconds", "faster", "PSNR to full", "SSIM to full")
@@ -83,10 +84,14 @@ def _ratios(base: Trial, trial: Trial) -> list[float]:
 
 
 def _likeness(trial: Trial, base: Trial, metrics: Mapping[str, Metric]) -> dict[str, float | None]:
-    """Each metric and its spread over the pictures of all seeds; None where there is no such number."""
+    """Each metric and its spread over the pictures, or frames, of all seeds; None where there is no such number."""
     row: dict[str, float | None] = {}
     for name, metric in metrics.items():
-        values = [value for seed, shown in trial.pictures.items() for value in metric(shown, base.pictures[seed])]
+        values = [
+            value
+            for seed, shown in trial.pictures.items()
+            for value in metric(as_frames(shown), as_frames(base.pictures[seed]))
+        ]
         if trial is base or not all(map(math.isfinite, values)):  # equal pictures have no PSNR
             row[name] = row[f"{name}_spread"] = None
         else:
@@ -100,12 +105,14 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     titles = (*TITLES, *CACHED) if cached else TITLES
     header = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
     rows = [_table_row(name, row, cached) for name, row in summary["methods"].items()]
-    hardware, size = summary["hardware"], summary["size"]
+    hardware, size, frames = summary["hardware"], summary["size"], summary.get("frames")
+    length = f", {frames} frames" if frames else ""
     caption = (
-        f"{summary['model']}, guided, {len(summary['prompts'])} prompts as one batch at {size}x{size} pixels; "
+        f"{summary['model']}, guided, {len(summary['prompts'])} prompts as one batch at {size}x{size} pixels{length}; "
         f"{hardware['name']}, {hardware['threads']} threads, torch {summary['versions']['torch']}. "
         f"Seconds: median of {summary['repeats'] * len(summary['seeds'])} interleaved runs of the whole call. "
-        "PSNR and SSIM: mean and standard deviation over the pictures, to the full run of the same seed."
+        f"PSNR and SSIM: mean and standard deviation over the {'frames' if frames else 'pictures'}, "
+        "to the full run of the same seed."
     )
     if cached:
         caption += (

@@ -1,4 +1,4 @@
-"""The demonstration on the embedded models: full sampling, RALU and fewer plain steps, timed and compared."""
+"""The demonstration on the embedded models: full sampling, RALU, caching and fewer plain steps, timed and compared."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
 from ralu_cache.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
-from ralu_cache.embedded import TINY_FLUX, TINY_SD3, EmbeddedModel
+from ralu_cache.embedded import TINY_FLUX, TINY_SD3, TINY_WAN, EmbeddedModel
 from ralu_cache.methods import Method, parse_method
 from ralu_cache.report import RegionMask, Report, finite
+from ralu_cache.videos import beside, latent_frames, save_gif, side_by_side, still, to_images
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,31 @@ DEMOS = (
             "ralu-2x+taylorseer:5/2/2,first=1,compute_stage_end=false",
         ),
     ),
+    DemoPlan(
+        model=TINY_WAN,
+        prompts=(
+            "a blue square shrinking on a yellow background",
+            "a yellow square moving down on a purple background",
+            "a purple triangle growing on a cyan background",
+            "a white circle moving up on an orange and red horizontal striped background",
+        ),
+        methods=(
+            "ralu-4x",
+            "ralu-7x",
+            "+seacache:0.2",
+            "ralu-4x+seacache:0.4",
+            "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false",
+        ),
+        size=TINY_WAN.size,
+        repeats=2,
+    ),
 )
+GIF_SCALE = 2
+
+
+def demo_prompts(model: str) -> tuple[str, ...]:
+    """The prompts of an embedded model's demo; of any other model those of the first."""
+    return next((plan.prompts for plan in DEMOS if plan.model.name == model), DEMO.prompts)
 
 
 def quick(plan: DemoPlan) -> DemoPlan:
@@ -105,6 +130,7 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
 
     grid.png: the drawings; regions.png: what was refined; timeline.png: the stages of the uncached runs;
     composition.png: stages and caching of the cached ones. A picture for which there are no such runs is left out.
+    Of videos grid.png and regions.png show a frame for each latent one, videos.gif them all.
 
     Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
     """
@@ -125,6 +151,7 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
         "model": plan.model.name,
         "arguments": dict(plan.model.arguments),
         "size": plan.size,
+        "frames": plan.model.arguments.get("num_frames"),
         "steps": plan.steps,
         "prompts": plan.prompts,
         "seeds": plan.seeds,
@@ -145,10 +172,15 @@ def _draw(plan: DemoPlan, trials: list[Trial], rows: Mapping[str, Mapping[str, A
 
     seed = plan.seeds[0]
     reports = {trial.name: trial.reports[seed] for trial in trials if trial.reports}
-    pictures = {trial.name: list(trial.pictures[seed]) for trial in trials}
-    captions = {_caption(name, row): pictures[name] for name, row in rows.items()}
-    plots.save_grid(captions, plan.prompts, folder / "grid.png")
-    masks = {name: _masks(report) for name, report in reports.items() if report.regions}
+    drawn = {trial.name: trial.pictures[seed] for trial in trials}
+    frames = latent_frames(next(iter(reports.values())).size, drawn[trials[0].name])
+    pictures = {name: [still(picture, frames) for picture in batch] for name, batch in drawn.items()}
+    captions = {name: _caption(name, row) for name, row in rows.items()}
+    plots.save_grid({captions[name]: pictures[name] for name in rows}, plan.prompts, folder / "grid.png")
+    if plan.model.frames_per_second is not None:
+        columns = {captions[name]: [to_images(video, GIF_SCALE) for video in drawn[name]] for name in rows}
+        save_gif(side_by_side(columns, plan.prompts), folder / "videos.gif", plan.model.frames_per_second)
+    masks = {name: _masks(report, frames) for name, report in reports.items() if report.regions}
     if masks:
         plots.save_grid({name: pictures[name] for name in masks}, plan.prompts, folder / "regions.png", masks)
     for file, save, caches in (
@@ -216,30 +248,28 @@ def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> tu
     batch = len(plan.prompts)
     plain = trial.spatial is None and trial.temporal is None
     with nullcontext() if plain else accelerate(pipe, trial.spatial, trial.temporal) as handle:
-        pictures = pipe(
-            list(plan.prompts),
-            negative_prompt=[""] * batch,
-            height=plan.size,
-            width=plan.size,
-            num_inference_steps=trial.steps if plain else plan.steps,
-            generator=[torch.Generator().manual_seed(1000 * seed + index) for index in range(batch)],
-            callback_on_step_end=count,
-            output_type="np",
-            **plan.model.arguments,
-        ).images
-    return pictures, None if handle is None else handle.report
+        call = {
+            "negative_prompt": [""] * batch,
+            "num_inference_steps": trial.steps if plain else plan.steps,
+            "generator": [torch.Generator().manual_seed(1000 * seed + index) for index in range(batch)],
+            "callback_on_step_end": count,
+            "output_type": "np",
+        }
+        sides = {"height": plan.size, "width": plan.size}
+        drawn = pipe(list(plan.prompts), **{**plan.model.arguments, **sides, **call})
+    return getattr(drawn, plan.model.output), None if handle is None else handle.report
 
 
-def _masks(report: Report) -> list[list[RegionMask]]:
-    """The masks of every sample, in the order of the mixed stages."""
-    return [[masks[sample] for masks in report.regions] for sample in range(report.batch)]
+def _masks(report: Report, frames: int) -> list[list[RegionMask]]:
+    """The masks of every sample, in the order of the mixed stages; a video's frames beside each other."""
+    return [[beside(masks[sample], frames) for masks in report.regions] for sample in range(report.batch)]
 
 
 def _caption(name: str, row: Mapping[str, Any]) -> str:
-    """A grid row's label; no times, so that the picture is the same wherever it is drawn."""
+    """A method's label; no times, so that the picture is the same wherever it is drawn."""
     if row["psnr"] is None:
         return f"{name}\n{row['steps']} steps"
-    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), 26)
+    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), 24)
     return "\n".join([*lines, f"{row['flop_ratio']:.1f}x fewer FLOPs", f"{row['psnr']:.1f} dB"])
 
 

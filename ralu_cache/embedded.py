@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,13 +15,21 @@ import torch
 class EmbeddedModel:
     """One of them. `arguments`: what its call needs beside prompt, negative prompt (""), size, steps and seed.
 
-    The default size is 128x128 pixels. What it can draw says the README.md in its `folder`.
+    size: pixels of a side unless the call says otherwise. frames_per_second: of a model of videos; None of pictures.
+    What it can draw says the README.md in its `folder`.
     """
 
     name: str
     pipeline: str
     package: str
     arguments: Mapping[str, Any] = field(hash=False)
+    size: int = 128
+    frames_per_second: int | None = None
+
+    @property
+    def output(self) -> Literal["images", "frames"]:
+        """What the pipeline's result calls what it drew."""
+        return "images" if self.frames_per_second is None else "frames"
 
     @property
     def folder(self) -> Path:
@@ -33,7 +41,8 @@ class EmbeddedModel:
         import diffusers
 
         pipe = getattr(diffusers, self.pipeline).from_pretrained(str(self.folder), dtype=dtype)
-        pipe.default_sample_size = 32  # in latent pixels; FLUX's class assumes 128
+        if self.output == "images":  # pipelines of videos have their size in the call
+            pipe.default_sample_size = self.size // 4  # in latent pixels; FLUX's class assumes 128
         return pipe
 
 
@@ -41,4 +50,9 @@ TINY_FLUX = EmbeddedModel("tiny-flux", "FluxPipeline", "tiny_flux", {"true_cfg_s
 TINY_SD3 = EmbeddedModel(
     "tiny-sd3", "StableDiffusion3Pipeline", "tiny_sd3", {"guidance_scale": 3.0, "max_sequence_length": 16}
 )
-EMBEDDED = {model.name: model for model in (TINY_FLUX, TINY_SD3)}
+TINY_WAN = EmbeddedModel(
+    "tiny-wan", "WanPipeline", "tiny_wan",
+    {"guidance_scale": 3.0, "max_sequence_length": 16, "num_frames": 9, "height": 64, "width": 64},
+    size=64, frames_per_second=8,
+)  # fmt: skip
+EMBEDDED = {model.name: model for model in (TINY_FLUX, TINY_SD3, TINY_WAN)}

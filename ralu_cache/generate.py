@@ -1,4 +1,4 @@
-"""`ralu-cache generate`: load any checkpoint, accelerate it, draw, save pictures and report."""
+"""`ralu-cache generate`: load any checkpoint, accelerate it, draw, save pictures or videos, and report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import torch
 from ralu_cache.api import accelerate
 from ralu_cache.embedded import EMBEDDED
 from ralu_cache.methods import Method, parse_method
+from ralu_cache.videos import latent_frames, save_gif, tall, to_images
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+VIDEOS = (".gif",)
+UNWRITTEN = (".apng", ".avi", ".bmp", ".mkv", ".mov", ".mp4", ".tif", ".tiff", ".webm")  # no folder is called so
+FRAMES_PER_SECOND = 16  # of Wan 2.1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw and how; None leaves a choice to the pipeline. Sizes are in pixels."""
+    """What to draw and how; None leaves a choice to the pipeline. Sizes are in pixels.
+
+    num_frames is for pipelines of videos, as is frames_per_second: how fast their GIFs run.
+    """
 
     model: str
     prompt: list[str]
@@ -32,6 +39,8 @@ class Request:
     steps: int | None = None
     seed: int = 0
     num_images: int = 1
+    num_frames: int | None = None
+    frames_per_second: int | None = None
     max_sequence_length: int | None = None
     dtype: str | None = None
     device: str | None = None
@@ -53,24 +62,42 @@ class Request:
 
 
 def generate(request: Request) -> list[Path]:
-    """Draws, saves and prints what was done. Returns the paths of the pictures."""
+    """Draws, saves and prints what was done. Returns the paths of the pictures, or of the videos' GIFs."""
     if request.plot:  # a missing matplotlib should not cost a run
         from ralu_cache import plots  # noqa: F401
     pipe = load(request)
+    arguments, videos = call_arguments(request, pipe), makes_videos(pipe)
+    paths = output_paths(request.out, len(arguments["generator"]), VIDEOS if videos else PICTURES)
     with accelerate(pipe, request.method.spatial, request.method.temporal) as handle:
-        images = pipe(**call_arguments(request, pipe)).images
-    paths = picture_paths(request.out, len(images))
+        drawn = pipe(**arguments, output_type="np" if videos else "pil")
+    images = drawn.frames if videos else drawn.images
     for image, path in zip(images, paths, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        if videos:
+            save_gif(to_images(image), path, frames_per_second(request))
+        else:
+            image.save(path)
         print(path)
     if handle.report is not None:
         print(handle.report)
         if request.report:
             handle.report.save(request.report)
         if request.plot:
+            if videos:
+                images = [tall(video, latent_frames(handle.report.size, video)) for video in images]
             handle.report.plot(request.plot, images)
     return paths
+
+
+def makes_videos(pipe: Any) -> bool:
+    """Whether the pipeline draws frames: its call takes their number."""
+    return "num_frames" in inspect.signature(pipe.__call__).parameters
+
+
+def frames_per_second(request: Request) -> int:
+    """What was asked for, else what the embedded model is made for, else Wan's."""
+    own = EMBEDDED[request.model].frames_per_second if request.model in EMBEDDED else None
+    return request.frames_per_second or own or FRAMES_PER_SECOND
 
 
 def device_of(request: Request) -> str:
@@ -106,29 +133,37 @@ def call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
         "height": request.height,
         "width": request.width,
         "num_inference_steps": request.steps,
+        "num_frames": request.num_frames,
         "max_sequence_length": request.max_sequence_length,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     if request.model in EMBEDDED:
         given = {**EMBEDDED[request.model].arguments, "negative_prompt": "", **given}
     accepted = inspect.signature(pipe.__call__).parameters
-    if "num_frames" in accepted:
-        raise ValueError(f"{type(pipe).__name__} makes videos, not pictures; call accelerate() on it in Python")
-    if unknown := [name for name in given if name not in accepted]:
+    unknown = [name for name in given if name not in accepted]
+    if request.frames_per_second and not makes_videos(pipe):
+        unknown.append("frames_per_second")
+    if unknown:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
         raise ValueError(f"{type(pipe).__name__} takes no {flags}")
     if "negative_prompt" in given:
         given["negative_prompt"] = [given["negative_prompt"]] * len(request.prompt)
     count = len(request.prompt) * request.num_images
     generators = [torch.Generator().manual_seed(request.seed + index) for index in range(count)]
-    return {**given, "prompt": request.prompt, "num_images_per_prompt": request.num_images, "generator": generators}
+    each = "num_videos_per_prompt" if makes_videos(pipe) else "num_images_per_prompt"
+    return {**given, "prompt": request.prompt, each: request.num_images, "generator": generators}
 
 
-def picture_paths(out: str, count: int) -> list[Path]:
-    """A folder gets 0.png, 1.png, ...; a picture's name is used as it is, or numbered if there are several."""
+def output_paths(out: str, count: int, accepted: tuple[str, ...]) -> list[Path]:
+    """A folder gets 0.png, 1.png, ... (the first of the accepted endings); a file's name is used, numbered if there are
+    several. Raises ValueError for a file's name with another ending than the accepted ones."""
     target = Path(out)
-    if target.suffix.lower() not in PICTURES:
-        return [target / f"{index}.png" for index in range(count)]
+    suffix = target.suffix.lower()
+    if suffix not in accepted:
+        if suffix in (*PICTURES, *VIDEOS, *UNWRITTEN):
+            what = "videos" if accepted == VIDEOS else "pictures"
+            raise ValueError(f"--out {out} ends in {suffix}, but {what} end in {', '.join(accepted)}; or name a folder")
+        return [target / f"{index}{accepted[0]}" for index in range(count)]
     if count == 1:
         return [target]
     return [target.with_name(f"{target.stem}-{index}{target.suffix}") for index in range(count)]

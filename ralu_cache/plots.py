@@ -73,11 +73,13 @@ def save_grid(
     path: str | PathLike[str],
     masks: Mapping[str, Sequence[Sequence[RegionMask]]] | None = None,
 ) -> None:
-    """Labelled pictures: `rows` maps a row's label to its pictures, `columns` are the captions above.
+    """Labelled pictures of one size: `rows` maps a row's label to its pictures, `columns` are the captions above.
 
     masks: for the rows named in it, the region masks of each picture, drawn over it.
     """
-    figure = Figure(figsize=(CELL * len(columns) + 2.0, CELL * len(rows) + 0.6), layout="constrained")
+    height, width = as_pictures(next(iter(rows.values())))[0].shape[:2]
+    wide = CELL * max(1.0, width / height / 2)  # film strips: wider than a picture, and less high
+    figure = Figure(figsize=(wide * len(columns) + 2.0, wide * height / width * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (label, pictures) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, color=INK)

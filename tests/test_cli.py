@@ -11,7 +11,7 @@ from PIL import Image
 
 from ralu_cache import cli
 from ralu_cache.embedded import EMBEDDED
-from ralu_cache.generate import Request, call_arguments, picture_paths
+from ralu_cache.generate import PICTURES, VIDEOS, Request, call_arguments, makes_videos, output_paths
 from tests.wan_pipelines import make_wan_pipeline
 
 PROMPT = "a red circle on a blue background"
@@ -144,18 +144,17 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(comparison, "markdown_table", lambda summary: "| table |")
     run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "+seacache:0.3", "--out", "there")
     assert [(plan.model.name, out) for plan, out in plans] == [
-        (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3")
+        (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3", "tiny-wan")
     ]
-    quick = demo.quick(demo.DEMO)
-    assert {(plan.seeds, plan.methods, plan.prompts) for plan, _ in plans} == {
-        ((3, 5), ("ralu-5x", "+seacache:0.3"), quick.prompts)
-    }
+    assert [(plan.seeds, plan.methods, plan.prompts) for plan, _ in plans] == [
+        ((3, 5), ("ralu-5x", "+seacache:0.3"), demo.quick(plan).prompts) for plan in demo.DEMOS
+    ]
     plans.clear()
     run("demo", "--models", "tiny-sd3", "--steps", "20", "--size", "64", "--repeats", "2")
     ((full, default),) = plans
     assert (full.model.name, full.steps, full.size, full.repeats) == ("tiny-sd3", 20, 64, 2)
     assert full.prompts == demo.DEMO.prompts and default == Path("out/demo/tiny-sd3")
-    assert capsys.readouterr().out.count("| table |") == 3
+    assert capsys.readouterr().out.count("| table |") == 4
 
 
 def test_the_command_line_knows_the_embedded_models() -> None:
@@ -176,9 +175,47 @@ def test_options_that_a_pipeline_does_not_take_are_named() -> None:
         call_arguments(request, PlainPipeline())
 
 
-def test_pipelines_of_videos_are_refused() -> None:
-    with pytest.raises(ValueError, match="WanPipeline makes videos, not pictures"):
-        call_arguments(Request("some/model", ["a"]), make_wan_pipeline())
+def test_pipelines_of_videos_are_known() -> None:
+    pipe = make_wan_pipeline()
+    call = call_arguments(Request("some/model", ["a", "b"], num_images=2, num_frames=5, frames_per_second=4), pipe)
+    assert makes_videos(pipe) and not makes_videos(PlainPipeline())
+    assert (call["num_frames"], call["num_videos_per_prompt"], len(call["generator"])) == (5, 2, 4)
+    assert "num_images_per_prompt" not in call
+    with pytest.raises(ValueError, match="PlainPipeline takes no --num-frames, --frames-per-second"):
+        call_arguments(Request("some/model", ["a"], num_frames=5, frames_per_second=4), PlainPipeline())
+
+
+def test_generate_draws_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    files = [str(tmp_path / name) for name in ("film.gif", "run.json", "run.png")]
+    run(
+        *("generate", "--model", "tiny-wan", "--prompt", "a red circle moving right on a blue background"),
+        *("--spatial", "ralu-7x", "--temporal", "taylorseer:2", "--out", files[0], "--report", files[1]),
+        *("--plot", files[2], "--guidance-scale", "1"),
+    )
+    with Image.open(files[0]) as film:
+        assert (film.n_frames, film.size, film.info["duration"]) == (9, (64, 64), 120), "in hundredths"
+    report = json.loads(Path(files[1]).read_text())
+    assert (report["size"], len(report["steps"])) == ([40, 8], 10)
+    assert Path(files[2]).stat().st_size > 10_000 and "mixed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "out", "accepted"),
+    [("tiny-wan", "film.mp4", ".gif"), ("tiny-wan", "a.PNG", ".gif"), ("tiny-flux", "a.gif", ".png")],
+)
+def test_endings_that_cannot_be_written_are_refused(
+    model: str, out: str, accepted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = failure(capsys, "generate", "--model", model, "--prompt", PROMPT, "--out", str(tmp_path / out))
+    assert out in line and accepted in line and not list(tmp_path.iterdir())
+
+
+def test_a_sweep_of_videos_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = failure(
+        capsys, "sweep", "--model", "tiny-wan", "--spatial", "none", "--temporal", "none", "--out", str(tmp_path)
+    )
+    assert "--model tiny-wan is a WanPipeline" in line and "tiny-flux" in line and not list(tmp_path.iterdir())
 
 
 def test_each_picture_has_its_own_seed() -> None:
@@ -187,7 +224,11 @@ def test_each_picture_has_its_own_seed() -> None:
     assert [generator.initial_seed() for generator in generators] == [7, 8, 9, 10]
 
 
-def test_picture_paths() -> None:
-    assert picture_paths("folder", 2) == [Path("folder/0.png"), Path("folder/1.png")]
-    assert picture_paths("a/fox.jpg", 1) == [Path("a/fox.jpg")]
-    assert picture_paths("a/fox.jpg", 2) == [Path("a/fox-0.jpg"), Path("a/fox-1.jpg")]
+def test_output_paths() -> None:
+    assert output_paths("v1.5", 2, PICTURES) == [Path("v1.5/0.png"), Path("v1.5/1.png")]
+    assert output_paths("a/fox.jpg", 1, PICTURES) == [Path("a/fox.jpg")]
+    assert output_paths("a/fox.jpg", 2, PICTURES) == [Path("a/fox-0.jpg"), Path("a/fox-1.jpg")]
+    assert output_paths("a/fox.GIF", 2, VIDEOS) == [Path("a/fox-0.GIF"), Path("a/fox-1.GIF")]
+    assert output_paths("folder", 1, VIDEOS) == [Path("folder/0.gif")]
+    with pytest.raises(ValueError, match=r"--out fox.webm ends in .webm, but videos end in .gif; or name a folder"):
+        output_paths("fox.webm", 1, VIDEOS)

@@ -12,10 +12,11 @@ from PIL import Image
 
 from ralu_cache import demo
 from ralu_cache.comparison import Trial, comparison_row, describe_hardware, markdown_table
-from ralu_cache.demo import DEMO, DEMOS, DemoPlan, quick, run_demo
-from ralu_cache.embedded import EMBEDDED, EmbeddedModel
+from ralu_cache.demo import DEMO, DEMOS, DemoPlan, demo_prompts, quick, run_demo
+from ralu_cache.embedded import EMBEDDED, TINY_WAN, EmbeddedModel
 from ralu_cache.methods import parse_method
 from ralu_cache.report import Report
+from ralu_cache.videos import BETWEEN, LABEL
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("torchmetrics")
@@ -37,12 +38,13 @@ def test_an_embedded_model_draws_at_its_default_size(model: EmbeddedModel) -> No
     pipe = model.load()
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    prompt = "a red circle on a blue background"
-    (picture,) = pipe(
-        prompt, num_inference_steps=3, max_sequence_length=16, generator=generator, output_type="np"
-    ).images
-    assert picture.shape == (128, 128, 3)
-    assert picture[2:10, 2:10, 2].mean() > picture[2:10, 2:10, 0].mean() + 0.3  # the corner is blue
+    prompt = f"a red circle{' moving right' if model == TINY_WAN else ''} on a blue background"
+    arguments = {**model.arguments, "num_inference_steps": 3, "generator": generator, "output_type": "np"}
+    (picture,) = getattr(pipe(prompt, negative_prompt="", **arguments), model.output)
+    frames = (9,) if model == TINY_WAN else ()
+    assert picture.shape == (*frames, model.size, model.size, 3)
+    corner = picture[..., 2:10, 2:10, :]
+    assert corner[..., 2].mean() > corner[..., 0].mean() + 0.3, "it is blue"
 
 
 def test_report_holds_every_method(out: Path) -> None:
@@ -70,6 +72,29 @@ def test_pictures_are_written(out: Path) -> None:
     for name in ("grid.png", "regions.png", "timeline.png", "composition.png"):
         with Image.open(out / name) as picture:
             assert picture.width > 300 and len(np.unique(np.asarray(picture))) > 50
+
+
+def test_a_demo_of_videos_has_a_gif_and_film_strips(tmp_path: Path) -> None:
+    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=("ralu-7x+taylorseer:2",), steps=6, repeats=1)
+    summary = run_demo(plan, tmp_path)
+    assert (plan.model, summary["frames"]) == (TINY_WAN, 9)
+    columns = len(summary["methods"])
+    with Image.open(tmp_path / "videos.gif") as gif:
+        assert gif.n_frames == 9 and gif.width == LABEL + columns * (2 * 64 + BETWEEN) - BETWEEN
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width == 840, "two inches of labels and four of a strip; a picture has 1.6"
+    assert all((tmp_path / name).exists() for name in ("regions.png", "timeline.png", "composition.png"))
+    table = (tmp_path / "table.md").read_text()
+    assert "64x64 pixels, 9 frames" in table and "over the frames" in table
+    assert all(5 < row["psnr"] < 60 for name, row in summary["methods"].items() if name != "full")
+
+
+def test_videos_are_judged_frame_by_frame() -> None:
+    video = np.zeros((2, 3, 4, 4, 3))
+    full, fast = (Trial("a", 50, 1.0, seconds=[1.0], pictures={0: video + added}) for added in (0, 0.1))
+    counted: list[tuple[int, ...]] = []
+    comparison_row(fast, full, {"psnr": lambda a, b: counted.append(a.shape) or [1.0] * len(a)})
+    assert counted == [(6, 4, 4, 3)]
 
 
 def test_table_has_a_line_for_every_method(out: Path) -> None:
@@ -152,6 +177,11 @@ def test_a_plan_that_cannot_run_is_refused(option: str, value: Any) -> None:
 def test_the_quick_demo_shows_each_kind(plan: DemoPlan) -> None:
     spatial, temporal, both = (parse_method(name) for name in quick(plan).methods)
     assert spatial.temporal is None and temporal.spatial is None and both.spatial and both.temporal
+
+
+def test_each_embedded_model_has_a_demo_and_its_prompts() -> None:
+    assert [plan.model for plan in DEMOS] == list(EMBEDDED.values())
+    assert demo_prompts("tiny-wan") == DEMOS[-1].prompts != DEMO.prompts == demo_prompts("some/checkpoint")
 
 
 def test_hardware_is_named() -> None:

@@ -17,14 +17,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ralu_cache import accelerate
+from ralu_cache.generate import FRAMES_PER_SECOND
 from ralu_cache.methods import parse_method
+from ralu_cache.videos import save_gif, side_by_side
 
 CHECKPOINT = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-FRAMES_PER_SECOND = 16  # of Wan 2.1
-CAPTION = 16  # pixels
 
 
 def load(options: argparse.Namespace) -> Any:
@@ -56,27 +56,6 @@ def draw(pipe: Any, options: argparse.Namespace, **overrides: Any) -> tuple[list
     return frames, perf_counter() - start
 
 
-def side_by_side(
-    left: Sequence[Image.Image], right: Sequence[Image.Image], captions: Sequence[str]
-) -> list[Image.Image]:
-    """Pairs of frames of one size, under their captions."""
-    width, height = left[0].size
-    pairs = []
-    for frames in zip(left, right, strict=True):
-        pair = Image.new("RGB", (2 * width, height + CAPTION), "white")
-        for place, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
-            pair.paste(frame, (place * width, CAPTION))
-            ImageDraw.Draw(pair).text((place * width + 4, 2), caption, fill="black")
-        pairs.append(pair)
-    return pairs
-
-
-def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    first, *others = frames
-    first.save(path, save_all=True, append_images=others, duration=round(1000 / FRAMES_PER_SECOND), loop=0)
-
-
 def main(arguments: Sequence[str] | None = None, load: Callable[[argparse.Namespace], Any] = load) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=CHECKPOINT)
@@ -101,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[argparse.Namesp
         fast, fast_seconds = draw(pipe, options)
     print(handle.report)
     captions = f"full, {full_seconds:.1f} s", f"{options.spatial} + {options.temporal}, {fast_seconds:.1f} s"
-    save_gif(side_by_side(full, fast, captions), options.out)
+    save_gif(side_by_side({captions[0]: [full], captions[1]: [fast]}), options.out, FRAMES_PER_SECOND)
     print(f"{full_seconds / fast_seconds:.2f}x faster: {options.out}")
 
 

@@ -48,7 +48,7 @@ class Optimiser:
         for name, place in parameters.slices.items():
             if len(place.shape) == 2:
                 place.view(self._decay).fill_(WEIGHT_DECAY)
-            if len(place.shape) == 2 and "transformer_blocks" in name and "norm" not in name:
+            if len(place.shape) == 2 and "blocks." in name and "norm" not in name:
                 place.view(self._by_muon).fill_(True)
                 matrices.append(place)
         self._blend = torch.where(self._by_muon, 1 - MUON_MOMENTUM, 1 - ADAM_BETAS[0])

@@ -5,6 +5,7 @@ look at exactly one neighbour (-1, +1, ... -4, +4): a word's output is itself pl
 neighbour, so "circle" knows it is "red". The CLIP attends uniformly; its pooled output is word and position statistics.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -94,10 +95,10 @@ def _merge(symbols: list[str], merges: list[tuple[str, str]]) -> list[str]:
         symbols = [*symbols[:i], symbols[i] + symbols[i + 1], *symbols[i + 2 :]]
 
 
-def build_t5_tokenizer() -> T5TokenizerFast:
+def build_t5_tokenizer(words: Sequence[str] = WORDS) -> T5TokenizerFast:
     """A unigram tokenizer with one token a word; any other word becomes <unk>."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -8.0)]
-    vocabulary = special + [(f"\u2581{word}", -2.0) for word in WORDS]
+    vocabulary = special + [(f"\u2581{word}", -2.0) for word in words]
     return T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=T5_LENGTH)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ralu_cache.calibration.fit import fit_profile, stage_pairs
 from ralu_cache.calibration.watch import watch_runs
 from ralu_cache.coefficients import model_folder, profile_name
-from ralu_cache.demo import DEMO
+from ralu_cache.demo import demo_prompts
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.sweep.grid import grid_from
 from ralu_cache.temporal.profile import Profile
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
         from ralu_cache.calibration import plot
     fields = vars(args).keys() & Request.__dataclass_fields__.keys() - {"plot", "out"}
     base = Request(prompt=["-"], **{name: getattr(args, name) for name in fields})
-    grid = grid_from({"prompts": args.prompts or DEMO.prompts, "seeds": args.seeds, "batch": 1})
+    grid = grid_from({"prompts": args.prompts or demo_prompts(args.model), "seeds": args.seeds, "batch": 1})
     requests = [replace(base, prompt=list(batch.prompts), seed=batch.seeds[0]) for batch in grid.batches()]
     pipe = load(base)
     folder = model_folder(pipe.transformer) if args.beside else None  # refused before the runs, not after

@@ -9,7 +9,7 @@ from pathlib import Path
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="tiny-flux", metavar="ID_OR_FOLDER", help="default: %(default)s, the embedded model")
-    add("--prompts", metavar="FILE.txt", help="one a line, a handful will do (the demo's six)")
+    add("--prompts", metavar="FILE.txt", help="one a line, a handful will do (the demo's)")
     add("--seeds", nargs="+", type=int, default=[0], help="every prompt runs with each (0)")
     add("--spatial", default="none", metavar="NAME", help="the plan whose stages are fitted; default: %(default)s")
     add("--degree", type=int, default=4, help="of the polynomials, at most; default: %(default)s")

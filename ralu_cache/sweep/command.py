@@ -12,7 +12,7 @@ from typing import Any
 from ralu_cache.comparison import describe_hardware
 from ralu_cache.demo import DEMO
 from ralu_cache.embedded import EMBEDDED
-from ralu_cache.generate import Request, call_arguments, device_of, load
+from ralu_cache.generate import Request, call_arguments, device_of, load, makes_videos
 from ralu_cache.quality.base import Metric, SetMetric
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.engine import UNCACHED, Bench
@@ -36,6 +36,8 @@ class MakeBench:
 
     def __call__(self) -> Bench:
         pipe = load(self.request)
+        if makes_videos(pipe):
+            raise ValueError(_NO_VIDEOS.format(model=self.request.model, pipeline=type(pipe).__name__))
         pipe.set_progress_bar_config(disable=True)
         metrics, set_metrics, _ = metrics_for(self.prompts)
         call = {name: value for name, value in call_arguments(self.request, pipe).items() if name not in _PER_CALL}
@@ -44,6 +46,10 @@ class MakeBench:
         return Bench(pipe, self.full_steps, call, metrics, set_metrics)
 
 
+_NO_VIDEOS = (
+    "--model {model} is a {pipeline}, which makes videos; a sweep judges pictures: use a text-to-image model, such as "
+    "tiny-flux or tiny-sd3, or compare methods on videos with ralu-cache demo --models tiny-wan --methods ..."
+)
 _PER_CALL = ("prompt", "generator", "height", "width", "num_inference_steps", "num_images_per_prompt")
 
 
@@ -65,6 +71,8 @@ def sweep(args: argparse.Namespace) -> Path:
     if args.prompts is None and args.grid is None:
         given["prompts"] = DEMO.prompts
     grid = grid_from(given, args.grid)
+    if args.model in EMBEDDED and EMBEDDED[args.model].output == "frames":  # before anything is written
+        raise ValueError(_NO_VIDEOS.format(model=args.model, pipeline=EMBEDDED[args.model].pipeline))
     metrics, set_metrics, notices = metrics_for(grid.prompts)
     for notice in notices:
         print(f"note: {notice}")
