@@ -41,7 +41,8 @@ FREE = "first=1,compute_stage_end=false"
 FLUX_METHODS = (
     "fbcache:0.3", "fbcache:0.6", "magcache:0.5", "diffusers-taylorseer:5", "diffusers-taylorseer:8", "dbcache:0.3",
     "dbcache-taylorseer:0.3", "dbcache-taylorseer:0.6", "ralu-published:4x",
-    "+teacache:0.4", "+teacache:0.8", "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+taylorseer:8", "+toca:4",
+    "+teacache:0.4", "+teacache:0.4,order=0", "+teacache:0.8", "+teacache:0.8,order=0",
+    "+seacache:0.3", "+seacache:0.6", "+taylorseer:5", "+taylorseer:8", "+toca:4",
     "ralu-4x", "ralu-7x", "ralu-2-2-3", "ralu-1-1-2", f"ralu-4x+taylorseer:5/2/2,{FREE}",
     f"ralu-7x+taylorseer:2/3/2,{FREE}", "ralu-7x+adaptive:2", "ralu-7x+adaptive:4", "ralu-7x+adaptive:4,ramp=false",
     "ralu-7x+adaptive:9,ramp=false",
