@@ -69,12 +69,13 @@ def test_every_word_is_one_token_and_unknown_words_are_unk() -> None:
 
 
 def test_text_models_reproduce_the_shipped_ones(tmp_path: Path) -> None:
-    """To the last bit of float16: what a QR decomposition gives is rounded otherwise on another make of processor."""
+    """To a bit of float16, and what a QR of 64 columns rounds in float32, otherwise on another make of processor."""
     text = build_text_models()
+    rtol, atol = torch.finfo(torch.float16).eps, 64 * torch.finfo(torch.float32).eps
     for name, model in (("text_encoder", text.clip), ("text_encoder_2", text.t5)):
         shipped, built = load_file(SHIPPED / name / "model.safetensors"), model.half().state_dict()
         for key, value in shipped.items():
-            torch.testing.assert_close(built[key], value, rtol=torch.finfo(torch.float16).eps, atol=0.0, msg=key)
+            torch.testing.assert_close(built[key].float(), value.float(), rtol=rtol, atol=atol, msg=key)
     for name, tokenizer in (("tokenizer", text.clip_tokenizer), ("tokenizer_2", text.t5_tokenizer)):
         tokenizer.save_pretrained(tmp_path / name)
         assert (tmp_path / name / "tokenizer.json").read_bytes() == (SHIPPED / name / "tokenizer.json").read_bytes()
