@@ -92,6 +92,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 GUIDED = (
     "ralu-4x", *both("5/2/2", "2/2/2"), *(f"ralu-4x+seacache:0.6,transition={kind}" for kind in TRANSITIONS),
+    "ralu-4x+teacache:0.4,order=0", *(f"ralu-4x+teacache:0.4,transition={kind}" for kind in TRANSITIONS),
     "ralu-7x", *both("2/3/2", plan="ralu-7x"),
 )  # fmt: skip
 

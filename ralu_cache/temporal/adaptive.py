@@ -28,9 +28,9 @@ class Adaptive(Rules):
     """Computes every few steps and forecasts the others in sigma; trends go on behind transitions.
 
     The study behind it (`benchmarks/results/composition`): at the first step of a stage nothing that was cached can
-    stand for a computation, but how each token's residual was changing goes on ("trend"), and that is worth 2 to 3 dB
-    at the same cost. It pays most to reuse in the coarse stage, whose single steps matter least to the picture, and not
-    to compute the last step before a transition; then every second step of the others. Refreshing some tokens between
+    stand for a computation, but how each token's residual was changing goes on ("trend"), worth 0.6 to 1.6 dB at the
+    same cost. It pays most to reuse in the coarse stage, whose single steps matter least to the picture, and not to
+    compute the last step before a transition; then every second step of the others. Refreshing some tokens between
     computed steps (`ratio`), and letting tokens wait that re-enter known levels ("kept"), work and are here, but did
     not beat whole steps at equal FLOPs on the embedded model.
 
