@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.token_map import Kind, TokenMap, describe, map_tokens, put, take
+from ralu_cache.token_map import Kind, TokenMap, describe, map_tokens, take
 
 _TENSORS = ("values", "step", "sigma", "coarse", "epoch", "mark")
 
@@ -53,6 +53,18 @@ def covers(rows: Tensor, batch: int) -> bool:
     """True if `rows` are all samples, in order."""
     rows = indices(rows)
     return len(rows) == batch and torch.equal(rows, torch.arange(batch, device=rows.device))
+
+
+def fresh_tokens(values: Tensor, layout: TokenLayout, step: int, sigma: float, tokens: Tensor) -> dict[str, Tensor]:
+    """As `Feature.tokens` gives it, of tokens (k, m) whose `values` (k, m, d) were computed just now."""
+    return {
+        "values": values,
+        "step": torch.full_like(tokens, step, dtype=torch.int32),
+        "sigma": torch.full_like(tokens, sigma, dtype=torch.float32),
+        "coarse": tokens < layout.coarse_tokens,
+        "epoch": torch.zeros_like(tokens, dtype=torch.int32),
+        "mark": torch.full_like(tokens, Mark.VALID, dtype=torch.uint8),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,15 +223,12 @@ class Feature:
 
     def tokens(self, rows: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """All that is held of some tokens (k, m) int64 of the samples `rows` (k,)."""
-        return {name: take(getattr(self, name)[rows], tokens) for name in _TENSORS}
+        return {name: getattr(self, name)[rows[:, None], tokens] for name in _TENSORS}
 
     def put_tokens(self, rows: Tensor, tokens: Tensor, held: dict[str, Tensor]) -> Feature:
         """This feature with what `tokens` gave of another one, of the same layout, in the same places."""
-        changed = {}
-        for name in _TENSORS:
-            mine = getattr(self, name)
-            changed[name] = mine.index_copy(0, rows, put(mine[rows], tokens, held[name]))
-        return replace(self, **changed)
+        places = rows[:, None], tokens
+        return replace(self, **{name: getattr(self, name).index_put(places, held[name]) for name in _TENSORS})
 
     def invalidate(self, rows: Tensor | None = None, tokens: Tensor | None = None) -> Feature:
         """EMPTY for the samples `rows` (all by default), or there only for the `tokens`, (B, n) bool."""

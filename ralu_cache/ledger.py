@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import Feature, Mark, StaleFeature, covers, indices, part_of
-from ralu_cache.token_map import TokenMap, map_tokens, put
+from ralu_cache.feature import Feature, Mark, StaleFeature, covers, fresh_tokens, indices, part_of
+from ralu_cache.token_map import TokenMap, map_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +89,7 @@ class Ledger:
         newest = self.get(name, layout)
         if newest is None:
             raise ValueError(f"feature {name!r} must be recorded for all tokens before it is for some")
-        part = part_of(layout, rows)
-        whole = values.new_zeros(len(rows), layout.tokens, values.shape[-1])
-        each = torch.arange(len(rows), device=rows.device)
-        held = Feature.fresh(put(whole, tokens, values), part, step, sigma).tokens(each, tokens)
+        held = fresh_tokens(values, layout, step, sigma, tokens)
         for key in (name, *(f"{name}/{k}" for k in range(1, keep))):
             older = self.get(key, layout)
             if older is None:
