@@ -2,7 +2,8 @@
 
     python -m benchmarks.trend_damping [--prompts 24] [--guidance unguided] [--out benchmarks/results/composition]
 
-The embedded model, prompts that no other study uses, image i with seed i. PSNR to the uncached run of the same plan,
+The embedded model, prompts of its own, on which the value was chosen; the composition study judges it on others.
+Image i has seed i. PSNR to the uncached run of the same plan,
 and picture by picture its difference to the same policy without a trend (0, that is "reset"). Nothing is timed. Writes
 damping.md.
 """

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.feature import StaleFeature
+from ralu_cache.temporal.forecast import SMALLEST_GAP
 from ralu_cache.token_map import TokenMap, take
-
-SMALLEST_STEP = 1e-5  # of sigma; over a smaller one no line is drawn
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (k, q, H, d), keys and values (k, L, H, d) -> (k, q, H, d)."""
@@ -76,7 +75,7 @@ class KeyValueMemory:
         fresh = torch.arange(self.layout.tokens, device=ahead.device).expand_as(ahead) if tokens is None else tokens
         if not self.forecast:
             return Rows(self, text, samples, tokens, counts, newest.gather(1, fresh), ahead)
-        far = gap.abs() > SMALLEST_STEP
+        far = gap.abs() > SMALLEST_GAP
         reach = torch.where(far, ahead / torch.where(far, gap, 1.0), 0.0)
         slots = 1 - newest.gather(1, fresh)
         weight = (newest + (2 * newest - 1) * reach).scatter(1, fresh, slots.to(reach.dtype))

@@ -54,18 +54,26 @@ def draw_levels(count: int, kind: str, generator: torch.Generator) -> Tensor:
     return shift * level / (1 + (shift - 1) * level)
 
 
-class Batches:
+class Draws:
+    """A worker's random numbers, shared with all workers and its own: the part of `trainer.Task` that tasks share."""
+
+    def begin(self, seed: int, step: int, rank: int) -> None:
+        """See `Task.begin`."""
+        self._shared = np.random.default_rng([seed, step])
+        self._own = np.random.default_rng([seed, step, rank + 1])
+        self._generator = torch.Generator().manual_seed(int(self._own.integers(2**62)))
+
+    def choose_kind(self, chances: tuple[float, float, float]) -> str:
+        """See `Task.choose_kind`."""
+        return str(self._shared.choice(KINDS, p=chances))
+
+
+class Batches(Draws):
     """Draws batches; `seed` and `start` (the first step of a resumed run) determine every one of them."""
 
     def __init__(self, data: LatentData, seed: int, start: int, rank: int) -> None:
         self.data = data
-        self._shared = np.random.default_rng([seed, start])
-        self._own = np.random.default_rng([seed, start, rank + 1])
-        self._generator = torch.Generator().manual_seed(int(self._own.integers(2**62)))
-
-    def choose_kind(self, chances: tuple[float, float, float]) -> str:
-        """The kind of the next step, the same on all workers."""
-        return str(self._shared.choice(KINDS, p=chances))
+        self.begin(seed, start, rank)
 
     def draw(self, kind: str, count: int) -> Batch:
         """A batch of `count` samples of one kind."""

@@ -14,13 +14,13 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.tiny_flux.batches import DROPPED_PROMPTS, KINDS, OWN_FRAME, draw_levels
+from benchmarks.tiny_flux.batches import DROPPED_PROMPTS, OWN_FRAME, Draws, draw_levels
 from benchmarks.tiny_flux.fast_forward import FastForward
 from benchmarks.tiny_flux.flat_parameters import FlatParameters
 from benchmarks.tiny_flux.latents import LatentData, read_prompts
 from benchmarks.tiny_flux.text import TextModels
 from benchmarks.tiny_flux.tokens import COARSE, FINE, position_ids, random_mixed
-from benchmarks.tiny_flux.trainer import Chances, Trainer, TrainingConfig
+from benchmarks.tiny_flux.trainer import Trainer, TrainingConfig
 from benchmarks.tiny_flux.workers import Worker
 from benchmarks.tiny_sd3.network import TokenVelocity
 from benchmarks.tiny_sd3.parts import assemble, encode_prompts
@@ -56,7 +56,7 @@ def place(kind: str, half: Tensor, full: Tensor, own: bool, rng: np.random.Gener
     return Placed(clean, torch.cat([coarse[mixed.kept] * 2 + 0.5, fine[mixed.fine]]), FINE)
 
 
-class DistilTask:
+class DistilTask(Draws):
     """The mean squared error to a blend of tiny FLUX's velocity and the scenes' own."""
 
     def __init__(
@@ -72,16 +72,6 @@ class DistilTask:
         self.parameters = FlatParameters(self.network, names, torch.float32, torch.device("cpu"))
         self.teacher = FastForward(teacher, torch.float32, torch.device("cpu"))
         self.data, self.words, self.pooled = data, *text
-
-    def begin(self, seed: int, step: int, rank: int) -> None:
-        """See `Task.begin`."""
-        self._shared = np.random.default_rng([seed, step])
-        self._own = np.random.default_rng([seed, step, rank + 1])
-        self._generator = torch.Generator().manual_seed(int(self._own.integers(2**62)))
-
-    def choose_kind(self, chances: Chances) -> str:
-        """See `Task.choose_kind`."""
-        return str(self._shared.choice(KINDS, p=chances))
 
     def loss(self, kind: str, count: int, fraction: float) -> Tensor:
         """See `Task.loss`."""

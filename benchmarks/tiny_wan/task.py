@@ -8,8 +8,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from benchmarks.tiny_flux.batches import DROPPED_PROMPTS, KINDS, OWN_FRAME, draw_levels
-from benchmarks.tiny_flux.trainer import Chances, Trainer, TrainingConfig
+from benchmarks.tiny_flux.batches import DROPPED_PROMPTS, OWN_FRAME, Draws, draw_levels
+from benchmarks.tiny_flux.trainer import Trainer, TrainingConfig
 from benchmarks.tiny_flux.workers import Worker
 from benchmarks.tiny_wan.latents import PATCH, ClipData, Text
 from benchmarks.tiny_wan.network import TokenVelocity
@@ -66,22 +66,12 @@ def random_refined(rng: np.random.Generator) -> Tensor:
     return refined.view(LATENT_FRAMES, CELLS, CELLS)
 
 
-class VideoTask:
+class VideoTask(Draws):
     """The mean squared error of the velocity."""
 
     def __init__(self, model: WanTransformer3DModel, data: ClipData, dtype: torch.dtype) -> None:
         self.network, self.data = TokenVelocity(model, dtype), data
         self.parameters = self.network.parameters
-
-    def begin(self, seed: int, step: int, rank: int) -> None:
-        """See `Task.begin`."""
-        self._shared = np.random.default_rng([seed, step])
-        self._own = np.random.default_rng([seed, step, rank + 1])
-        self._generator = torch.Generator().manual_seed(int(self._own.integers(2**62)))
-
-    def choose_kind(self, chances: Chances) -> str:
-        """See `Task.choose_kind`."""
-        return str(self._shared.choice(KINDS, p=chances))
 
     def loss(self, kind: str, count: int, fraction: float) -> Tensor:
         """See `Task.loss`."""

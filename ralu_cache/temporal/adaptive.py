@@ -10,7 +10,7 @@ from torch import Tensor
 from ralu_cache.temporal.base import (
     MEASURES,
     TRANSITIONS,
-    Rules,
+    Forecasting,
     Situation,
     TokenView,
     check_choice,
@@ -24,7 +24,7 @@ SCORES = ("region", "staleness", "random", "change", "key", "value")
 
 
 @dataclass(frozen=True)
-class Adaptive(Rules):
+class Adaptive(Forecasting):
     """Computes every few steps and forecasts the others in sigma; trends go on behind transitions.
 
     The study behind it (`benchmarks/results/composition`): at the first step of a stage nothing that was cached can
@@ -58,7 +58,6 @@ class Adaptive(Rules):
     order: int = field(default=1, kw_only=True)
     ramp: bool = field(default=True, kw_only=True)
     last: int = field(default=0, kw_only=True)
-    transition: str = field(default="trend", kw_only=True)
     compute_stage_end: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -351,8 +351,20 @@ class RuleState:
         return self.policy.prepare(situation, signal)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecasting(Rules):
+    """The rules of what goes on along earlier residuals, and by default also behind a transition."""
+
+    transition: str = "trend"
+
+    @property
+    def transitions(self) -> tuple[str, ...]:
+        """The values that `transition` may have."""
+        return ("reset", "trend", "inherit")
+
+
 @dataclass(frozen=True)
-class Accumulating(Rules):
+class Accumulating(Forecasting):
     """TeaCache's rule (arXiv 2411.19108): reuse while the distances added up since the last computed step stay below
     `threshold`, one number or one for each stage (the last of them serves all later ones); 0 never reuses.
     """

@@ -11,10 +11,8 @@ SMALLEST_GAP = 1e-5  # levels closer than this count as one: float32 keeps too f
 DAMPING = 0.4
 """How much of a token's trend goes on behind a transition.
 
-Measured on the embedded model (`benchmarks/results/composition/damping.md`): of the residual's change in the first
-step after a transition the trend before it explains most at 0.7 to 0.8 of its size, for tokens that were kept and for
-new ones alike. Pictures take more than this going into the mixed stage, but some lose by it going into the fine one; at
-0.4 no policy that was tried loses on average.
+Chosen on the embedded model (`benchmarks/results/composition/damping.md`): pictures take more than this going into the
+mixed stage, but some lose by it going into the fine one; at 0.4 no policy that was tried loses on average.
 """
 
 History = Sequence[tuple[Tensor, Tensor]]

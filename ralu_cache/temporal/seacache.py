@@ -38,7 +38,6 @@ class SeaCache(Accumulating):
     order: int = 1
     signal: str = field(default="canvas", kw_only=True)
     eps: float = field(default=1e-16, kw_only=True)
-    transition: str = field(default="trend", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,11 +45,6 @@ class SeaCache(Accumulating):
         check_integer("order", self.order, 0, 1)
         check_choice("signal", self.signal, ("canvas", "plane"))
         check_number("eps", self.eps, 1e-30)
-
-    @property
-    def transitions(self) -> tuple[str, ...]:
-        """The values that `transition` may have."""
-        return ("reset", "trend", "inherit")
 
     def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         return None if signal is None else spectral_filter(signal, situation.sigma, self.beta, self.eps)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ralu_cache.temporal.base import Rules, Situation, check_choice, check_integer, check_per_stage, per_stage
+from ralu_cache.temporal.base import Forecasting, Situation, check_choice, check_integer, check_per_stage, per_stage
 
 
 @dataclass(frozen=True)
-class TaylorSeer(Rules):
+class TaylorSeer(Forecasting):
     """Compute, then forecast `interval - 1` steps as a polynomial in sigma through the computed residuals.
 
     Published in step index; here in sigma, because steps are uneven and stages move sigma back. Any step that is
@@ -40,7 +40,6 @@ class TaylorSeer(Rules):
     per_layer: bool = field(default=False, kw_only=True)
     ramp: bool = field(default=True, kw_only=True)
     first: int = field(default=2, kw_only=True)
-    transition: str = field(default="trend", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,11 +47,6 @@ class TaylorSeer(Rules):
         check_integer("order", self.order, 0)
         check_choice("per_layer", self.per_layer, (True, False))
         check_choice("ramp", self.ramp, (True, False))
-
-    @property
-    def transitions(self) -> tuple[str, ...]:
-        """The values that `transition` may have."""
-        return ("reset", "trend", "inherit")
 
     @property
     def caches(self) -> str:

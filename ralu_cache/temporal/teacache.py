@@ -34,9 +34,9 @@ class TeaCache(Accumulating):
             outside the range it was fitted on; its last serves all later stages), or your own polynomial, highest power
             first. With a profile, the threshold is how much the model's output may change, by the fit's estimate.
     To tinker with
-        order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal cost
-            order 1 was 14 dB closer to the uncached run (28 steps, threshold 0.4: 45.7 against 31.8 dB), on "ralu-4x"
-            with "trend" 5 dB (29.5 against 24.8, 96 pictures), with guidance 3 too 3 dB (24.7 against 22.1, twelve).
+        order: 1 continues the last two residuals linearly in sigma; 0 reuses the last one, as published. At equal cost,
+            on "ralu-4x" with "trend", 1 was 5 dB closer to the uncached run (29.5 against 24.8, 96 pictures), with
+            guidance 3 still 3 dB (24.7 against 22.1, twelve; `benchmarks/results/composition`).
         transition: see `ralu_cache.temporal.base.Rules`; "trend" is as "reset" with order 0.
         first, last, compute_stage_end, max_age: see `ralu_cache.temporal.base.Rules`.
     """
@@ -44,17 +44,11 @@ class TeaCache(Accumulating):
     threshold: float | tuple[float, ...] = 0.4
     coefficients: str | tuple[float, ...] = AUTO
     order: int = field(default=1, kw_only=True)
-    transition: str = field(default="trend", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("order", self.order, 0, 1)
         assert self.curves  # what cannot be used is refused now, and a profile is read now, not in mid-run
-
-    @property
-    def transitions(self) -> tuple[str, ...]:
-        """The values that `transition` may have."""
-        return ("reset", "trend", "inherit")
 
     @property
     def signal(self) -> str:
