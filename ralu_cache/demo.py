@@ -189,8 +189,7 @@ def _draw(plan: DemoPlan, trials: list[Trial], rows: Mapping[str, Mapping[str, A
     ):
         chosen = {name: report for name, report in reports.items() if report.caches is caches}
         if chosen:
-            gains = {name: f"{report.flop_ratio:.2f}x fewer FLOPs" for name, report in chosen.items()}
-            save({f"{name}, {gains[name]}": report for name, report in chosen.items()}, folder / file)
+            save({_label(name, report.flop_ratio, 44, 2): report for name, report in chosen.items()}, folder / file)
 
 
 def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
@@ -269,8 +268,13 @@ def _caption(name: str, row: Mapping[str, Any]) -> str:
     """A method's label; no times, so that the picture is the same wherever it is drawn."""
     if row["psnr"] is None:
         return f"{name}\n{row['steps']} steps"
-    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), 24)
-    return "\n".join([*lines, f"{row['flop_ratio']:.1f}x fewer FLOPs", f"{row['psnr']:.1f} dB"])
+    return f"{_label(name, row['flop_ratio'], 24, 1)}\n{row['psnr']:.1f} dB"
+
+
+def _label(name: str, flop_ratio: float, width: int, digits: int) -> str:
+    """A method and what it saves, in lines of so many letters."""
+    lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), width)
+    return "\n".join([*lines, f"{flop_ratio:.{digits}f}x fewer FLOPs"])
 
 
 @contextmanager
