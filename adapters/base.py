@@ -17,8 +17,8 @@ from ralu_cache.token_map import take
 if TYPE_CHECKING:
     from ralu_cache.adapters.sparse import SparseProcessor
     from ralu_cache.attention import Rows
-    from ralu_cache.hooks import LayoutCall
-    from ralu_cache.run import Run
+    from ralu_cache.engine.root import LayoutCall
+    from ralu_cache.engine.run import Run
 
 
 class Removable(Protocol):
@@ -28,9 +28,29 @@ class Removable(Protocol):
 
 
 class Processors(Removable, Protocol):
-    """Attention processors of ours; `check` raises ValueError where another was set since."""
+    """Attention processors of ours; `refresh` puts them where others were set, or raises ValueError if it cannot."""
 
-    def check(self) -> None: ...
+    def refresh(self) -> None: ...
+
+
+class Gone:
+    """What a hook of ours becomes in a copy of the module that it hangs on: nothing."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class Hook:
+    """A function as a hook of a module, of which copies of the module keep nothing."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return Gone, ()
 
 
 class Adapter(Protocol):
@@ -55,8 +75,12 @@ class Adapter(Protocol):
     def check(self, call: Mapping[str, Any], run: Run) -> None:
         """Raise ValueError, with the value and what is accepted, for arguments that cannot be served right."""
 
-    def sigma(self, call: Mapping[str, Any]) -> Tensor:
-        """The call's noise level in [0, 1]; the first element counts."""
+    def landmarks(self, transformer: Any) -> list[nn.Module]:
+        """The modules in which hooks are installed, `transformer` itself apart: blocks, head, positions."""
+
+    def conditioning(self, call: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+        """What tells one guidance branch from another: tensors by name, with a row a sample or one for all, and the
+        settings in which such calls may differ besides."""
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         """(rows, columns) of fine tokens of the image being made."""
@@ -129,8 +153,11 @@ class Adapter(Protocol):
     def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
         """FLOPs of the call when no attention runs, and each block's MLPs for so many image and text tokens."""
 
-    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Processors:
-        """Attention processors that let `current()` bring some tokens alone. Raises ValueError where they cannot."""
+    def install_rows(self, transformer: Any, user: object, current: Callable[[], Rows | None]) -> Processors:
+        """Attention processors that let `current()` bring some tokens alone, for one more user of them.
+
+        Raises ValueError where they cannot.
+        """
 
 
 class TextImageAdapter:
@@ -141,6 +168,7 @@ class TextImageAdapter:
 
     control: those that hold ControlNet samples.
     batched: those whose first axis is the batch, `control` apart; lists of such tensors included.
+    conditions: of these, the tensors that tell one guidance branch from another.
     """
 
     refused: tuple[str, ...] = ()
@@ -150,6 +178,9 @@ class TextImageAdapter:
     processor: type[SparseProcessor]
     control: tuple[str, ...]
     batched: tuple[str, ...]
+    conditions: tuple[str, ...] = (
+        "encoder_hidden_states", "encoder_hidden_states_mask", "encoder_hidden_states_image", "pooled_projections",
+    )  # fmt: skip
 
     def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         """(samples, image tokens, text tokens) of a call."""
@@ -165,6 +196,14 @@ class TextImageAdapter:
 
     def check(self, call: Mapping[str, Any], run: Run) -> None:
         pass
+
+    def landmarks(self, transformer: Any) -> list[nn.Module]:
+        others = (getattr(transformer, name, None) for name in ("norm_out", "pos_embed", "rope"))
+        return [*self.blocks(transformer), *(module for module in others if module is not None)]
+
+    def conditioning(self, call: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+        tensors = {name: call[name] for name in self.conditions if isinstance(call.get(name), Tensor)}
+        return tensors, tuple(self.skipped(call))
 
     def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
         return self.to_image(prediction, layout.fine_grid)
@@ -191,10 +230,10 @@ class TextImageAdapter:
         return transformer.norm_out
 
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        return kwargs["hidden_states"]
+        return args[0] if args else kwargs["hidden_states"]  # gradient checkpointing goes by position
 
     def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
-        return args, {**kwargs, "hidden_states": hidden}
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     def sparse_control(self, call: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
         def pick(value: Any) -> Any:
@@ -210,8 +249,8 @@ class TextImageAdapter:
         batch, tokens, words = self.size(call)
         return batch * replay_flops(self.shape, tokens, words, image, text, self.skipped(call))
 
-    def install_rows(self, transformer: Any, current: Callable[[], Rows | None]) -> Processors:
-        return self.processor.install(self.blocks(transformer), current)
+    def install_rows(self, transformer: Any, user: object, current: Callable[[], Rows | None]) -> Processors:
+        return self.processor.install(lambda: self.blocks(transformer), user, current)
 
     def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
         def capture(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -221,7 +260,7 @@ class TextImageAdapter:
                 run.text_attention = self.text_attention(attention, **kwargs)[:, : run.layout.tokens]
 
         block = transformer.transformer_blocks[-1]
-        return [block.attn.register_forward_pre_hook(capture, with_kwargs=True)]
+        return [block.attn.register_forward_pre_hook(Hook(capture), with_kwargs=True)]
 
     def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
         batch = len(call["hidden_states"])

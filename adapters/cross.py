@@ -12,7 +12,7 @@ from ralu_cache.adapters.base import TextImageAdapter
 from ralu_cache.cross_flops import CrossInputs, CrossShape, block_flops, embedding_flops, mlp_flops
 
 if TYPE_CHECKING:
-    from ralu_cache.run import Run
+    from ralu_cache.engine.run import Run
 
 
 class CrossTextAdapter(TextImageAdapter):

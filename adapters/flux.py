@@ -11,7 +11,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.base import Hook, attention_heads, text_share
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.rotary import PerSampleTable, pick
 from ralu_cache.adapters.sparse import FluxSparseProcessor
@@ -19,7 +19,7 @@ from ralu_cache.canvas import TokenLayout
 from ralu_cache.flops import TransformerShape
 
 if TYPE_CHECKING:
-    from ralu_cache.hooks import LayoutCall
+    from ralu_cache.engine.root import LayoutCall
 
 
 class FluxAdapter(PackedAdapter):
@@ -56,9 +56,6 @@ class FluxAdapter(PackedAdapter):
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
         return isinstance(transformer, FluxTransformer2DModel)
-
-    def sigma(self, call: Mapping[str, Any]) -> Tensor:
-        return call["timestep"]
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         ids = call["img_ids"]
@@ -101,7 +98,8 @@ class FluxAdapter(PackedAdapter):
             places = current.fresh.joint(args[0].shape[-2], text, text + tokens.shape[1])
             return tuple(pick(table, places) for table in tables)
 
-        return [module.pos_embed.register_forward_pre_hook(shrink), module.pos_embed.register_forward_hook(rotary)]
+        embed = module.pos_embed
+        return [embed.register_forward_pre_hook(Hook(shrink)), embed.register_forward_hook(Hook(rotary))]
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
         return text_attention(attention, **inputs)

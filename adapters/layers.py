@@ -19,6 +19,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.base import Hook
 from ralu_cache.adapters.rotary import turned
 from ralu_cache.layer_cache import LayerCache
 
@@ -99,12 +100,18 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
 class Projections:
     """Watches an attention's projections, so that measures of its tokens cost no second pass through them.
 
-    While `wanted()`, each call leaves what they gave; `measure` reads it. Raises ValueError for another measure.
+    `given()` is where a call that is being recorded leaves what they gave, by name, None for any other; `keep` reads
+    it. Raises ValueError for another measure.
     """
 
-    def __init__(self, attention: Any, site: Site, measures: Sequence[str], wanted: Callable[[], bool]) -> None:
-        self.attention, self.site, self.measures, self.wanted = attention, site, measures, wanted
-        self._given: dict[str, Tensor] = {}
+    def __init__(
+        self,
+        attention: Any,
+        site: Site,
+        measures: Sequence[str],
+        given: Callable[[], dict[Site, dict[str, Tensor]] | None],
+    ) -> None:
+        self.attention, self.site, self.measures, self.given = attention, site, measures, given
         if "attention" in measures and isinstance(attention, WanAttention):
             raise ValueError("score 'attention' is not supported for Wan; choose 'value', 'key' or another score")
         needed: dict[str, tuple[str, ...]] = {
@@ -116,7 +123,7 @@ class Projections:
             if name not in needed:
                 raise ValueError(f"a layer's token measure must be one of {', '.join(needed)}, got {name!r}")
         self._handles: list[RemovableHandle] = [
-            getattr(attention, name).register_forward_hook(partial(self._keep, name))
+            getattr(attention, name).register_forward_hook(Hook(partial(self._keep, name)))
             for name in sorted({name for measure in measures for name in needed[measure]})
             if getattr(attention, name, None) is not None
         ]
@@ -136,8 +143,10 @@ class Projections:
 
         Raises ValueError where the projections are fused: their outputs are not to be had one by one.
         """
+        recorded = self.given()
+        given = {} if recorded is None else recorded.pop(self.site, {})
         missing = "to_v" if "value" in self.measures else "to_k"
-        if missing not in self._given:
+        if missing not in given:
             raise ValueError(
                 f"score by {', '.join(self.measures)} with fused projections is not supported: call "
                 "transformer.unfuse_qkv_projections(), or choose another score"
@@ -146,35 +155,31 @@ class Projections:
         image = slice(offset, offset + cache.layout.tokens)
         for measure in self.measures:
             if measure == "attention":
-                place = offset if "add_k_proj" not in self._given else text
-                values = self._received(inputs)[:, place : place + cache.layout.tokens]
+                place = offset if "add_k_proj" not in given else text
+                values = self._received(given, inputs)[:, place : place + cache.layout.tokens]
             elif measure == "key":
-                values = self._heads("to_k", "norm_k")[:, image].float().flatten(2).norm(dim=-1)
+                values = self._heads(given["to_k"], "norm_k")[:, image].float().flatten(2).norm(dim=-1)
             else:
-                values = self._given["to_v"][:, image].float().norm(dim=-1)
+                values = given["to_v"][:, image].float().norm(dim=-1)
             cache.keep_measure(measure, self.site.key(), values, samples)
-        self.forget()
-
-    def forget(self) -> None:
-        self._given.clear()
 
     def _keep(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self.wanted():
-            self._given[name] = output
+        if (given := self.given()) is not None:
+            given.setdefault(self.site, {})[name] = output
 
-    def _heads(self, name: str, norm: str) -> Tensor:
+    def _heads(self, projected: Tensor, norm: str) -> Tensor:
         heads = self.attention.heads, -1
         if isinstance(self.attention, WanAttention):  # normalises all heads as one
-            return getattr(self.attention, norm)(self._given[name]).unflatten(-1, heads)
-        split = self._given[name].unflatten(-1, heads)
+            return getattr(self.attention, norm)(projected).unflatten(-1, heads)
+        split = projected.unflatten(-1, heads)
         return split if getattr(self.attention, norm, None) is None else getattr(self.attention, norm)(split)
 
-    def _received(self, inputs: Mapping[str, Any]) -> Tensor:
+    def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
         rotary, mask = inputs.get("image_rotary_emb"), inputs.get("encoder_hidden_states_mask")
-        query, key = self._heads("to_q", "norm_q"), self._heads("to_k", "norm_k")
-        if "add_k_proj" not in self._given:
+        query, key = self._heads(given["to_q"], "norm_q"), self._heads(given["to_k"], "norm_k")
+        if "add_k_proj" not in given:
             return received(turned(query[:, :0], query, rotary), turned(key[:, :0], key, rotary))
-        words = self._heads("add_q_proj", "norm_added_q"), self._heads("add_k_proj", "norm_added_k")
+        words = self._heads(given["add_q_proj"], "norm_added_q"), self._heads(given["add_k_proj"], "norm_added_k")
         query, key = (turned(*pair, rotary) for pair in zip(words, (query, key), strict=True))
         return received(query, key, mask=mask)
 

@@ -11,7 +11,7 @@ from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope, a
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.base import Hook, attention_heads, text_share
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.rotary import PerSampleTable, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
@@ -20,7 +20,7 @@ from ralu_cache.flops import TransformerShape
 from ralu_cache.token_map import corners, take, token_at
 
 if TYPE_CHECKING:
-    from ralu_cache.hooks import LayoutCall
+    from ralu_cache.engine.root import LayoutCall
 
 
 class QwenAdapter(PackedAdapter):
@@ -59,9 +59,6 @@ class QwenAdapter(PackedAdapter):
     def matches(cls, transformer: nn.Module) -> bool:
         """The layered model, whose rotary positions count layers, is another one."""
         return isinstance(transformer, QwenImageTransformer2DModel) and isinstance(transformer.pos_embed, QwenEmbedRope)
-
-    def sigma(self, call: Mapping[str, Any]) -> Tensor:
-        return call["timestep"]
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         _, rows, columns = _images(call["img_shapes"])[0]
@@ -129,11 +126,11 @@ class QwenAdapter(PackedAdapter):
             return args, {**kwargs, "modulate_index": index}
 
         handles = [
-            module.pos_embed.register_forward_pre_hook(resize, with_kwargs=True),
-            module.pos_embed.register_forward_hook(rotary),
+            module.pos_embed.register_forward_pre_hook(Hook(resize), with_kwargs=True),
+            module.pos_embed.register_forward_hook(Hook(rotary)),
         ]
         if module.config.get("zero_cond_t"):
-            handles += [block.register_forward_pre_hook(fit, with_kwargs=True) for block in self.blocks(module)]
+            handles += [block.register_forward_pre_hook(Hook(fit), with_kwargs=True) for block in self.blocks(module)]
         return handles
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:

@@ -14,14 +14,14 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import TextImageAdapter, attention_heads, text_share
+from ralu_cache.adapters.base import Hook, TextImageAdapter, attention_heads, text_share
 from ralu_cache.adapters.sparse import SD3SparseProcessor
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.flops import TransformerShape
 
 if TYPE_CHECKING:
-    from ralu_cache.hooks import LayoutCall
-    from ralu_cache.run import Run
+    from ralu_cache.engine.root import LayoutCall
+    from ralu_cache.engine.run import Run
 
 
 class SD3Adapter(TextImageAdapter):
@@ -79,9 +79,6 @@ class SD3Adapter(TextImageAdapter):
                 f"skip_guidance_layers={skipped} with temporal caching is not supported: the first block must run; "
                 "leave out 0, or accelerate with temporal=None"
             )
-
-    def sigma(self, call: Mapping[str, Any]) -> Tensor:
-        return call["timestep"] / 1000
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         height, width = call["hidden_states"].shape[2:]
@@ -141,7 +138,7 @@ class SD3Adapter(TextImageAdapter):
             return (tokens + table).to(tokens.dtype)
 
         embed = module.pos_embed
-        return [embed.register_forward_pre_hook(spare), embed.register_forward_hook(embed_tokens)]
+        return [embed.register_forward_pre_hook(Hook(spare)), embed.register_forward_hook(Hook(embed_tokens))]
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
         return text_share(*attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"]))

@@ -36,17 +36,25 @@ class SparseProcessor:
             )
         self.stock: Any = stock
         self.layer, self.current = layer, current
+        self.users: set[object] = set()
+
+    def __reduce__(self) -> Any:
+        """A copy of the model has the stock processor."""
+        return _itself, (self.stock,)
 
     @classmethod
-    def install(cls, blocks: list[nn.Module], current: Current) -> Installed:
+    def install(cls, blocks: Callable[[], list[nn.Module]], user: object, current: Current) -> Installed:
         """Put one in every attention layer of the blocks. Raises ValueError where another is than the stock one."""
-        layers = [
-            (f"{number}.{name}", getattr(block, name))
-            for number, block in enumerate(blocks)
-            for name in cls.names
-            if getattr(block, name, None) is not None
-        ]
-        return Installed(layers, cls, current)
+
+        def layers() -> list[tuple[str, Any]]:
+            return [
+                (f"{number}.{name}", getattr(block, name))
+                for number, block in enumerate(blocks())
+                for name in cls.names
+                if getattr(block, name, None) is not None
+            ]
+
+        return Installed(layers, cls, user, current)
 
     @property
     def _attention_backend(self) -> Any:
@@ -140,25 +148,44 @@ def _exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, dropout_p=0.0, is_causal=False).transpose(1, 2)
 
 
+def _itself(stock: Any) -> Any:
+    return stock
+
+
 class Installed:
-    """Processors of ours in some attention layers; `remove` gives the stock ones back."""
+    """Processors of ours in some attention layers, for one user of them; the last to leave puts the stock ones back."""
 
-    def __init__(self, layers: list[tuple[str, Any]], processor: type[SparseProcessor], current: Current) -> None:
-        ours = [processor(layer.processor, name, current) for name, layer in layers]  # may refuse: before any is set
-        self._taken = [(layer, layer.processor) for _, layer in layers]
-        for (_, layer), mine in zip(layers, ours, strict=True):
-            layer.set_processor(mine)
+    def __init__(
+        self,
+        layers: Callable[[], list[tuple[str, Any]]],
+        processor: type[SparseProcessor],
+        user: object,
+        current: Current,
+    ) -> None:
+        self._layers, self._processor, self._user, self._current = layers, processor, user, current
+        self._taken: list[Any] = []
+        self.refresh()
 
-    def check(self) -> None:
-        """Raises ValueError where another processor has been put in the place of ours since."""
-        for layer, _ in self._taken:
-            if not isinstance(layer.processor, SparseProcessor):
-                raise ValueError(
-                    f"attention processor {type(layer.processor).__name__} was set after accelerate(); unload it, or "
-                    "call accelerate(pipe, ...) again with a temporal policy that does without row-sparse recompute"
-                )
+    def refresh(self) -> None:
+        """Put ours where others were set since. Raises ValueError, changing nothing, where they can't stand in."""
+        found = self._layers()
+        ours = [
+            layer.processor
+            if isinstance(layer.processor, SparseProcessor)
+            else self._processor(layer.processor, name, self._current)
+            for name, layer in found
+        ]  # may refuse: before any is set
+        self._taken = [layer for _, layer in found]
+        for layer, mine in zip(self._taken, ours, strict=True):
+            mine.users.add(self._user)
+            if layer.processor is not mine:
+                layer.set_processor(mine)
 
     def remove(self) -> None:
-        for layer, stock in self._taken:
-            if isinstance(layer.processor, SparseProcessor):
-                layer.set_processor(stock)
+        for layer in self._taken:
+            mine = layer.processor
+            if isinstance(mine, SparseProcessor):
+                mine.users.discard(self._user)
+                if not mine.users:
+                    layer.set_processor(mine.stock)
+        self._taken = []

@@ -16,6 +16,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.base import Hook
 from ralu_cache.adapters.cross import CrossTextAdapter
 from ralu_cache.adapters.wan_sparse import WanSparseProcessor
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
@@ -23,8 +24,8 @@ from ralu_cache.cross_flops import CrossInputs, CrossShape
 from ralu_cache.token_map import take
 
 if TYPE_CHECKING:
-    from ralu_cache.hooks import LayoutCall
-    from ralu_cache.run import Run
+    from ralu_cache.engine.root import LayoutCall
+    from ralu_cache.engine.run import Run
 
 
 class WanAdapter(CrossTextAdapter):
@@ -77,10 +78,6 @@ class WanAdapter(CrossTextAdapter):
                 "a time step for each token (expand_timesteps) is not supported with row-sparse recompute; use another "
                 "temporal policy"
             )
-
-    def sigma(self, call: Mapping[str, Any]) -> Tensor:
-        timestep = call["timestep"]
-        return (timestep if timestep.ndim == 1 else timestep.amax(1)) / 1000
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         frames, height, width = call["hidden_states"].shape[2:]
@@ -137,7 +134,7 @@ class WanAdapter(CrossTextAdapter):
             assert picked is not None
             return tuple(take(table[:, :, 0].expand(len(picked), -1, -1), picked)[:, :, None] for table in tables)
 
-        return [module.rope.register_forward_pre_hook(spare), module.rope.register_forward_hook(rotary)]
+        return [module.rope.register_forward_pre_hook(Hook(spare)), module.rope.register_forward_hook(Hook(rotary))]
 
     def inputs(self, call: Mapping[str, Any]) -> CrossInputs:
         rows, columns = self.grid(call)

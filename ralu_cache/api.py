@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from torch import nn
 
-from ralu_cache.adapters.base import find_adapter
-from ralu_cache.autoencoder import autoencoder_of
-from ralu_cache.blocks import BlockStack
+from ralu_cache.adapters.base import Adapter, find_adapter
 from ralu_cache.coefficients import Settled, settle
-from ralu_cache.hooks import RootHook, installed_owner
-from ralu_cache.progress import TrueProgress
+from ralu_cache.engine.autoencoder import autoencoder_of
+from ralu_cache.engine.call import Call, clear_frames
+from ralu_cache.engine.context import entered
+from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.levels import StockSchedule, redivided
+from ralu_cache.engine.pipeline import handle_of, undress, wear
+from ralu_cache.engine.root import RootHook
+from ralu_cache.engine.run import Geometry, Run
+from ralu_cache.engine.scheduler import check_scheduler
 from ralu_cache.recommended import for_speedup, shipped
 from ralu_cache.report import Report
-from ralu_cache.run import Geometry, Run
 from ralu_cache.schedule import end_before_zero
-from ralu_cache.scheduler import StagedFlowMatchEuler, check_scheduler
 from ralu_cache.spatial import SpatialMethod, Stage, resolve_spatial
 from ralu_cache.temporal import Policy, resolve_temporal
 
@@ -50,6 +57,7 @@ def accelerate(
     """
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
+    settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup}
     adapter, steps = find_adapter(pipe), None
     if speedup is not None:
         entry = for_speedup(shipped(adapter.family), speedup, adapter.family)
@@ -58,16 +66,13 @@ def accelerate(
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
     settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
     method = resolve_spatial(spatial, adapter.default_preset)
-    stock = pipe.scheduler.stock if isinstance(pipe.scheduler, StagedFlowMatchEuler) else pipe.scheduler
-    check_scheduler(stock)
-    for transformer in _transformers(pipe):
-        _check_not_compiled(transformer)
-        if settled.policy is not None:
-            _check_not_cached(transformer)
-    if (previous := installed_owner(pipe.transformer)) is not None:
+    check_scheduler(vars(pipe)["scheduler"])
+    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, steps)  # may refuse: nothing is changed
+    previous = handle_of(pipe)
+    wear(pipe, handle)
+    if previous is not None:
         previous.disable()
-    pipe.scheduler = stock
-    return Acceleration(pipe, adapter, method, plan, settled, steps)
+    return handle
 
 
 class Acceleration:
@@ -76,44 +81,50 @@ class Acceleration:
     def __init__(
         self,
         pipe: Any,
-        adapter: Any,
+        family: type[Adapter],
         method: SpatialMethod | None,
         plan: str,
         temporal: Settled,
+        settings: Mapping[str, Any],
         steps: int | None = None,
     ) -> None:
-        """plan: the method's name. steps: those that the setting was measured with; others are worth a notice."""
+        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
+        steps: those that the setting was measured with; others are worth a notice.
+        """
+        self.settings = dict(settings)
+        self.enabled = True
         self._steps = steps
-        self._pipe, self._adapter, self._method, self._plan = pipe, adapter, method, plan
+        self._pipe, self._family, self._method, self._plan = weakref.ref(pipe), family, method, plan
         self._policy, self._temporal = temporal.policy, temporal
         self._report: Report | None = None
         self._told: set[str] = set()
-        scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
-        self._geometry = Geometry(
-            adapter.to_image, adapter.from_image, adapter.prediction_image, adapter.patch, adapter.patch * scale
-        )
-        self._autoencoder = autoencoder_of(pipe)
-        self._scheduler = StagedFlowMatchEuler.staged(pipe.scheduler, self._new_run)
-        self._hooks = self._install(pipe)
-        pipe.scheduler = self._scheduler
+        self._lock = threading.RLock()
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._roots: list[RootHook] = []
+        self._refresh(pipe)
+        self._end = weakref.finalize(pipe, self.disable)
+        self._end.atexit = False
 
     @property
     def report(self) -> Report | None:
         """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
         return self._report
 
-    @property
-    def enabled(self) -> bool:
-        return bool(self._hooks)
-
     def disable(self) -> None:
-        """Give back the stock pipeline, bit for bit. Calling it again does nothing."""
-        self._scheduler.release()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        if self._pipe.scheduler is self._scheduler:
-            self._pipe.scheduler = self._scheduler.stock
+        """Give back the stock pipeline, bit for bit. Calling it again does nothing.
+
+        Within a call (a callback's, or another thread's) it waits for the end of the calls that are under way.
+        """
+        with self._lock:
+            self.enabled = False
+            if len(self._calls):
+                return
+            for root in self._roots:
+                root.remove()
+            self._roots = []
+        self._end.detach()
+        if (pipe := self._pipe()) is not None:
+            undress(pipe, self)
 
     def __enter__(self) -> Acceleration:
         return self
@@ -123,85 +134,166 @@ class Acceleration:
     ) -> None:
         self.disable()
 
-    def current_run(self) -> Run | None:
-        """The run under way. Raises RuntimeError if the pipeline's scheduler is no longer ours."""
-        if self._pipe.scheduler is not self._scheduler:
-            raise RuntimeError(
-                f"pipe.scheduler was replaced by a {type(self._pipe.scheduler).__name__} after accelerate(); call "
-                "handle.disable(), or accelerate(pipe, ...) again, which keeps the new scheduler's settings"
-            )
-        return self._scheduler.run
+    @contextmanager
+    def call(self, pipe: Any = None, /, **given: Any) -> Iterator[None]:
+        """What runs within it, in this context, is one accelerated call of the pipeline: for loops of one's own.
 
-    def drop_run(self) -> None:
-        """Forget the run under way, and free what it holds."""
-        self._scheduler.run = None
-
-    def _install(self, pipe: Any) -> list[Any]:
-        hooks: list[Any] = []
+        The pipeline's own `__call__` does this by itself; `FluxPipeline.__call__(pipe, ...)`, a bound method that was
+        taken before `accelerate()`, or a loop that goes through `pipe.scheduler` and `pipe.transformer` needs it. Other
+        threads do not belong to it, unless they run in a copy of the context. given: the arguments of the pipeline's
+        call, where there is one. Raises RuntimeError once disabled, and what the call itself would be refused with.
+        """
+        pipe = self._pipe() if pipe is None else pipe
+        if pipe is None or not self.enabled:
+            raise RuntimeError("this handle is disabled, or its pipeline is gone; call accelerate(pipe, ...) again")
+        self._refresh(pipe)
+        call = Call(self, pipe, given)
+        self._calls.add(call)
         try:
-            for transformer in _transformers(pipe):
-                adapter = type(self._adapter)(transformer)
-                stack = None if self._policy is None else BlockStack(transformer, adapter, self._policy)
-                hooks.append(RootHook(transformer, adapter, self, stack))
-                if self._method is not None and "text_attention" in self._method.scorer.needs:
-                    hooks += adapter.install_text_attention(transformer, self.current_run)
-        except BaseException:  # what refuses leaves nothing behind
-            for hook in hooks:
-                hook.remove()
+            with entered(call):
+                yield
+        except BaseException as error:
+            clear_frames(error.__traceback__)
             raise
-        hooks += [RootHook(net, self._adapter, self, reduce_only=True) for net in _controlnets(pipe)]
-        return [*hooks, TrueProgress(pipe, lambda: self._scheduler.run)]
+        finally:
+            call.close()
+            self._calls.discard(call)
+            del call
+            if not self.enabled:
+                self.disable()
 
-    def _new_run(self, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
-        """See `ralu_cache.scheduler.NewRun`; what is refused is refused before there is a report of it."""
-        for transformer in _transformers(self._pipe):
-            _check_not_compiled(transformer)
-            if self._policy is not None and self._policy.caches != "stack":
-                _check_blocks_not_compiled(self._adapter.blocks(transformer))
+    @property
+    def wants_text_attention(self) -> bool:
+        """True if regions are chosen by it."""
+        return self._method is not None and "text_attention" in self._method.scorer.needs
+
+    def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
+        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock.
+
+        What is refused is refused before there is a report of it.
+        """
         if self._method is None and self._policy is None:
             return None
-        if self._method is not None and custom:
-            raise ValueError(
-                "custom sigmas= or timesteps= are not supported together with spatial stages, which lay out their own; "
-                "set the plan instead: spatial=RALU(steps=..., ends=...)"
-            )
         num_inference_steps = len(sigmas) - 1
-        self._report = Report(
-            pipeline=type(self._pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps,
-        )  # fmt: skip
-        self._tell(self._temporal.notice)
-        if self._steps not in (None, num_inference_steps):
-            self._tell(
-                f"this setting's speed-up was measured with num_inference_steps={self._steps}, not "
-                f"{num_inference_steps}; pass that number to the call"
-            )
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         if self._method is not None:
-            stages = self._method.stages(num_inference_steps, model_shift)
-            if terminal := self._scheduler.config.shift_terminal:
-                stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
-            self._tell(self._method.overrides(num_inference_steps))
-        self._reset_stock_caches()
+            stages = self._staged(call, model_shift, sigmas, custom)
+        adapter = self._roots[0].adapter
+        self._report = Report(
+            pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
+            baseline_steps=num_inference_steps,
+        )  # fmt: skip
+        self._tell(self._report, self._temporal.notice)
+        if self._steps not in (None, num_inference_steps):
+            self._tell(
+                self._report,
+                f"this setting's speed-up was measured with num_inference_steps={self._steps}, not "
+                f"{num_inference_steps}; pass that number to the call",
+            )
+        if self._method is not None:
+            self._tell(self._report, self._method.overrides(num_inference_steps))
+        modules = [root.module for root in self._roots]
+        _reset_stock_caches(modules)
         return Run(
-            self._method, stages, self._geometry, self._autoencoder, self._report, self._policy,
-            self._reset_stock_caches,
+            self._method, stages, _geometry(call.pipe, adapter), autoencoder_of(call.pipe), self._report, self._policy,
+            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched,
         )  # fmt: skip
 
-    def _reset_stock_caches(self) -> None:
-        """Caches of diffusers' own that the user enabled do not outlive a layout."""
-        for module in (*_transformers(self._pipe), *_controlnets(self._pipe)):
-            if hasattr(module, "_reset_stateful_cache"):
-                module._reset_stateful_cache()
+    def finish(self, run: Run) -> None:
+        """A run is over, at its end or before."""
+        run.read_clocks()
+        report = run.report
+        if report.completed and report.flops > 1.001 * report.baseline_flops:
+            cost = report.flops / report.baseline_flops
+            steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"
+            self._tell(
+                report,
+                f"this setting made the call slower than the stock pipeline: {cost:.2f} times its FLOPs ({steps}); "
+                "disable it, or choose a plan with fewer steps",
+            )
 
-    def _tell(self, notice: str | None) -> None:
+    def control_scale(self, call: Call, number: int) -> dict[str, Any]:
+        """The conditioning scale of a ControlNet, on and off at the noise levels that the caller's shares mean."""
+        run, given = call.run, call.given
+        scale = _of_net(given.get("controlnet_conditioning_scale"), number)
+        if run is None or scale is None:
+            return {}
+        start = _of_net(given.get("control_guidance_start", 0.0), number)
+        end = _of_net(given.get("control_guidance_end", 1.0), number)
+        step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps
+        inside = step / steps >= start and (step + 1) / steps <= end
+        return {"conditioning_scale": scale * float(inside)}
+
+    def _staged(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> tuple[Stage, ...]:
+        assert self._method is not None
+        stages = self._method.stages(len(sigmas) - 1, model_shift)
+        if custom:
+            if getattr(self._method, "shifts", "model") != "model":
+                raise ValueError(
+                    "custom sigmas= or timesteps= are not supported together with a plan that has shifts of its own: "
+                    f"shifts={getattr(self._method, 'shifts', None)!r}; use shifts='model', whose stages are laid out "
+                    "along yours"
+                )
+            return redivided(stages, sigmas)
+        if terminal := call.scheduler.config.shift_terminal:
+            stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
+        return stages
+
+    def _refresh(self, pipe: Any) -> None:
+        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
+        with self._lock:
+            transformers, nets = _transformers(pipe), _controlnets(pipe)
+            for transformer in transformers:
+                _check(transformer, self._family, self._policy)
+            known = {id(root.module): root for root in self._roots}
+            roots = []
+            try:
+                for transformer in transformers:
+                    root = known.get(id(transformer))
+                    if root is None:
+                        root = RootHook(transformer, self._family(transformer), self, self._policy)
+                    else:
+                        root.refresh()
+                    roots.append(root)
+                for number, net in enumerate(nets):
+                    root = known.get(id(net))
+                    roots.append(root or RootHook(net, roots[0].adapter, self, number=number))
+            except BaseException:
+                for root in roots:
+                    if id(root.module) not in known:
+                        root.remove()
+                raise
+            for root in self._roots:
+                if root not in roots:
+                    root.remove()
+            self._roots = roots
+
+    def _tell(self, report: Report, notice: str | None) -> None:
         """Log a notice the first time, and note it in every report that it concerns."""
-        if notice is None or self._report is None:
+        if notice is None:
             return
-        self._report.notices.append(notice)
+        report.notices.append(notice)
         if notice not in self._told:
             logger.warning(notice)
             self._told.add(notice)
+
+
+def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
+    scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
+    images = adapter.to_image, adapter.from_image, adapter.prediction_image
+    return Geometry(*images, adapter.patch, adapter.patch * scale)
+
+
+def _of_net(value: Any, number: int) -> Any:
+    """What a ControlNet of several has of an argument that may be one for all."""
+    return value[number] if isinstance(value, list | tuple) else value
+
+
+def _reset_stock_caches(modules: list[Any]) -> None:
+    """Caches of diffusers' own that the user enabled do not outlive a layout."""
+    for module in modules:
+        if hasattr(module, "_reset_stateful_cache"):
+            module._reset_stateful_cache()
 
 
 def _transformers(pipe: Any) -> list[Any]:
@@ -215,27 +307,29 @@ def _controlnets(pipe: Any) -> list[Any]:
     return list(getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []))
 
 
-def _check_not_compiled(transformer: nn.Module) -> None:
-    if getattr(transformer, "_compiled_call_impl", None) is not None:
+def _check(transformer: Any, family: type[Adapter], policy: Policy | None) -> None:
+    """Raises RuntimeError, TypeError or ValueError for a denoiser that can't be accelerated as it is now."""
+    if hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None:
         raise RuntimeError(
-            "the whole transformer was compiled in place, which compiles ralu_cache's hooks away; use "
+            "the whole transformer was compiled, which compiles ralu_cache's hooks away; use "
             "transformer.compile_repeated_blocks() instead"
         )
-
-
-def _check_blocks_not_compiled(blocks: list[nn.Module]) -> None:
-    """What runs inside them differs from call to call, which would compile them again and again."""
-    if any(getattr(block, "_compiled_call_impl", None) is not None for block in blocks):
-        raise RuntimeError(
-            "a temporal policy that reaches into the blocks (row-sparse recompute, layer caches) does not work in "
-            "compiled ones; leave out compile_repeated_blocks(), or use teacache, seacache or taylorseer"
+    if not (isinstance(transformer, nn.Module) and family.matches(transformer)):
+        raise TypeError(
+            f"pipe.transformer is a {stock_of(type(transformer)).__name__} now, which the {family.family} adapter does "
+            "not know; call accelerate(pipe, ...) again"
         )
-
-
-def _check_not_cached(transformer: Any) -> None:
-    """Both would wrap the blocks, and diffusers' hooks cannot be taken out from under others."""
+    if policy is None:
+        return
     if getattr(transformer, "is_cache_enabled", False):
         raise ValueError(
             f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
             "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
+        )
+    blocks = family(transformer).blocks(transformer)
+    if policy.caches != "stack" and any(getattr(block, "_compiled_call_impl", None) is not None for block in blocks):
+        raise RuntimeError(
+            "a temporal policy that reaches into the blocks (row-sparse recompute, layer caches) does not work in "
+            "compiled ones, which would be compiled again and again; leave out compile_repeated_blocks(), or use "
+            "teacache, seacache or taylorseer"
         )

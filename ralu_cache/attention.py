@@ -128,6 +128,13 @@ class KeyValueMemory:
         self._newest, self._gap = take(self._newest, tokens.source), take(self._gap, tokens.source)
         self.layout, self._now = layout, {}
 
+    def pick(self, rows: Tensor, layout: TokenLayout) -> KeyValueMemory:
+        """What is remembered of the samples `rows` (k,) int64, under a `layout` that has theirs."""
+        part = KeyValueMemory(layout, self.forecast)
+        part._newest, part._gap = self._newest[rows], self._gap[rows]
+        part._layers = {name: Layer(layer.slots[:, rows], layer.offset) for name, layer in self._layers.items()}
+        return part
+
     def check(self, layout: TokenLayout) -> None:
         """Raises StaleFeature under another layout object than the memory's own."""
         if layout is not self.layout:

@@ -147,6 +147,17 @@ class LayerCache:
             raise ValueError(f"token measure {name!r} is not kept; kept are {', '.join(self._measures) or 'none'}")
         return torch.stack(list(self._measures[name].values())).mean(0)
 
+    def pick(self, rows: Tensor, layout: TokenLayout) -> LayerCache:
+        """What is held of the samples `rows` (k,) int64, under a `layout` that has theirs."""
+        part = LayerCache(layout)
+        part._levels = [level[rows] for level in self._levels]
+        part._outputs = [{site: values[rows] for site, values in held.items()} for held in self._outputs]
+        part._offsets = dict(self._offsets)
+        part._measures = {
+            name: {site: values[rows] for site, values in sites.items()} for name, sites in self._measures.items()
+        }
+        return part
+
     def move(self, layout: TokenLayout, tokens: TokenMap) -> None:
         """To another layout: a SPLIT token gets its parent's rows, a MERGED one its first child's; text stays."""
         count = self.layout.tokens

@@ -140,6 +140,12 @@ class Ledger:
             moved[name] = feature.move(layout, maps[id(feature.layout)], changed)
         self._features = moved
 
+    def pick(self, rows: Tensor, layout: TokenLayout) -> Ledger:
+        """What is held of the samples `rows` (k,) int64, under a `layout` that has theirs."""
+        part = Ledger()
+        part._features = {name: Feature(layout=layout, **held.samples(rows)) for name, held in self._features.items()}
+        return part
+
     def invalidate(self, name: str | None = None, rows: Tensor | None = None, tokens: Tensor | None = None) -> None:
         """Mark EMPTY: one feature or all, some samples or all, some tokens (B, n) or all."""
         for key in self._features if name is None else (name,):

@@ -99,7 +99,10 @@ MEASURES = {
 
 
 class PolicyState(Protocol):
-    """What a policy remembers of one branch (the calls at the same place within every step) of one run."""
+    """What a policy remembers of one branch (the samples of some calls, step after step) of one run.
+
+    May have `pick(rows)`, the state of some of the samples (numbers); without it, they begin anew when others go.
+    """
 
     def decide(
         self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
@@ -291,7 +294,7 @@ class Rules:
 
     def start(self, batch: int, device: torch.device | str) -> RuleState:
         """The state for one branch of a new run of `batch` samples."""
-        return RuleState(self, batch, device)
+        return RuleState(self, batch, "cpu" if self.signal is None else device)  # what counts steps waits for no device
 
 
 class RuleState:
@@ -341,6 +344,13 @@ class RuleState:
         if rows is not None:
             nodes = [(level[rows], values[rows]) for level, values in nodes]
         return extrapolate(nodes, sigma, self.policy.order)
+
+    def pick(self, rows: Sequence[int]) -> RuleState:
+        """The state of some samples alone."""
+        part = RuleState(self.policy, len(rows), self.age.device)
+        index = torch.tensor(rows, device=self.age.device)
+        part.age, part.total = self.age[index], self.total[index]
+        return part
 
     def _prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         if self.policy.signal is None:

@@ -46,11 +46,13 @@ def extrapolate(history: History, sigma: float, order: int) -> Tensor:
 def slope(newest: tuple[Tensor, Tensor], older: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Change of each token's values with sigma: two nodes (level (B, n), values (B, n, d)), and where it is known.
 
-    Returns ((B, n, d), (B, n) bool); zero and False where a level is nan or both are the same.
+    Returns ((B, n, d) of at least float32, for half precision could not hold it, (B, n) bool); zero and False where a
+    level is nan or both are the same.
     """
     gap = newest[0] - older[0]
     known = gap.abs() > SMALLEST_GAP  # False for nan
-    change = (newest[1] - older[1]) / torch.where(known, gap, 1.0)[..., None].to(newest[1].dtype)
+    wide = torch.promote_types(newest[1].dtype, torch.float32)
+    change = (newest[1].to(wide) - older[1].to(wide)) / torch.where(known, gap, 1.0)[..., None]
     return torch.where(known[..., None], change, 0.0), known
 
 

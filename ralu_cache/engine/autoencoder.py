@@ -23,19 +23,24 @@ class Autoencoder:
 
 
 def autoencoder_of(pipe: Any) -> Autoencoder:
-    """The pipeline's, of images or, if it has a mean and a deviation for every latent channel, of frames or videos."""
+    """The one that the pipeline has now: of images, of frames or, with a mean and a deviation a channel, of videos.
+
+    None where its configuration does not say how latents are scaled.
+    """
     vae = getattr(pipe, "vae", None)
-    if vae is None:
+    if vae is None or getattr(vae, "config", None) is None:
         return Autoencoder()
     if vae.config.get("latents_mean") is not None:
         return Autoencoder(_video_decoder(vae)) if hasattr(pipe, "vae_scale_factor_temporal") else _of_frames(vae)
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    scale, shift = vae.config.get("scaling_factor") or 1.0, vae.config.get("shift_factor") or 0.0
 
     def decode(latents: Tensor) -> Tensor:
         return vae.decode((latents / scale + shift).to(vae.dtype), return_dict=False)[0].float()
 
     def encode(image: Tensor) -> Tensor:
-        return (vae.encode(image.to(vae.dtype)).latent_dist.mode().float() - shift) * scale
+        encoded = vae.encode(image.to(vae.dtype))
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()  # the tiny one's
+        return (latents.float() - shift) * scale
 
     return Autoencoder(decode, encode)
 

@@ -1,26 +1,29 @@
 """Layer caching: stock blocks run, but what their attention and MLPs give may come from a `LayerCache`.
 
 The blocks do all the rest themselves, with the current time embedding: norms, gates, residuals. The decision is taken
-at the root; the submodules only obey.
+at the root and hangs on the call that is under way; the submodules only obey. They wear a class of their own for it,
+whose `__call__` stands before all hooks and before whatever replaced their `forward`, so that offload hooks, LoRA and
+the like may come and go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import Adapter
 from ralu_cache.adapters.layers import Projections, Role, Site, find_sites, is_single
+from ralu_cache.engine.context import current
+from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.temporal.forecast import History
 from ralu_cache.token_map import take
 
-_NAME = "ralu_cache_layer"
+_SITE = "_ralu_cache_site"  # in the instance of a submodule: which site of its block it is
 
 Forecast = Callable[[History], Tensor]
 """A site's history, (level (k,), values (k, L, d)) newest first -> its output (k, L, d)."""
@@ -28,6 +31,9 @@ Forecast = Callable[[History], Tensor]
 
 class Mode(Protocol):
     """What the sites do in one denoiser call."""
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
 
     def call(self, site: Site, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of a site in place of `forward(*args, **kwargs)`."""
@@ -40,6 +46,10 @@ class _Record:
     samples: Tensor | None
     inner: bool
     projections: dict[Site, Projections]
+    given: dict[Site, dict[str, Tensor]] = field(default_factory=dict)  # what projections gave, until it is measured
+
+    def forget(self) -> None:
+        self.given.clear()
 
     def call(self, site: Site, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = forward(*args, **kwargs)
@@ -63,6 +73,9 @@ class _Replay:
     image: Fresh | None
     context: Fresh | None
     forecast: Forecast | None = None
+
+    def forget(self) -> None:
+        pass
 
     def call(self, site: Site, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if site.role in (Role.ATTENTION, Role.CROSS_ATTENTION):
@@ -105,25 +118,39 @@ class _Replay:
         return torch.cat(rows, 1) if rows else None
 
 
-class _Obey(ModelHook):
-    """A submodule that does what the stack's mode says; at rest, what it always did."""
+def _mode() -> Mode | None:
+    """What the denoiser call that is under way in this context wants of its layers."""
+    call = current()
+    state = None if call is None else call.working
+    return state.stack.mode if state is not None and state.ours else None
 
-    def __init__(self, stack: LayerStack, site: Site) -> None:
-        super().__init__()
-        self.stack, self.site = stack, site
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        forward = self.fn_ref.original_forward
-        if self.stack.mode is None:
-            return forward(*args, **kwargs)
-        return self.stack.mode.call(self.site, forward, args, kwargs)
+def _given() -> dict[Site, dict[str, Tensor]] | None:
+    mode = _mode()
+    return mode.given if isinstance(mode, _Record) else None
+
+
+def _obeying(stock: Any) -> dict[str, Any]:
+    """A submodule that does what the mode says; without one, what it always did."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        mode = _mode()
+        if mode is None:
+            return stock.__call__(self, *args, **kwargs)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return stock.__call__(self, *args, **kwargs)
+
+        return mode.call(vars(self)[_SITE], forward, args, kwargs)
+
+    return {"__call__": __call__}
 
 
 class LayerStack:
-    """The attention and MLPs of all blocks of a transformer; before each call, say what they shall do in it.
+    """The attention and MLPs of all blocks of a transformer, for one user; it makes the modes of their calls.
 
-    `rest()`: as stock, bit for bit, holding nothing. `record()`: as stock, and keep what every site gave. `replay()`:
-    nothing runs but the MLP rows of chosen tokens; all else comes from the cache. `forecast()`: nothing runs.
+    `record()`: as stock, and keep what every site gave. `replay()`: nothing runs but the MLP rows of chosen tokens; all
+    else comes from the cache. `forecast()`: nothing runs. Without a mode they are as stock, bit for bit.
 
     cache: one branch's, to be checked against the layout and begun by the caller's `record`; text: how many text
     tokens the call has; samples: (k,) int64, those of the cache's batch that the call is made for, None for all.
@@ -136,37 +163,51 @@ class LayerStack:
     """
 
     def __init__(
-        self, transformer: nn.Module, adapter: Adapter, measures: Sequence[str] = (), chooses: bool = True
+        self,
+        transformer: nn.Module,
+        adapter: Adapter,
+        user: object,
+        measures: Sequence[str] = (),
+        chooses: bool = True,
     ) -> None:
-        self.mode: Mode | None = None
-        self._chooses = chooses
-        self._blocks = adapter.blocks(transformer)
-        sites = find_sites(self._blocks)  # this may refuse, so it comes first
+        self._transformer, self._adapter, self._user = transformer, adapter, user
+        self._measures, self._chooses = tuple(measures), chooses
+        self._sites: list[tuple[Site, nn.Module]] = []
+        self._watched: list[nn.Module] = []
         self._projections: dict[Site, Projections] = {}
-        if measures:
-            attentions = [pair for pair in sites if pair[0].role in (Role.ATTENTION, Role.INNER_ATTENTION)]
-            for site, module in attentions:
-                self._projections[site] = Projections(module, site, measures, lambda: isinstance(self.mode, _Record))
-        self._modules = [module for _, module in sites]
-        for site, module in sites:
-            HookRegistry.check_if_exists_or_initialize(module).register_hook(_Obey(self, site), _NAME)
+        self.refresh()
 
     @property
     def singles(self) -> tuple[bool, ...]:
         """Of each layer, whether it is a single block."""
-        return tuple(is_single(block) for block in self._blocks)
+        return tuple(is_single(block) for block in self._adapter.blocks(self._transformer))
 
-    def rest(self) -> None:
-        """Be a stock stack, and hold nothing."""
-        self.mode = None
-        for projections in self._projections.values():
-            projections.forget()
+    def refresh(self) -> None:
+        """Reach into the submodules that are there now: LoRA, for one, replaces some. Raises what `find_sites` does."""
+        sites = find_sites(self._adapter.blocks(self._transformer))  # this may refuse, so it comes first
+        watched = [module for site, attention in self._attentions(sites) for module in attention.modules()]
+        known = [*(module for _, module in self._sites), *self._watched]
+        if [*map(id, known)] == [*map(id, [*(module for _, module in sites), *watched])]:
+            return
+        projections = {
+            site: Projections(module, site, self._measures, _given) for site, module in self._attentions(sites)
+        }
+        self.remove()
+        self._sites, self._watched, self._projections = sites, watched, projections
+        for site, module in sites:
+            vars(module)[_SITE] = site
+            occupy(module, self._user, _obeying)
 
-    def record(self, cache: LayerCache, sigma: float, text: int, samples: Tensor | None = None, keep: int = 1) -> None:
+    def _attentions(self, sites: Sequence[tuple[Site, nn.Module]]) -> list[tuple[Site, nn.Module]]:
+        """Those whose projections are to be measured."""
+        roles = (Role.ATTENTION, Role.INNER_ATTENTION) if self._measures else ()
+        return [(site, module) for site, module in sites if site.role in roles]
+
+    def record(self, cache: LayerCache, sigma: float, text: int, samples: Tensor | None = None, keep: int = 1) -> Mode:
         """Run as stock at level `sigma`, and keep the outputs as the newest of `keep` in the cache."""
         self._refuse_chunks()
         cache.begin(sigma, samples, keep)
-        self.mode = _Record(cache, text, samples, self._chooses, self._projections)
+        return _Record(cache, text, samples, self._chooses, self._projections)
 
     def replay(
         self,
@@ -175,29 +216,31 @@ class LayerStack:
         samples: Tensor | None = None,
         image: Fresh | None = None,
         context: Fresh | None = None,
-    ) -> None:
+    ) -> Mode:
         """Take all outputs from the cache, but run the MLPs for the fresh tokens and put theirs in their places.
 
         image, context: image tokens, and text tokens, to run; None for none. Attention is fetched for these too.
         """
         self._refuse_chunks()
-        self.mode = _Replay(cache, text, samples, image, context)
+        return _Replay(cache, text, samples, image, context)
 
-    def forecast(self, cache: LayerCache, forecast: Forecast, text: int, samples: Tensor | None = None) -> None:
+    def forecast(self, cache: LayerCache, forecast: Forecast, text: int, samples: Tensor | None = None) -> Mode:
         """Take all outputs from `forecast`, which is given each site's history; the cache stays as it is."""
         self._refuse_chunks()
-        self.mode = _Replay(cache, text, samples, None, None, forecast)
+        return _Replay(cache, text, samples, None, None, forecast)
 
     def remove(self) -> None:
-        self.rest()
-        for module in self._modules:
-            HookRegistry.check_if_exists_or_initialize(module).remove_hook(_NAME, recurse=False)
+        for _, module in self._sites:
+            vacate(module, self._user)
+            if type(module).__call__ is nn.Module.__call__:  # nobody else's any more
+                vars(module).pop(_SITE, None)
         for projections in self._projections.values():
             projections.remove()
+        self._sites, self._watched, self._projections = [], [], {}
 
     def _refuse_chunks(self) -> None:
         """Raises ValueError where a block calls its MLP piece by piece: no piece knows which rows it has."""
-        for block in self._blocks:
+        for block in self._adapter.blocks(self._transformer):
             if (size := getattr(block, "_chunk_size", None)) is not None:
                 raise ValueError(
                     f"layer caching with a feed-forward chunk size of {size} is not supported: call "

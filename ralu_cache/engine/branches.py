@@ -1,7 +1,8 @@
-"""Branches: the temporal state of the denoiser calls that stand at the same place within every step.
+"""Branches: the temporal state of the denoiser calls that compute the same samples, step after step.
 
-With true classifier-free guidance a step makes two calls, so a run has two branches; what one has cached is never
-seen by the other. A branch joins a policy, which decides, and a ledger, which knows what may still be used.
+With true classifier-free guidance a step computes every picture twice, so a run has two branches, or one of both; what
+one has cached is never seen by another. A branch joins a policy, which decides, and a ledger, which knows what may
+still be used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from ralu_cache.attention import KeyValueMemory, Rows
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.engine.identity import Identity
+from ralu_cache.engine.verdict import Group, Verdict, indices_of
 from ralu_cache.feature import Feature, Mark
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
@@ -21,15 +24,19 @@ from ralu_cache.report import BranchRecord
 from ralu_cache.temporal.base import Policy, Situation, TokenView
 from ralu_cache.temporal.forecast import History, along_trend, slope
 from ralu_cache.token_map import Kind, map_tokens, plane, take
-from ralu_cache.verdict import Group, Verdict, indices_of
 
 
 class Branch:
     """One branch of one run: plans each call, keeps what was computed, moves it over transitions."""
 
-    def __init__(self, policy: Policy, layout: TokenLayout) -> None:
+    def __init__(
+        self, policy: Policy, layout: TokenLayout, identity: Identity | None = None, denoiser: object = None
+    ) -> None:
+        """identity: whom it computes; denoiser: by which model."""
         self.policy = policy
         self.layout = layout
+        self.identity = identity or Identity(tuple(range(layout.batch)), {})
+        self.denoiser = denoiser
         self.ledger = Ledger()
         self.state = policy.start(layout.batch, layout.refined.device)
         self.memory: KeyValueMemory | None = None
@@ -46,6 +53,32 @@ class Branch:
         self._marks = self._count()
         self._found = self._marks
 
+    def followed(self, identity: Identity, layout: TokenLayout) -> Branch | None:
+        """This branch, or some of its samples as a branch of their own, if they are those of `identity`, on `layout`.
+
+        None if they aren't, or if the policy keeps something that can't be divided.
+        """
+        rows = identity.rows_in(self.identity)
+        if rows is None:
+            return None
+        if layout is self.layout and rows == [*range(layout.batch)]:
+            self.identity = identity
+            return self
+        pick = getattr(self.state, "pick", None)
+        if pick is None:
+            return None
+        index = torch.tensor(rows, device=layout.refined.device)
+        part = Branch(self.policy, layout, identity, self.denoiser)
+        part.state = pick(rows)
+        part.ledger = self.ledger.pick(index, layout)
+        part.memory = None if self.memory is None else self.memory.pick(index, layout)
+        part.layers = None if self.layers is None else self.layers.pick(index, layout)
+        part._previous = None if self._previous is None else self._previous[index]
+        part._kept = None if self._kept is None else self._kept[index]
+        part._computed = [self._computed[row] for row in rows]
+        part._marks = [self._marks[row] for row in rows]
+        return part
+
     def plan(
         self, situation: Situation, modulated: Callable[[], Tensor], canvas: Tensor, compute: bool = False
     ) -> list[Group]:
@@ -55,11 +88,7 @@ class Branch:
         compute: nothing may be reused in this call, whatever the policy.
         """
         signal = self._signal(modulated, canvas)
-        reading = self.ledger.read("residual", self.layout, inherited=self._inherit)
-        readable = torch.zeros(self.layout.batch, dtype=torch.bool, device=self.layout.refined.device)
-        if reading is not None and not compute:
-            readable = reading.readable
-        decision = self.state.decide(situation, signal, self._last_signal(), readable)
+        decision = self.state.decide(situation, signal, self._last_signal(), self._readable(compute))
         self._keep_signal(decision.signal, situation)
         fresh, valid = self._select(situation, decision.reuse)
         verdict = self._verdict = Verdict.read(decision, fresh, valid)
@@ -155,6 +184,16 @@ class Branch:
             total=verdict.total,
         )
 
+    def _readable(self, compute: bool) -> Tensor:
+        """(B,) bool: the samples whose residual may be used; on the host for policies that look at no signal."""
+        if self.policy.signal is None:
+            known = [not compute and not empty and (self._inherit or not old) for empty, old, _ in self._marks]
+            return torch.tensor(known)
+        reading = self.ledger.read("residual", self.layout, inherited=self._inherit)
+        if reading is None or compute:
+            return torch.zeros(self.layout.batch, dtype=torch.bool, device=self.layout.refined.device)
+        return reading.readable
+
     def _select(self, situation: Situation, reuse: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """(B, n) bool twice: the tokens to compute in samples that reuse, and those whose feature is VALID."""
         self._situation = situation
@@ -169,7 +208,9 @@ class Branch:
         kept = torch.ones_like(valid) if self._kept is None else self._kept
         self._view = TokenView(situation.step - feature.step, valid, kept, self._ahead, self._measure)
         chosen = self.state.select(situation, self._view)
-        return (None if chosen is None else chosen & reuse[:, None]), valid
+        if chosen is None or (reuse.device.type == "cpu" and bool(reuse.all())):
+            return chosen, valid
+        return chosen & reuse.to(chosen.device)[:, None], valid
 
     def _forget(self) -> None:
         """Begin what is kept beside the ledger anew."""

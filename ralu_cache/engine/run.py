@@ -1,18 +1,20 @@
-"""Run: the one mutable state of one pipeline call, made when the timesteps are set and dropped at its end."""
+"""Run: the stages, canvas and caches of one pipeline call, made when the timesteps are set and closed at its end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ralu_cache.autoencoder import Autoencoder
-from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout, split_frames
+from ralu_cache.engine.autoencoder import Autoencoder
+from ralu_cache.engine.branches import Branch
+from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
+from ralu_cache.engine.levels import StockSchedule, entering
 from ralu_cache.regions import Evidence, get_scorer, select_top, share_over_time
 from ralu_cache.report import BranchRecord, Report, StepRecord
 from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
@@ -38,13 +40,36 @@ class Geometry:
     pixels: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Clock:
+    """When something happened: by the host, or on a GPU by an event that its stream passes."""
+
+    host: float
+    event: Any = None
+
+    @classmethod
+    def now(cls, device: torch.device | None) -> _Clock:
+        if device is None or device.type != "cuda":
+            return cls(time.perf_counter())
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return cls(time.perf_counter(), event)
+
+    def since(self, earlier: _Clock) -> float:
+        """Seconds; waits for the events."""
+        if self.event is None or earlier.event is None:
+            return self.host - earlier.host
+        self.event.synchronize()
+        return earlier.event.elapsed_time(self.event) / 1000
+
+
 class Run:
     """Stages, canvas and layout of one pipeline call; only the scheduler and the root hooks call it.
 
     With a spatial method the canvas is kept in float32; the model sees it in its own dtype. A latent that the pipeline
     or a callback changed between two steps replaces it, projected on the current layout. Without one the run has a
     single stage with the stock levels, and the stock scheduler does the arithmetic. `on_layout` is called at each
-    change of layout.
+    change of layout. stock: the schedule that the caller asked for; watched: a callback of the caller's sees tensors.
     """
 
     def __init__(
@@ -56,35 +81,51 @@ class Run:
         report: Report,
         policy: Policy | None = None,
         on_layout: Callable[[], None] = lambda: None,
+        stock: StockSchedule | None = None,
+        watched: bool = False,
     ) -> None:
         self.method = method
-        self.stages = stages
         self.geometry = geometry
         self.autoencoder = autoencoder
         self.report = report
         self.policy = policy
+        self.watched = watched
+        self.stock = stock or StockSchedule(stages[-1].sigmas)
+        self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
-        self._branches: list[Branch] = []
-        self._start: int | None = None
-        self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
+        self._lay_out(stages)
+        self._start = 0
+        self._entered = False  # in mid-schedule
         self.index = 0
         self.calls = 0
-        self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
-        self.in_call = False  # of the denoiser or a ControlNet
         self._samples = 0
         self._costs: list[tuple[float, float]] = []
+        self._branches: list[Branch] = []  # of the step before
+        self._used: list[Branch] = []  # of this step, in the order of the calls
         self.grid: tuple[int, int] | None = None
         self.frames = 1
-        self._denoiser: object = None
         self.layout: TokenLayout | None = None
         self.noise: Tensor | None = None
         self.text_attention: Tensor | None = None
+        self._settled = False  # the pipeline's own batch is known
+        self._numbers: tuple[int, ...] = ()  # of the pipeline's samples, as they were at the first step
+        self._call_batch = 0
         self._canvas: Tensor | None = None
-        self._emitted: tuple[Tensor, int] | None = None
+        self._emitted: Snapshot | None = None
+        self._latest: Tensor | None = None  # what the scheduler gave last
         self._history: list[Tensor] = []
         self.tables: dict[Any, Any] = {}
         self._layouts: dict[int, TokenLayout] = {}
-        self._clock = time.perf_counter()
+        self._clock = _Clock.now(None)
+        self._clocks: list[_Clock] = []
+
+    def close(self) -> None:
+        """Hold nothing any more, whoever still holds the run (a traceback, say)."""
+        for name in ("_branches", "_used", "_history", "_layouts", "tables", "_clocks"):
+            getattr(self, name).clear()
+        self.layout = self.noise = self.text_attention = self._canvas = self._emitted = self._latest = None
+        self._on_layout = lambda: None
+        self.autoencoder = Autoencoder()
 
     # ---- where the run stands
 
@@ -114,6 +155,14 @@ class Run:
         return i + 1 == self.stages[s].steps and s + 1 < len(self.stages)
 
     @property
+    def passed(self) -> int:
+        """How many steps of the stock schedule are done, at the level that the last step came to."""
+        if not self.index:
+            return 0
+        s, i = self.places[self.index - 1]
+        return self.stock.passed(self.stages[s].sigmas[i + 1])
+
+    @property
     def wants_text_attention(self) -> bool:
         """True while the denoiser's first call of the step from which the next regions are chosen is under way."""
         if self.method is None or "text_attention" not in self.method.scorer.needs:
@@ -122,31 +171,52 @@ class Run:
             return False
         return self.stages[self.places[self.index][0] + 1].kind == "mixed"
 
-    # ---- the denoiser's side
+    def levels(self) -> list[float]:
+        """One a step, and the last 0: what the scheduler hands out."""
+        return [*(level for stage in self.stages for level in stage.sigmas[:-1]), 0.0]
 
-    def enter(self, denoiser: object) -> None:
-        """A call of this denoiser begins; what another one has computed is of no use to it."""
-        if denoiser is not self._denoiser:
-            self._denoiser, self._branches = denoiser, []
+    # ---- where it begins
+
+    def enter_at(self, entry: int) -> None:
+        """Begin where the stock schedule is after so many steps (`strength`): at its level, whatever the plan's are."""
+        if not entry:
+            return
+        self.stock = self.stock.entered(entry)
+        self._entered = True
+        self.report.baseline_steps = self.stock.steps
+        self._lay_out(entering(self.stages, self.stock.sigmas[entry]))
+
+    def start_at(self, index: int) -> None:
+        """Begin at a later place of the stock schedule, which is the run's own: no stages are there."""
+        self.index = self._start = index
+        if index:
+            self._entered = True
+            self.stock = self.stock.entered(index)
+            self.report.baseline_steps = self.stock.steps
+
+    def _lay_out(self, stages: tuple[Stage, ...]) -> None:
+        self.stages = stages
+        self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
+
+    # ---- the denoiser's side
 
     def begin(self, grid: tuple[int, int], latents: Tensor, frames: int = 1) -> None:
         """First sight of the latent image (B, C, H, W): fixes the grid, the first layout and the coarse noise.
 
-        The first call of a run may be a stack of copies of the pipeline's batch; `settle` tells them from it.
-        frames: of a video, that stand one below the other in H. Raises ValueError for a grid that cells do not tile,
-        or latents given for a start in mid-schedule.
+        The first call of a run may be a stack of copies of the pipeline's batch; `settle` tells them from it. Later
+        calls tell when the batch shrinks. frames: of a video, that stand one below the other in H. Raises ValueError
+        for a grid that cells do not tile, latents given for a start in mid-schedule, or a batch that grows.
         """
-        if self._start is None:  # a start in mid-schedule is compared with as late a start of the plain run
-            self._start = self.index
-            share = (len(self.places) - self.index) / len(self.places)
-            self.report.baseline_steps = round(self.report.baseline_steps * share)
         if self.layout is not None:
+            self._resize(latents)
             return
-        self.frames = frames
+        self.frames, self._call_batch = frames, latents.shape[0]
+        self._numbers = tuple(range(latents.shape[0]))
+        self._clock = _Clock.now(latents.device)
         layout = self._open(grid, latents.shape[0], latents.device)
         if self.method is None:
             return
-        if self.index:
+        if self._entered:
             if self.stage.kind != "fine":
                 raise ValueError(
                     "latents= together with a start in mid-schedule (strength < 1) is not supported: the noise in them "
@@ -161,15 +231,61 @@ class Run:
 
     def settle(self, batch: int) -> None:
         """Keep the pipeline's own `batch` of what a first, stacked call has opened; the copies follow it in order."""
-        assert self.layout is not None
-        if batch == self.layout.batch:
+        if self._settled:
             return
-        self.layout = replace(self.layout, refined=self.layout.refined[:batch], counted=self.layout.count)
+        assert self.layout is not None
+        self._settled = True
         self.report.batch = batch
-        if self.noise is not None:
-            self.noise = self.noise[:batch]
-        if self._canvas is not None:
-            self._canvas = self._canvas[:batch]
+        if self._numbers and len(self._numbers) != batch:
+            for branch in self._used:
+                branch.identity = branch.identity.with_samples([n % batch for n in branch.identity.samples])
+        self._numbers = tuple(range(batch))
+        if batch != self.layout.batch:
+            self._keep_samples(range(batch), of_calls=False)
+
+    def numbers(self, batch: int) -> tuple[int, ...]:
+        """Which of the pipeline's samples the rows of a call of `batch` are: copies of all, one after another."""
+        return self._numbers * (batch // max(len(self._numbers), 1))
+
+    def _resize(self, latents: Tensor) -> None:
+        """Notice a batch from which samples have gone since the last step, by what the scheduler gave them then."""
+        assert self.layout is not None
+        batch, own, before = latents.shape[0], self.layout.batch, self._call_batch
+        self._call_batch = batch
+        if batch == before or not self._settled:
+            return
+        same = [] if self._latest is None else agreements(latents, self._image(self._latest))
+        if batch % own == 0 and (not same or all(row[place % own] for place, row in enumerate(same))):
+            return  # copies of all of it: guidance that began or ended
+        kept = survivors(same, batch * own // max(before, 1))
+        if kept is None:
+            raise ValueError(
+                f"a batch of {own} pictures became a call on {batch} in mid-run, and which of them these are cannot be "
+                "told; drop samples of `latents` without changing the others"
+            )
+        self._numbers = tuple(self._numbers[n] for n in kept)
+        self._keep_samples(kept)
+
+    def _image(self, latents: Tensor) -> Tensor:
+        assert self.grid is not None
+        return self.geometry.to_image(latents, self.grid)
+
+    def _keep_samples(self, kept: Sequence[int], of_calls: bool = True) -> None:
+        """Go on with some of the samples alone. of_calls: layouts of calls are begun anew; branches follow by row."""
+        assert self.layout is not None
+        rows = torch.tensor(list(kept), device=self.layout.refined.device)
+        self.layout = replace(self.layout, refined=self.layout.refined[rows], counted=self.layout.count)
+        self.noise = None if self.noise is None else self.noise[rows]
+        self._canvas = None if self._canvas is None else self._canvas[rows]
+        self._history = [known[rows] for known in self._history]
+        if of_calls:
+            self._layouts, self.tables = {}, {}
+            self._emitted = None if self._emitted is None else self._follow(self._emitted, rows)
+            self._latest = None if self._latest is None else self._latest[rows]
+
+    def _follow(self, emitted: Snapshot, rows: Tensor) -> Snapshot | None:
+        """What was handed out, of some samples; the pipeline's own cut of it is another tensor of the same values."""
+        return Snapshot(emitted.tensor[rows], None, emitted.tensor[rows]) if emitted.untouched else None
 
     def model_input(self, latents: Tensor) -> Tensor:
         """The canvas that the model is to see, (b, C, H, W): coarse noise at the first step, else the given latents."""
@@ -210,7 +326,7 @@ class Run:
         if not report.steps:
             report.baseline_flops += full_flops * report.baseline_steps
         elif self.calls >= report.steps[0].calls:
-            report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - (self._start or 0))
+            report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - self._start)
         self.calls += 1
         self._samples += samples
         self._costs.append((0.0, 0.0))
@@ -220,24 +336,36 @@ class Run:
         before = self._costs[-1]
         self._costs[-1] = (before[0] + flops, before[1] + saved)
 
-    def branch(self, layout: TokenLayout) -> Branch:
-        """The temporal state of the present call's place within the step; `layout` is that of its whole batch."""
+    def branch(
+        self, denoiser: object, layout: TokenLayout, tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
+    ) -> Branch:
+        """The temporal state of the samples that the present call computes; a new one if they can't be told.
+
+        layout: that of the call's whole batch. tensors, settings: see `Identity`. A branch serves one call a step.
+        """
         assert self.policy is not None
-        if self.calls > len(self._branches):
-            self._branches.append(Branch(self.policy, layout))
-        return self._branches[self.calls - 1]
+        numbers = self.numbers(layout.batch)
+        free = [branch for branch in self._branches if branch.denoiser is denoiser and branch not in self._used]
+        for branch in free:
+            if branch.layout is layout and branch.identity.is_still(numbers, tensors, settings):
+                self._used.append(branch)
+                return branch
+        identity = Identity.of(numbers, tensors, settings, self.watched)
+        followed = (branch.followed(identity, layout) for branch in free)
+        found = next((branch for branch in followed if branch is not None), None)
+        self._used.append(found or Branch(self.policy, layout, identity, denoiser))
+        return self._used[-1]
 
     def situation(self) -> Situation:
         """Where the run stands, as a temporal policy needs to know it."""
         stage, step = self.places[self.index]
-        start = self._start or 0
-        before = [i for s, i in self.places[:start] if s == stage]
+        before = sum(s == stage for s, _ in self.places[: self._start])
         return Situation(
-            step=self.index - start,
-            steps=len(self.places) - start,
+            step=self.index - self._start,
+            steps=len(self.places) - self._start,
             stage=stage,
-            stage_step=step - len(before),
-            stage_steps=self.stages[stage].steps - len(before),
+            stage_step=step - before,
+            stage_steps=self.stages[stage].steps - before,
             ends_stage=self.ends_stage,
             sigma=self.sigma,
         )
@@ -253,6 +381,8 @@ class Run:
             patch = self.geometry.patch
             grid = (image.shape[2] // patch, image.shape[3] // patch)
             self._open(grid, image.shape[0], image.device)
+            self._call_batch, self._settled = image.shape[0], True
+            self._numbers = tuple(range(image.shape[0]))
             if self.stage.kind != "coarse":
                 self.layout = self._choose(image.float(), -image.float(), started=False)
             self.noise = noise.float()
@@ -273,15 +403,17 @@ class Run:
             x = self._transition(x, v, x0)
         self._canvas = x
         out = self.geometry.from_image(x, sample).to(velocity.dtype)
-        self._emitted = (out, out._version)
-        self.close_step(layout, branches)
+        self._emitted = Snapshot.of(out, self.watched)
+        self.close_step(out, layout, branches)
         return out
 
-    def close_step(self, layout: TokenLayout | None = None, branches: tuple[BranchRecord, ...] | None = None) -> None:
-        """Note the step, made on `layout` with `branches` (by default the current ones), and go to the next."""
+    def close_step(
+        self, sample: Tensor, layout: TokenLayout | None = None, branches: tuple[BranchRecord, ...] | None = None
+    ) -> None:
+        """Note the step to `sample`, made on `layout` with `branches` (by default the current ones); go to the next."""
         layout = layout or self.layout
         assert layout is not None
-        now = time.perf_counter()
+        now = _Clock.now(sample.device)
         record = StepRecord(
             index=self.index,
             stage=self.places[self.index][0],
@@ -290,21 +422,33 @@ class Run:
             tokens=layout.tokens,
             calls=self.calls,
             flops=sum(flops for flops, _ in self._costs),
-            seconds=now - self._clock,
+            seconds=now.host - self._clock.host,
             branches=self._branch_records() if branches is None else branches,
             saved_flops=sum(saved for _, saved in self._costs),
             samples=self._samples,
         )
         self.report.steps.append(record)
+        if now.event is not None:
+            self._clocks += [self._clock, now]
         self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
+        self._branches, self._used = self._used, []  # one that paused begins anew
+        self._latest = sample
         self.index += 1
         self.report.completed = self.finished
+
+    def read_clocks(self) -> None:
+        """On a GPU: the seconds of each step as its events measured them; waits for the last of them."""
+        pairs = zip(self._clocks[::2], self._clocks[1::2], strict=True)
+        steps = self.report.steps
+        for place, (before, after) in enumerate(pairs):
+            steps[place] = replace(steps[place], seconds=after.since(before))
+        self._clocks.clear()
 
     # ---- inner workings
 
     def _branch_records(self) -> tuple[BranchRecord, ...]:
         """What the branches did in this step; asked for before a transition moves what they have cached."""
-        calls = zip(self._branches, self._costs, strict=False)  # a step may have called fewer branches than there are
+        calls = zip(self._used, self._costs, strict=False)
         return tuple(replace(branch.report(), flops=flops, saved_flops=saved) for branch, (flops, saved) in calls)
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
@@ -340,12 +484,17 @@ class Run:
 
     def _state(self, sample: Tensor) -> Tensor:
         assert self.grid is not None and self.layout is not None
-        untouched = self._emitted is not None and sample is self._emitted[0] and sample._version == self._emitted[1]
         first = self._emitted is None and self._canvas is not None
-        if untouched or first:
+        if first or (self._emitted is not None and self._is_ours(sample, self._emitted)):
             assert self._canvas is not None
             return self._canvas
-        return self.layout.project(self.geometry.to_image(sample, self.grid).float())
+        return self.layout.project(self._image(sample).float())
+
+    def _is_ours(self, sample: Tensor, emitted: Snapshot) -> bool:
+        """True if the sample is what was handed out: the very tensor, or what followed it into a smaller batch."""
+        if sample is emitted.tensor:
+            return emitted.untouched
+        return emitted.version is None and sample.shape == emitted.tensor.shape and torch.equal(sample, emitted.tensor)
 
     def _transition(self, x: Tensor, v: Tensor, x0: Tensor) -> Tensor:
         assert self.layout is not None and self.noise is not None and self.method is not None
@@ -370,7 +519,7 @@ class Run:
     def _carry_over(self) -> None:
         """Move what the branches have cached to the new layout; the paper's noise is fresh for every token."""
         fresh = self.method is not None and self.method.noise == "paper"
-        for branch in self._branches:
+        for branch in self._used:
             layout = self.layout_for(branch.layout.batch)
             changed = torch.full((layout.batch, layout.tokens), fresh, device=layout.refined.device)
             branch.transfer(layout, changed)

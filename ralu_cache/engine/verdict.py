@@ -48,12 +48,12 @@ class Verdict:
     @classmethod
     def read(cls, decision: Decision, fresh: Tensor | None = None, valid: Tensor | None = None) -> Verdict:
         """fresh, valid: (B, n) bool, the tokens to compute in samples that reuse, and those VALID before."""
-        columns = [decision.reuse, decision.distance, *(() if decision.total is None else (decision.total,))]
-        if fresh is not None and valid is not None:
-            columns += [fresh.sum(1), (fresh & ~valid).sum(1)]
-        reuse, distance, *others = torch.stack([column.to(torch.float32) for column in columns]).tolist()
+        nothing = [0.0] * len(decision.reuse)
+        columns = [decision.reuse, decision.distance] + ([] if decision.total is None else [decision.total])
+        counted = [] if fresh is None or valid is None else [fresh.sum(1), (fresh & ~valid).sum(1)]
+        reuse, distance, *others = _on_host([*columns, *counted])
         total = others.pop(0) if decision.total is not None else []
-        counts, mended = ([int(count) for count in column] for column in others or [[0.0] * len(reuse)] * 2)
+        counts, mended = ([int(count) for count in column] for column in others or [nothing] * 2)
         size = 0 if fresh is None else fresh.shape[1]
         kinds = tuple(_kind(bool(r), count, size) for r, count in zip(reuse, counts, strict=True))
         counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
@@ -63,6 +63,16 @@ class Verdict:
         """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""
         places = torch.arange(len(self.kinds), device=device)
         return torch.stack([places[row] for row, found in enumerate(self.kinds) if found == kind])
+
+
+def _on_host(columns: list[Tensor]) -> list[list[float]]:
+    """The values of some (B,) tensors, read in one go from each device."""
+    found: dict[int, list[float]] = {}
+    for device in {column.device for column in columns}:
+        places = [place for place, column in enumerate(columns) if column.device == device]
+        values = torch.stack([columns[place].to(torch.float32) for place in places]).tolist()
+        found |= dict(zip(places, values, strict=True))
+    return [found[place] for place in range(len(columns))]
 
 
 def _kind(reuse: bool, fresh: int, tokens: int) -> str:

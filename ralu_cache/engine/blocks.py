@@ -1,0 +1,190 @@
+"""The denoiser's stack of blocks: it runs as stock, or is left out while a cached residual takes its place.
+
+Left out is meant literally: for such a call the stock loops over the blocks find none. A block that was told to pass
+its input through would take the decision in its own, perhaps compiled code, and be compiled once for each answer.
+What is done in a call hangs on the call (`StackState`); the hooks here only ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ralu_cache.adapters.base import Adapter, Hook, Processors
+from ralu_cache.attention import Rows
+from ralu_cache.engine.context import current
+from ralu_cache.engine.disguise import occupy, vacate
+from ralu_cache.engine.layers import LayerStack, Mode
+from ralu_cache.temporal.base import Policy
+from ralu_cache.token_map import put, take
+
+
+@dataclass
+class StackState:
+    """What the blocks do in one denoiser call, and what was seen of it.
+
+    `run()` before a call lets the blocks run; after it, `take()` is their residual (output minus input of the whole
+    stack, image tokens, (B, n, d)). `skip(residual)` makes the next call add that residual instead. A call may bring
+    some image tokens alone: `run(rows, stale)` runs those of `rows`, adds `stale`, a residual of all tokens, to the
+    others, and `take()` is the residual (B, m, d) of those that ran. `mode` says what layers do meanwhile.
+    """
+
+    residual: Tensor | None = None
+    rows: Rows | None = None
+    mode: Mode | None = None
+    recording: bool = False
+    stale: Tensor | None = None
+    entered: Tensor | None = None
+    left: Tensor | None = None
+
+    def run(self, rows: Rows | None = None, stale: Tensor | None = None) -> None:
+        """rows: what to remember keys and values for, None for nothing; stale: needed if it has some tokens alone."""
+        self.rest()
+        self.rows, self.stale, self.recording = rows, stale, True
+
+    def skip(self, residual: Tensor) -> None:
+        """Until `rest`, the model goes through no block, and its head gets `residual` on top of its input."""
+        self.rest()
+        self.residual = residual
+
+    def take(self) -> Tensor:
+        """The residual of the call that just ran, of the tokens that ran."""
+        assert self.entered is not None and self.left is not None
+        entered = self.entered if self.tokens is None else take(self.entered, self.tokens)
+        residual = self.left - entered
+        self.rest()
+        return residual
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """(k, m) int64: the image tokens that run alone; None for all."""
+        return None if self.rows is None else self.rows.tokens
+
+    def rest(self) -> None:
+        """Be a stock stack, and hold nothing."""
+        if self.mode is not None:
+            self.mode.forget()
+        self.residual = self.rows = self.mode = self.stale = self.entered = self.left = None
+        self.recording = False
+
+
+class BlockStack:
+    """The hooks of all blocks of a transformer between its embedding and its head, for one handle.
+
+    working: the state of the denoiser while it runs for a call of that handle. Raises ValueError for blocks that the
+    policy cannot reach into.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        adapter: Adapter,
+        policy: Policy,
+        user: object,
+        working: Callable[[], Any],
+    ) -> None:
+        self.adapter, self._working, self._user = adapter, working, user
+        self._transformer = transformer
+        blocks = adapter.blocks(transformer)
+        self._lists = _lists_of(blocks, transformer)
+        self._handles: list[Any] = []
+        self._processors: Processors | None = None
+        self.layers: LayerStack | None = None
+        if policy.caches == "rows":  # these may refuse, so they come first
+            self._processors = adapter.install_rows(transformer, user, _rows)
+        elif policy.caches != "stack":
+            self.layers = LayerStack(transformer, adapter, user, policy.measures, policy.caches == "layers+rows")
+        for held in self._lists:
+            occupy(held, user, _passed_over)
+        self._handles = [
+            blocks[0].register_forward_pre_hook(Hook(self._enter), with_kwargs=True),
+            adapter.head(transformer).register_forward_pre_hook(Hook(self._leave)),
+        ]
+
+    def refresh(self) -> None:
+        """Reach into the layers that are there now. Raises ValueError where that can't be."""
+        if self._processors is not None:
+            self._processors.refresh()
+        if self.layers is not None:
+            self.layers.refresh()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for held in self._lists:
+            vacate(held, self._user)
+        if self._processors is not None:
+            self._processors.remove()
+        if self.layers is not None:
+            self.layers.remove()
+
+    @torch.compiler.disable
+    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        state = self._working()
+        if state is None or not state.stack.recording:
+            return None
+        stack: StackState = state.stack
+        stack.entered = self.adapter.block_input(args, kwargs)
+        if stack.tokens is None:
+            return None
+        return self.adapter.with_block_input(args, kwargs, take(stack.entered, stack.tokens))
+
+    def _leave(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        state = self._working()
+        if state is None:
+            return None
+        stack: StackState = state.stack
+        if stack.residual is not None:
+            if stack.residual.shape != args[0].shape:
+                raise RuntimeError(
+                    f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(args[0].shape)}"
+                )
+            return (args[0] + stack.residual.to(args[0].dtype), *args[1:])
+        if not stack.recording:
+            return None
+        assert stack.entered is not None
+        stack.left = args[0].to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
+        if stack.tokens is None:
+            return None
+        assert stack.stale is not None
+        whole = stack.entered + stack.stale.to(stack.entered.dtype)
+        return (put(whole, stack.tokens, stack.left).to(args[0].dtype), *args[1:])
+
+
+def _stack() -> StackState | None:
+    """That of the denoiser which runs now, for whichever call of whichever handle."""
+    call = current()
+    state = None if call is None else call.working
+    return state.stack if state is not None and state.ours else None
+
+
+def _rows() -> Rows | None:
+    stack = _stack()
+    return None if stack is None else stack.rows
+
+
+def _passed_over(stock: Any) -> dict[str, Any]:
+    """A list whose modules are all there, to be moved, saved or counted, but in which a loop may find none."""
+
+    def __iter__(self: Any) -> Iterator[nn.Module]:
+        stack = _stack()
+        return stock.__iter__(self) if stack is None or stack.residual is None else iter(())
+
+    return {"__iter__": __iter__}
+
+
+def _lists_of(blocks: list[nn.Module], transformer: nn.Module) -> list[nn.ModuleList]:
+    """The lists that hold the blocks and nothing else. Raises ValueError for blocks that stand elsewhere."""
+    ids = {id(block) for block in blocks}
+    modules = transformer.modules()
+    lists = [m for m in modules if isinstance(m, nn.ModuleList) and m and {id(b) for b in m} <= ids]
+    if {id(block) for held in lists for block in held} != ids:
+        raise ValueError(
+            f"temporal caching needs blocks that stand in ModuleLists of their own, which the forward of "
+            f"{type(transformer).__name__} goes through; use temporal=None"
+        )
+    return lists

@@ -1,0 +1,125 @@
+"""Who a denoiser call computes: the samples of the batch, and what each is conditioned on.
+
+A guidance branch is known by this, not by being the n-th call of a step. Tensors that are the same objects, unwritten,
+are the same without a look at them; only where they are others, contents are compared, which waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A tensor as it was: whether it was written to since can be told.
+
+    Tensors made in inference mode count no versions; of these a copy is kept where someone might write.
+    """
+
+    tensor: Tensor
+    version: int | None
+    copy: Tensor | None
+
+    @classmethod
+    def of(cls, tensor: Tensor, watched: bool) -> Snapshot:
+        """watched: a callback of the user's gets to see it."""
+        version = None if tensor.is_inference() else tensor._version
+        return cls(tensor, version, tensor.clone() if version is None and watched else None)
+
+    @property
+    def untouched(self) -> bool:
+        if self.version is not None:
+            return self.tensor._version == self.version
+        return self.copy is None or torch.equal(self.tensor, self.copy)
+
+    def is_still(self, tensor: Tensor) -> bool:
+        """True if `tensor` is this very object, unwritten."""
+        return tensor is self.tensor and self.untouched
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """The samples (numbers within the pipeline's batch) of a call's rows, and their conditioning tensors by name.
+
+    settings: what else tells one call from another with the same conditioning (layers that it leaves out).
+    """
+
+    samples: tuple[int, ...]
+    tensors: Mapping[str, Snapshot]
+    settings: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(
+        cls, samples: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...], watched: bool
+    ) -> Identity:
+        return cls(tuple(samples), {name: Snapshot.of(t, watched) for name, t in tensors.items()}, settings)
+
+    def is_still(self, samples: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]) -> bool:
+        """True if a call with these is a call of the same rows; looks at no values."""
+        return (
+            self.samples == tuple(samples)
+            and self.settings == settings
+            and self.tensors.keys() == tensors.keys()
+            and all(snapshot.is_still(tensors[name]) for name, snapshot in self.tensors.items())
+        )
+
+    def rows_in(self, earlier: Identity) -> list[int] | None:
+        """For each row of ours, the row of the earlier call that computed the same; None if not all can be told."""
+        if self.settings != earlier.settings or self.tensors.keys() != earlier.tensors.keys():
+            return None
+        if not all(snapshot.untouched for snapshot in earlier.tensors.values()):
+            return None  # what it was is not to be had any more
+        found = []
+        for row, sample in enumerate(self.samples):
+            same = [
+                other for other, known in enumerate(earlier.samples)
+                if known == sample and other not in found and self._agrees(row, earlier, other)
+            ]  # fmt: skip
+            if not same:
+                return None
+            found.append(same[0])
+        return found
+
+    def with_samples(self, samples: Sequence[int]) -> Identity:
+        return replace(self, samples=tuple(samples))
+
+    def _agrees(self, row: int, earlier: Identity, other: int) -> bool:
+        for name, snapshot in self.tensors.items():
+            ours, theirs = snapshot.tensor, earlier.tensors[name].tensor
+            if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
+                return False
+            if not torch.equal(_row(ours, row, len(self.samples)), _row(theirs, other, len(earlier.samples))):
+                return False
+        return True
+
+
+def _row(tensor: Tensor, row: int, batch: int) -> Tensor:
+    """What a tensor has for one sample; one that isn't of the batch's length serves all."""
+    return tensor[row] if tensor.ndim and len(tensor) == batch else tensor
+
+
+def agreements(rows: Tensor, earlier: Tensor) -> list[list[bool]]:
+    """Which of `rows` (k, ...) equals which of `earlier` (B, ...), bit for bit; all False for unlike shapes."""
+    if rows.shape[1:] != earlier.shape[1:]:
+        return [[False] * len(earlier)] * len(rows)
+    return (rows[:, None] == earlier[None].to(rows.dtype)).flatten(2).all(2).tolist()
+
+
+def survivors(same: Sequence[Sequence[bool]], likely: int) -> list[int] | None:
+    """The earlier samples that a call's rows are, without their copies, given `agreements`; None if none fit.
+
+    likely: how many there are if each is copied as often as before, which is tried first.
+    """
+    rows = len(same)
+    for count in sorted((n for n in range(1, rows + 1) if rows % n == 0), key=lambda n: (n != likely, n)):
+        kept: list[int] = []
+        for row in same[:count]:
+            kept += [number for number, equal in enumerate(row) if equal and number not in kept][:1]
+        if len(kept) == count and all(row[kept[place % count]] for place, row in enumerate(same)):
+            return kept
+    return None

@@ -1,0 +1,72 @@
+"""What the caller says in steps of the stock schedule, found again on the levels of a plan.
+
+A level is sigma, 1 noise to 0 clean. Pure numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ralu_cache.spatial import Stage
+
+SAME = 1e-6  # levels closer than this are one
+
+
+@dataclass(frozen=True)
+class StockSchedule:
+    """The levels of the run that the caller asked for: one a step, and 0. `entry`: the steps that `strength` cuts."""
+
+    sigmas: tuple[float, ...]
+    entry: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps the stock pipeline would make."""
+        return len(self.sigmas) - 1 - self.entry
+
+    def passed(self, sigma: float) -> int:
+        """How many of its steps are done once the level is `sigma`."""
+        return sum(level >= sigma - SAME for level in self.sigmas[self.entry + 1 :])
+
+    def entered(self, entry: int) -> StockSchedule:
+        return replace(self, entry=entry)
+
+
+def entering(stages: Sequence[Stage], sigma: float) -> tuple[Stage, ...]:
+    """The rest of a plan from level `sigma` on: begins at exactly this level, in the first stage that goes below it.
+
+    Stages above are left without steps. The first of the rest's own levels goes where `sigma` all but replaces it.
+    """
+    rest: list[Stage] = []
+    for number, stage in enumerate(stages):
+        levels = stage.sigmas
+        if levels[-1] >= sigma - SAME:
+            rest.append(replace(stage, sigmas=levels[-1:]))
+            continue
+        first = next(place for place, level in enumerate(levels) if level < sigma - SAME)
+        if 0 < first < len(levels) - 1 and 2 * (sigma - levels[first]) < levels[first - 1] - levels[first]:
+            first += 1
+        return (*rest, replace(stage, sigmas=(sigma, *levels[first:])), *stages[number + 1 :])
+    raise ValueError(f"no stage of the plan goes below level {sigma}")
+
+
+def redivided(stages: Sequence[Stage], sigmas: Sequence[float]) -> tuple[Stage, ...]:
+    """A plan's stages, each with as many steps between the same ends, laid out along the caller's own `sigmas`.
+
+    Along them means at even distances in their number: of n levels and 0, level i stands at 1 - i / n, with straight
+    lines between. Above the first of them the line goes on to level 1.
+    """
+    places = np.linspace(0.0, 1.0, len(sigmas))
+    levels = np.asarray(sigmas[::-1], dtype=np.float64)
+    if levels[-1] < 1 - SAME:
+        places, levels = np.append(places, places[-1] + 1 / max(len(sigmas) - 1, 1)), np.append(levels, 1.0)
+
+    def along(stage: Stage) -> Stage:
+        start, end = np.interp([stage.sigmas[0], stage.sigmas[-1]], levels, places)
+        inner = np.interp(np.linspace(start, end, stage.steps + 1)[1:-1], places, levels)
+        return replace(stage, sigmas=(stage.sigmas[0], *map(float, inner), stage.sigmas[-1]))
+
+    return tuple(along(stage) for stage in stages)

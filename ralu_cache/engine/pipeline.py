@@ -1,0 +1,207 @@
+"""The class that an accelerated pipeline wears: its calls are `Call`s, and its scheduler and state are the call's.
+
+Outside of a call every attribute is the user's own; within one, in its context, it is the call's.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from typing import Any
+
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+from ralu_cache.engine.context import Pause, call_of, entered
+from ralu_cache.engine.disguise import disguised, stock_of
+from ralu_cache.engine.scheduler import lay_out
+
+HANDLE = "_ralu_cache_handle"  # in the instance: a class is a reference cycle, and may be shared
+_SHARED = {"_interrupt"}  # what is set from outside
+
+
+def wear(pipe: Any, handle: Any) -> None:
+    """Make the pipeline an accelerated one, whose calls belong to `handle`."""
+    vars(pipe)[HANDLE] = handle
+    pipe.__class__ = _pipeline_class(stock_of(type(pipe)))
+
+
+def undress(pipe: Any, handle: Any) -> None:
+    """Make it a stock one again, unless another handle has it by now."""
+    if vars(pipe).get(HANDLE) is handle:
+        pipe.__class__ = stock_of(type(pipe))
+        del vars(pipe)[HANDLE]
+
+
+def handle_of(pipe: Any) -> Any:
+    """The handle of an accelerated pipeline, or None."""
+    return vars(pipe).get(HANDLE)
+
+
+@cache
+def _pipeline_class(stock: Any) -> type:
+    stores = {i.argval for i in dis.get_instructions(inspect.unwrap(stock.__call__)) if i.opname == "STORE_ATTR"}
+    private = {name for name in stores if name.startswith("_")} - _SHARED
+    body: dict[str, Any] = {name: _of_the_call(stock, name) for name in private | {"scheduler"}}
+    if hasattr(stock, "get_timesteps"):
+        body["get_timesteps"] = _get_timesteps(stock)
+    return disguised(
+        stock, **body, __call__=_accelerated(stock.__call__), progress_bar=_progress_bar(stock),
+        __reduce_ex__=_reduce, __setstate__=_revive,
+    )  # fmt: skip
+
+
+def _accelerated(stock_call: Any) -> Callable[..., Any]:
+    """`stock_call` within a `Call`; so is what it wraps (without no_grad, say)."""
+    signature = inspect.signature(stock_call)
+
+    @wraps(stock_call)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handle = vars(self).get(HANDLE)
+        if handle is None or not handle.enabled:
+            return stock_call(self, *args, **kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            return stock_call(self, *args, **kwargs)  # which says what is wrong
+        given = {name: value for name, value in bound.arguments.items() if name != "self"}
+        for name in ("callback_on_step_end", "callback"):
+            if (callback := given.get(name)) is None:
+                continue
+            if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):  # stock asks for the class
+                bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+            bound.arguments[name] = _told(callback) if name == "callback_on_step_end" else _paused(callback)
+        with handle.call(self, **given):
+            return stock_call(*bound.args, **bound.kwargs)
+
+    if hasattr(stock_call, "__wrapped__"):
+        __call__.__wrapped__ = _accelerated(stock_call.__wrapped__)
+    return __call__
+
+
+def _paused(callback: Any) -> Callable[..., Any]:
+    def call_back(*args: Any, **kwargs: Any) -> Any:
+        pause = Pause()
+        with entered(pause):
+            return callback(*args, **kwargs)
+
+    return call_back
+
+
+def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
+    """`callback_on_step_end`, called once for each step of the stock schedule, as soon as the run has passed it.
+
+    So what it does at a step, or at a share of them, it does at the noise level that this means in the stock call.
+    """
+    tell = _paused(callback)
+
+    def call_back(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Mapping[str, Any]:
+        call = call_of(pipe)
+        if call is None or call.stock is None:
+            return tell(pipe, index, timestep, tensors)
+        if "_num_timesteps" in call.own:
+            call.own["_num_timesteps"] = call.stock.steps
+        while call.told < call.passed:
+            step, call.told = call.told, call.told + 1
+            tensors = {**tensors, **(tell(pipe, step, timestep, tensors) or {})}
+        return tensors
+
+    return call_back
+
+
+def _of_the_call(stock: type, name: str) -> property:
+    """An attribute that within a call is the call's own."""
+
+    def get(self: Any) -> Any:
+        call = call_of(self)
+        if call is not None and name in call.own:
+            return call.own[name]
+        if call is not None and name == "scheduler":
+            return call.scheduler
+        if name in vars(self):
+            return vars(self)[name]
+        return getattr(stock, name)
+
+    def put(self: Any, value: Any) -> None:
+        vars(self)[name] = value  # there too: other threads may watch
+        call = call_of(self)
+        if call is not None and name != "scheduler":
+            call.own[name] = value
+
+    def delete(self: Any) -> None:
+        vars(self).pop(name, None)
+
+    return property(get, put, delete)
+
+
+def _get_timesteps(stock: Any) -> Callable[..., Any]:
+    @wraps(stock.get_timesteps)
+    def get_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the stock method, on the stock schedule: a plan is entered at the level at which stock enters its own."""
+        call = call_of(self)
+        if call is None or call.run is None or call.run.method is None:
+            return stock.get_timesteps(self, *args, **kwargs)
+        run, scheduler = call.run, call.scheduler
+        steps = run.stock.steps
+        bound = inspect.signature(stock.get_timesteps).bind(self, *args, **kwargs)
+        bound.arguments["num_inference_steps"] = steps
+        levels = scheduler.timesteps.new_tensor(run.stock.sigmas[:-1])
+        scheduler.timesteps = levels * scheduler.config.num_train_timesteps
+        *more, rest, count = stock.get_timesteps(*bound.args, **bound.kwargs)
+        if not len(rest):
+            return *more, rest, count
+        if len(rest) < steps and not run.stock.entry:  # the pipeline told the scheduler nothing
+            scheduler.set_begin_index(steps - len(rest))
+        lay_out(scheduler, run)
+        return *more, scheduler.timesteps, len(scheduler.timesteps)
+
+    return get_timesteps
+
+
+def _progress_bar(stock: Any) -> Callable[..., Any]:
+    @wraps(stock.progress_bar)
+    def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
+        """As the stock method; within a run it counts the run's steps, however often it is updated."""
+        call = call_of(self)
+        run = None if call is None else call.run
+        if run is None or total is None:
+            return stock.progress_bar(self, iterable, total)
+        bar = stock.progress_bar(self, total=len(run.places) - run.index)
+        advance, shown, last, count = bar.update, run.index, len(run.places), weakref.ref(run)
+
+        def update(n: int = 1) -> None:
+            nonlocal shown
+            run = count()
+            now = last if run is None else run.index
+            advance(now - shown)
+            shown = now
+
+        bar.update = update
+        return bar
+
+    return progress_bar
+
+
+def _reduce(self: Any, protocol: Any) -> Any:
+    """Copies and pickles are accelerated in the same way, by a handle of their own."""
+    handle = vars(self).get(HANDLE)
+    if handle is None:
+        return super(type(self), self).__reduce_ex__(protocol)
+    state = {name: value for name, value in vars(self).items() if name != HANDLE}
+    return _blank, (stock_of(type(self)),), {**state, HANDLE: handle.settings}
+
+
+def _blank(stock: Any) -> Any:
+    return object.__new__(_pipeline_class(stock))
+
+
+def _revive(self: Any, state: dict[str, Any]) -> None:
+    from ralu_cache.api import accelerate
+
+    settings = state.pop(HANDLE)
+    vars(self).update(state)
+    self.__class__ = stock_of(type(self))
+    accelerate(self, **settings)
+

@@ -1,0 +1,296 @@
+"""The native root hook pair: short token sets into the denoiser, full canvases out of it.
+
+Native torch hooks, because whatever replaces `.forward` is lost when offload hooks come or go. What a call of the
+pipeline needs while a denoiser runs hangs on that call, so several may run through one denoiser at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ralu_cache.adapters.base import Adapter, Hook
+from ralu_cache.attention import Rows
+from ralu_cache.canvas import TokenLayout
+from ralu_cache.engine.blocks import BlockStack, StackState
+from ralu_cache.engine.branches import Branch
+from ralu_cache.engine.context import current
+from ralu_cache.engine.run import Run
+from ralu_cache.engine.verdict import Group
+from ralu_cache.engine.weights import at_hand
+from ralu_cache.layer_cache import LayerCache
+from ralu_cache.temporal.base import Policy
+
+
+@dataclass(frozen=True)
+class LayoutCall:
+    """A denoiser call of the run in flight, on the tokens of `layout`.
+
+    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call; they count on a grid of
+    `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all; `fresh` says
+    which of their tokens run through the blocks, None if all do. `tables` keeps what depends on the layout alone
+    (rotary tables, by module and number of ids) from step to step.
+    """
+
+    layout: TokenLayout
+    positions: Tensor | None
+    call: Mapping[str, Any]
+    tables: dict[Any, Any]
+    extent: tuple[int, int]
+    rows: Tensor | None = None
+    fresh: Rows | None = None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One denoiser call while its groups of samples, computed or reused, run one after the other."""
+
+    run: Run
+    layout: TokenLayout
+    positions: Tensor | None
+    call: Mapping[str, Any]
+    branch: Branch | None
+    groups: Sequence[Group]
+
+
+@dataclass
+class RootState:
+    """What one denoiser is doing for one pipeline call.
+
+    depth: 1 while it runs for the pipeline; a call of it within that is either ours (`nested`) or a stranger's.
+    """
+
+    root: RootHook
+    stack: StackState
+    depth: int = 0
+    nested: bool = False
+    active: LayoutCall | None = None
+    pending: Pending | None = None
+
+    @property
+    def ours(self) -> bool:
+        """True if what runs now, runs for the pipeline's call."""
+        return self.depth == (2 if self.nested else 1)
+
+    def rest(self) -> None:
+        self.active = self.pending = None
+        self.nested = False
+        self.stack.rest()
+
+
+class RootHook:
+    """Reduces each call of `module` that a call of the handle's pipeline makes to the run's layout, and expands it.
+
+    With a `policy` the samples of a call that are to be computed run first, in the call itself, and the others in a
+    second call whose blocks are passed over. `reduce_only` is for ControlNets, the `number`th of the pipeline's: what
+    they return feeds the reduced denoiser directly.
+    """
+
+    def __init__(
+        self, module: nn.Module, adapter: Adapter, handle: Any, policy: Policy | None = None, number: int | None = None
+    ) -> None:
+        self.module, self.adapter, self.handle, self.policy = module, adapter, handle, policy
+        self.reduce_only, self.number = number is not None, number
+        self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+        self._landmarks: list[nn.Module] = []
+        self._handles: list[Any] = []
+        self.stack: BlockStack | None = None
+        try:
+            self.refresh()
+        except BaseException:  # what refuses leaves nothing behind
+            self.remove()
+            raise
+
+    def refresh(self) -> None:
+        """Hook what the denoiser is made of now: LoRA, quantisation and the like replace parts of it.
+
+        Raises ValueError for what the policy cannot reach into; then nothing is hooked.
+        """
+        landmarks = self.adapter.landmarks(self.module)
+        if self._handles and [*map(id, landmarks)] == [*map(id, self._landmarks)]:
+            if self.stack is not None:
+                self.stack.refresh()
+            return
+        self.remove()
+        if self.policy is not None:
+            self.stack = BlockStack(self.module, self.adapter, self.policy, self.handle, self.working)
+        self._handles = [
+            self.module.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
+            self.module.register_forward_hook(Hook(self._after), with_kwargs=True, always_call=True),
+            *self.adapter.install_positions(self.module, self.active),
+        ]
+        if not self.reduce_only and self.handle.wants_text_attention:
+            self._handles += self.adapter.install_text_attention(self.module, self._run)
+        self._landmarks = landmarks
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self.stack is not None:
+            self.stack.remove()
+            self.stack = None
+
+    def working(self) -> RootState | None:
+        """The state of the denoiser while it runs for a call of the handle's pipeline, in the present context."""
+        call = current()
+        state = None if call is None else call.working
+        return state if state is not None and state.root is self and state.ours else None
+
+    def active(self) -> LayoutCall | None:
+        """The call that is under way, for the hooks that place its tokens."""
+        state = self.working()
+        return None if state is None else state.active
+
+    def _run(self) -> Run | None:
+        return None if self.working() is None else current().run
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
+        call = current()
+        if call is None or call.handle is not self.handle or call.run is None:
+            return None
+        state = call.states.get(self)
+        if state is None:
+            state = call.states[self] = RootState(self, StackState())
+        state.depth += 1
+        if state.depth > 1:
+            return None
+        state.rest()
+        call.working = state
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        run: Run = call.run
+        self.adapter.check(given, run)
+        grid = run.grid or self.adapter.grid(given)
+        latents = self.adapter.latents(given, grid)
+        run.begin(grid, latents, self.adapter.frames(given))
+        assert run.layout is not None
+        layout = run.layout_for(latents.shape[0])
+        seen = run.model_input(latents)
+        short, positions = given, None
+        if run.method is not None:
+            if self.number is not None:
+                given = short = {**given, **self.handle.control_scale(call, self.number)}
+            if not layout.all_fine:
+                positions = run.positions(layout)
+                short = self.adapter.shorten(given, layout, layout.reduce(seen), positions)
+        branch, groups = None, [Group()]
+        if not self.reduce_only:
+            run.count_call(self.adapter.flops(given), layout.batch)
+            if run.policy is not None:
+                branch = run.branch(module, layout, *self.adapter.conditioning(given))
+                state.active = LayoutCall(layout, positions, short, run.tables, run.extent)
+                groups = branch.plan(
+                    run.situation(), lambda: self._signal(short), seen, compute=run.wants_text_attention
+                )
+        state.pending = Pending(run, layout, positions, short, branch, groups)
+        return (), dict(self._enter(state, state.pending, groups[0]))
+
+    def _signal(self, call: Mapping[str, Any]) -> Tensor:
+        """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
+        with at_hand(self.module, self.adapter.blocks(self.module)[0]):
+            return self.adapter.modulated_input(self.module, call)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        call = current()
+        if call is None or (state := call.states.get(self)) is None or not state.depth:
+            return None
+        state.depth -= 1
+        if state.depth:
+            return None
+        pending = state.pending
+        try:
+            return None if output is None or pending is None else self._finish(module, state, pending, output)
+        finally:
+            state.rest()
+            call.working = None
+
+    def _finish(self, module: nn.Module, state: RootState, pending: Pending, output: Any) -> Any:
+        """Call the model for the remaining groups; returns the full prediction, None if it is the output as it is."""
+        parts = [self._leave(state, pending, pending.groups[0], output[0])]
+        state.depth, state.nested = 1, True
+        try:
+            for group in pending.groups[1:]:
+                parts.append(self._leave(state, pending, group, module(**self._enter(state, pending, group))[0]))
+        finally:
+            state.depth, state.nested = 0, False
+        if self.reduce_only or (len(parts) == 1 and pending.positions is None):
+            return None
+        prediction = _assemble(parts, pending.groups)
+        if pending.positions is not None:
+            prediction = self.adapter.lengthen(prediction, pending.layout)
+        return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
+
+    def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
+        """Make ready for the call of one group of samples; returns its arguments."""
+        call = pending.call if group.rows is None else self.adapter.rows(pending.call, group.rows)
+        run, branch = pending.run, pending.branch
+        flops = uncached = 0.0 if self.reduce_only else self.adapter.flops(call)
+        fresh = None
+        if branch is not None and self.stack is not None:
+            rows = branch.rows(group, pending.layout, self.adapter.size(call)[2])
+            if branch.layers is not None:
+                flops = self._enter_layers(state, branch.layers, pending, group, call)
+            elif group.residual is None:
+                state.stack.run(rows)
+            elif group.tokens is None:
+                call = self.adapter.without_control(call)
+                flops = self.adapter.skipped_flops(call)
+                state.stack.skip(group.residual)
+            else:
+                fresh = rows
+                call = self.adapter.sparse_control(call, group.tokens)
+                flops = self.adapter.sparse_flops(call, group.tokens.shape[1])
+                state.stack.run(rows, group.residual)
+        state.active = LayoutCall(pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh)
+        if not self.reduce_only:
+            run.add_flops(flops, max(0.0, uncached - flops))
+        return call
+
+    def _enter_layers(
+        self, state: RootState, cache: LayerCache, pending: Pending, group: Group, call: Mapping[str, Any]
+    ) -> float:
+        """Say what each layer does in a group's call; returns its FLOPs."""
+        assert self.stack is not None and self.stack.layers is not None and pending.branch is not None
+        cache.check(pending.layout)
+        layers, policy, text = self.stack.layers, pending.branch.policy, self.adapter.size(call)[2]
+        state.stack.run()
+        if group.residual is None:
+            state.stack.mode = layers.record(cache, pending.run.sigma, text, group.rows, policy.order + 1)
+            return self.adapter.flops(call)
+        if policy.caches == "layers":
+            state.stack.mode = layers.forecast(cache, pending.branch.forecast_layer, text, group.rows)
+            return self.adapter.replay_flops(call)
+        image, context = pending.branch.refresh(group, text, layers.singles)
+        state.stack.mode = layers.replay(cache, text, group.rows, image, context)
+        counts = (() if fresh is None or fresh.counts is None else fresh.counts for fresh in (image, context))
+        return self.adapter.replay_flops(call, *counts)
+
+    def _leave(self, state: RootState, pending: Pending, group: Group, prediction: Tensor) -> Tensor:
+        """Keep what a group computed."""
+        branch = pending.branch
+        if branch is None or not group.computes:
+            return prediction
+        if prediction.requires_grad and branch.policy.caches != "stack":
+            raise ValueError(
+                f"gradients do not flow through what {type(branch.policy).__name__} keeps of layers or of some tokens; "
+                "use a policy that reuses the residual of all blocks (teacache, seacache, taylorseer), or "
+                "torch.no_grad()"
+            )
+        branch.record(group, state.stack.take(), pending.run.situation())
+        return prediction
+
+
+def _assemble(parts: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:
+    """The predictions of a call's groups, back in the order of the batch."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = parts[0].new_empty(sum(len(part) for part in parts), *parts[0].shape[1:])
+    for part, group in zip(parts, groups, strict=True):
+        whole[group.rows] = part
+    return whole
