@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import Hook, attention_heads, text_share
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.rotary import PerSampleTable, pick
+from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
 from ralu_cache.adapters.sparse import FluxSparseProcessor
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.flops import TransformerShape
@@ -78,16 +78,18 @@ class FluxAdapter(PackedAdapter):
 
         def shrink(embed: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             current = active()
-            return None if current is None or (id(embed), _ids(current.call)) not in current.tables else (args[0][:1],)
+            return None if current is None or _key(embed, current) not in current.tables else (args[0][:1],)
 
         def rotary(embed: Any, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
             current = active()
             if current is None:
                 return None
-            key = id(embed), _ids(current.call)
+            key = _key(embed, current)
             if key not in current.tables:
                 shared = current.positions is None or current.layout.shared
-                current.tables[key] = table if shared else _per_sample_tables(embed, args[0], current)
+                made = table if shared else _per_sample_tables(embed, args[0], current)
+                batch = current.layout.batch
+                current.tables[key] = tuple(own_tables(t, batch) for t in made) if current.staged else made
             tables = current.tables[key]
             if current.rows is not None and isinstance(tables[0], PerSampleTable):
                 tables = tuple(table.rows(current.rows) for table in tables)
@@ -114,9 +116,9 @@ class FluxAdapter(PackedAdapter):
         return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
 
 
-def _ids(call: Mapping[str, Any]) -> int:
-    """How many position ids the call has, text and image."""
-    return call["txt_ids"].shape[-2] + call["img_ids"].shape[-2]
+def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
+    """Of a table: whose it is, for which layout, and how many position ids it has, text and image."""
+    return id(embed), id(call.layout), call.call["txt_ids"].shape[-2] + call.call["img_ids"].shape[-2]
 
 
 def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:

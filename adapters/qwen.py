@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import Hook, attention_heads, text_share
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.rotary import PerSampleTable, pick
+from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.flops import TransformerShape
@@ -105,10 +105,11 @@ class QwenAdapter(PackedAdapter):
             if current is None:
                 return None
             image: Tensor | PerSampleTable = tables[0]
-            if current.positions is not None:
+            if current.positions is not None or current.staged:
                 key = id(embed), id(current.layout)
                 if key not in current.tables:
-                    current.tables[key] = _table(embed, current, tables[0])
+                    made = image if current.positions is None else _table(embed, current, tables[0])
+                    current.tables[key] = own_tables(made, current.layout.batch) if current.staged else made
                 image = current.tables[key]
                 if current.rows is not None and isinstance(image, PerSampleTable):
                     image = image.rows(current.rows)

@@ -32,6 +32,14 @@ class PerSampleTable:
         return PerSampleTable(self.table[rows])
 
 
+def own_tables(table: Tensor | PerSampleTable, batch: int) -> PerSampleTable:
+    """A table that all of a batch share, (S, D), as if each sample had its own; others as they are.
+
+    So all calls of a run with stages bring tables of one kind: compiled blocks are compiled again for each kind.
+    """
+    return table if isinstance(table, PerSampleTable) else PerSampleTable(table.repeat(batch, 1, 1))
+
+
 def pick(table: Tensor | PerSampleTable, places: Tensor) -> PerSampleTable:
     """A table for the tokens at some places (k, q) of each sample's sequence."""
     if isinstance(table, PerSampleTable):

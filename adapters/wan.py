@@ -120,12 +120,14 @@ class WanAdapter(CrossTextAdapter):
             current = active()
             if current is None:
                 return None
-            if current.positions is not None:
+            if current.positions is not None or current.staged:
                 key = id(rope), id(current.layout)
                 if key not in current.tables:
-                    current.tables[key] = rotary_tables(rope, current)
+                    made = tables if current.positions is None else rotary_tables(rope, current)
+                    copies = current.layout.batch if len(made[0]) == 1 else 1  # as in `own_tables`
+                    current.tables[key] = tuple(table.repeat(copies, 1, 1, 1) for table in made)
                 tables = current.tables[key]
-                if current.rows is not None and len(tables[0]) > 1:
+                if current.rows is not None:
                     cos, sin = tables
                     tables = cos[current.rows], sin[current.rows]
             if current.fresh is None:

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from benchmarks.lab import Lab, compare
 from ralu_cache import SeaCache, TaylorSeer, TeaCache, accelerate
-from ralu_cache.blocks import BlockStack
-from ralu_cache.hooks import RootHook
-from ralu_cache.run import Run
+from ralu_cache.engine.blocks import BlockStack
+from ralu_cache.engine.root import RootHook
+from ralu_cache.engine.run import Run
 from ralu_cache.temporal import Policy
 
 PLANS: dict[str, str | None] = {"28 plain steps": None, "ralu-4x": "ralu-4x", "ralu-7x": "ralu-7x"}

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.adapters import Adapter, find_adapter
 from ralu_cache.canvas import TokenLayout
-from ralu_cache.hooks import LayoutCall
-from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
+from ralu_cache.engine.root import LayoutCall
+from tests.pipelines import make_pipeline, make_sd3_pipeline, nothing_under_way, pictures
 from tests.pipelines_qwen import make_qwen_pipeline, qwen_pictures
 from tests.test_caching import Scripted
 from tests.wan_pipelines import make_wan_pipeline, videos
@@ -311,7 +311,7 @@ def check_a_failure_leaves_nothing_behind(family: Family) -> None:
             with pytest.raises(torch.OutOfMemoryError):
                 family.run(pipe)
             broken.remove()
-            assert pipe.scheduler.run is None and not handle.report.completed
+            assert nothing_under_way(pipe) and not handle.report.completed
             assert torch.equal(family.run(pipe), expected)
         with pytest.raises(ZeroDivisionError):
             family.run(pipe, callback_on_step_end=lambda *_: 1 / 0)

@@ -18,6 +18,8 @@ from diffusers import (
     SD3Transformer2DModel,
 )
 
+from ralu_cache.engine.pipeline import handle_of
+
 HEIGHT, WIDTH = 64, 96  # pixels; the autoencoder below has factor 2, so a token is 4 pixels wide
 TOKENS = (HEIGHT // 4) * (WIDTH // 4)
 SIZES = {
@@ -106,6 +108,11 @@ def make_sd3_pipeline(
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def nothing_under_way(pipe: Any) -> bool:
+    """True if an accelerated pipeline holds no call, and its scheduler is the user's own."""
+    return not len(handle_of(pipe)._calls) and type(pipe.scheduler) is FlowMatchEulerDiscreteScheduler
 
 
 def generators(batch: int, first: int = 100) -> list[torch.Generator]:

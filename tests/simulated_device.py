@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ralu_cache.known import Known
-
 DEVICE = torch.device("maia")  # a name that PyTorch knows, of a device that it is not built for
 VALUES = (Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.numpy)
 OPERATIONS = {
@@ -117,9 +115,6 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = dict(kwargs or {})
-        if any(issubclass(kind, Known) for kind in types):  # it calls the function on plain tensors
-            with self:
-                return Known.__torch_function__(func, types, args, given)
         if func in (torch.tensor, torch.as_tensor) and _there(given.get("device")):
             return _moved(func(*args, **{**given, "device": None}), DEVICE, note=self.note)
         if func is Tensor.to:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ralu_cache.adapters import find_adapter
 from ralu_cache.attention import KeyValueMemory, Rows
-from ralu_cache.blocks import BlockStack
 from ralu_cache.canvas import TokenLayout, patchify
-from ralu_cache.hooks import LayoutCall
+from ralu_cache.engine.blocks import BlockStack
+from ralu_cache.engine.root import LayoutCall
 from ralu_cache.temporal.adaptive import Adaptive
 from tests.adapter_conformance import FAMILIES, SMALL, Family, stock_call
 from tests.pipelines import make_controlnet, make_pipeline, make_sd3_controlnet, make_sd3_pipeline, random_image

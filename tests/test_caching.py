@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal, temporal
-from ralu_cache.branches import Branch
+from ralu_cache.engine.branches import Branch
 from ralu_cache.report import BranchRecord
 from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
 from tests.pipelines import (
@@ -21,6 +21,7 @@ from tests.pipelines import (
     generators,
     make_controlnet,
     make_pipeline,
+    nothing_under_way,
     random_image,
 )
 
@@ -317,7 +318,7 @@ def test_a_failure_between_groups_leaves_nothing_behind(pipe: Any, spatial: RALU
         with pytest.raises(torch.OutOfMemoryError):
             latents(pipe)
         broken.remove()
-        assert pipe.scheduler.run is None
+        assert nothing_under_way(pipe)
         assert torch.equal(latents(pipe), expected)
     handle.disable()
 

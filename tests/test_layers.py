@@ -18,11 +18,11 @@ from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.adapters.layers import received
 from ralu_cache.adapters.qwen import QwenAdapter
 from ralu_cache.adapters.sd3 import SD3Adapter
-from ralu_cache.blocks import BlockStack
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.engine.blocks import BlockStack
+from ralu_cache.engine.layers import LayerStack
 from ralu_cache.feature import StaleFeature
 from ralu_cache.layer_cache import Fresh, LayerCache
-from ralu_cache.layers import LayerStack
 from ralu_cache.ledger import Ledger
 from ralu_cache.temporal import TaylorSeer
 from ralu_cache.temporal.forecast import extrapolate

@@ -22,13 +22,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import Tensor, nn
 
 from ralu_cache import RALU, Acceleration, Adaptive, Report, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.engine.run import Run
 from ralu_cache.feature import Mark
-from ralu_cache.hooks import RootHook
 from ralu_cache.ledger import Ledger
-from ralu_cache.run import Run
 from ralu_cache.temporal.adaptive import SCORES
 from ralu_cache.temporal.base import TRANSITIONS, Rules
-from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, random_image
+from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, nothing_under_way, random_image
 from tests.test_caching import Scripted
 
 
@@ -237,7 +236,6 @@ class Machine(RuleBasedStateMachine):
         self.spatial: RALU | None = None
         self.temporal: Rules | None = None
         self.call = Call(batch)
-        self.may_hold_a_run = False  # until the next call, after what no hook can see
         self.enable(spatial, temporal)
 
     # ---- settings
@@ -248,7 +246,6 @@ class Machine(RuleBasedStateMachine):
         before, self.spatial, self.temporal = self.handle, spatial, temporal
         self.handle = accelerate(self.pipe, spatial=spatial, temporal=temporal)
         assert before is None or not before.enabled
-        self.may_hold_a_run = False
 
     @precondition(lambda self: self.handle is not None)
     @rule()
@@ -256,7 +253,6 @@ class Machine(RuleBasedStateMachine):
         assert self.handle is not None
         self.handle.disable()
         self.handle = self.spatial = self.temporal = None
-        self.may_hold_a_run = False
         assert hooks_left(self.pipe.transformer) == []
         assert type(self.pipe.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
         assert torch.equal(foreign_call(self.pipe.transformer, sigma=0.123456), stock_foreign_call())
@@ -271,7 +267,6 @@ class Machine(RuleBasedStateMachine):
         self.handle = accelerate(self.pipe, spatial=self.spatial, temporal=temporal)
         assert not before.enabled and not hasattr(first.scheduler, "run")
         assert torch.equal(first(**self.call.arguments()).images, alone(None, None, self.call))
-        self.may_hold_a_run = False
 
     @rule(size=st.sampled_from(SIZES))
     def resize(self, size: tuple[int, int]) -> None:
@@ -311,7 +306,7 @@ class Machine(RuleBasedStateMachine):
                 result = self.pipe(**self.call.arguments()).images
             except Broken:
                 result = None
-        self.after(result, ran, may_hold_a_run=False)
+        self.after(result, ran)
 
     @rule(where=st.sampled_from(PLACES), nth=st.integers(1, 9))
     def interrupt_by_keyboard(self, where: str, nth: int) -> None:
@@ -321,7 +316,7 @@ class Machine(RuleBasedStateMachine):
                 result = self.pipe(**self.call.arguments()).images
             except KeyboardInterrupt:
                 result = None
-        self.after(result, ran, may_hold_a_run=True)
+        self.after(result, ran)
 
     @rule(step=st.integers(0, 4), error=st.sampled_from([Broken, KeyboardInterrupt]))
     def fail_in_a_callback(self, step: int, error: type[BaseException]) -> None:
@@ -335,7 +330,7 @@ class Machine(RuleBasedStateMachine):
                 result = self.pipe(**self.call.arguments(), callback_on_step_end=callback).images
             except error:
                 result = None
-        self.after(result, ran, may_hold_a_run=True)
+        self.after(result, ran)
 
     @rule(step=st.integers(0, 4))
     def fail_in_the_arithmetic(self, step: int) -> None:
@@ -355,7 +350,7 @@ class Machine(RuleBasedStateMachine):
                 result = self.pipe(**self.call.arguments()).images
             except Broken:
                 result = None
-        self.after(result, ran, may_hold_a_run=False)
+        self.after(result, ran)
 
     @rule(step=st.integers(0, 4))
     def stop(self, step: int) -> None:
@@ -366,14 +361,12 @@ class Machine(RuleBasedStateMachine):
         self.pipe(**self.call.arguments(), callback_on_step_end=callback)
         if self.handle is not None and self.handle.report is not None:
             assert len(self.handle.report.steps) == min(step + 1, self.pipe.num_timesteps)
-        self.may_hold_a_run = False
 
     @precondition(lambda self: self.spatial is not None)
     @rule()
     def ask_for_a_size_that_stages_refuse(self) -> None:
         with pytest.raises(ValueError, match=r"multiples of 8 .*, got 32x36"):
             self.pipe(**replace(self.call, size=ODD).arguments())
-        self.may_hold_a_run = False
 
     @rule()
     def use_the_transformer_by_hand(self) -> None:
@@ -381,17 +374,15 @@ class Machine(RuleBasedStateMachine):
 
     # ---- oracles
 
-    def after(self, result: Tensor | None, ran: list[list[int]], may_hold_a_run: bool) -> None:
+    def after(self, result: Tensor | None, ran: list[list[int]]) -> None:
         """After a call that was to fail: if it did not come to that, the call is as good as any."""
         if result is not None:
             self.check(result, ran)
             return
-        self.may_hold_a_run = may_hold_a_run
         self.use_the_transformer_by_hand()
 
     def check(self, result: Tensor, ran: list[list[int]]) -> None:
         """Result, report and law 5 of a completed call."""
-        self.may_hold_a_run = False
         told = f"spatial={self.spatial}, temporal={self.temporal}, {self.call}"
         assert torch.equal(result, alone(self.spatial, self.temporal, self.call)), f"not as if just made: {told}"
         if self.handle is None or (self.spatial is None and self.temporal is None):
@@ -420,14 +411,11 @@ class Machine(RuleBasedStateMachine):
         assert tuple(self.pipe.transformer.state_dict()) == stock_keys()
         if self.handle is None:
             assert hooks_left(self.pipe.transformer) == []
-        elif not self.may_hold_a_run:
-            assert self.pipe.scheduler.run is None, "a run is held after its end"
-            for hook in self.handle._hooks:
-                if isinstance(hook, RootHook):
-                    assert hook._pending is hook.active is None
-                    assert hook.stack is None or hook.stack.residual is None, "the blocks are still skipped"
-                    assert len(list(hook.module.transformer_blocks)), "loops still find no blocks"
-                    assert hook.stack is None or hook.stack.rows is None, "keys and values are still kept"
+            assert type(self.pipe) is diffusers.FluxPipeline
+        else:
+            assert nothing_under_way(self.pipe), "a call is held after its end"
+        assert type(self.pipe.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
+        assert len(list(self.pipe.transformer.transformer_blocks)), "loops still find no blocks"
 
     def teardown(self) -> None:
         if hasattr(self, "pipe"):
@@ -460,11 +448,10 @@ PLAN = RALU(steps=(2, 2, 2))
 def test_a_failure_in_what_follows_the_blocks_frees_the_run(spatial: RALU | None) -> None:
     """(8) Recording takes memory too."""
     pipe = make_pipeline()
-    handle = accelerate(pipe, spatial=spatial, temporal=EVERY_SECOND)
+    accelerate(pipe, spatial=spatial, temporal=EVERY_SECOND)
     with mock.patch.object(Ledger, "record", broken), pytest.raises(Broken):
         latents(pipe)
-    assert pipe.scheduler.run is None
-    assert handle._hooks[0]._pending is None
+    assert nothing_under_way(pipe)
     assert torch.equal(latents(pipe), alone(spatial, EVERY_SECOND, Call()))
 
 
@@ -472,9 +459,9 @@ def test_a_failure_in_a_transition_frees_the_run() -> None:
     """(8)"""
     pipe = make_pipeline()
     accelerate(pipe, spatial=PLAN, temporal=EVERY_SECOND)
-    with mock.patch("ralu_cache.run.renoise_rewind", broken), pytest.raises(Broken):
+    with mock.patch("ralu_cache.engine.run.renoise_rewind", broken), pytest.raises(Broken):
         latents(pipe)
-    assert pipe.scheduler.run is None
+    assert nothing_under_way(pipe)
     assert torch.equal(latents(pipe), alone(PLAN, EVERY_SECOND, Call()))
 
 
@@ -482,9 +469,9 @@ def test_a_failure_on_the_way_into_the_schedule_frees_the_run() -> None:
     """(8)"""
     pipe = make_pipeline(diffusers.FluxImg2ImgPipeline)
     accelerate(pipe, spatial=PLAN)
-    with mock.patch("ralu_cache.run.Run.add_noise", broken), pytest.raises(Broken):
+    with mock.patch("ralu_cache.engine.run.Run.add_noise", broken), pytest.raises(Broken):
         latents(pipe, image=random_image(32, 32), strength=0.9)
-    assert pipe.scheduler.run is None
+    assert nothing_under_way(pipe)
 
 
 @pytest.mark.parametrize("spatial", [None, PLAN])
@@ -499,7 +486,7 @@ def test_a_stopped_run_is_not_taken_up_by_a_stock_pipeline_of_the_same_model(spa
         return given
 
     latents(pipe, callback_on_step_end=stop)
-    assert pipe.scheduler.run is None
+    assert nothing_under_way(pipe)
     assert torch.equal(latents(stock), alone(None, None, Call()))
 
 
@@ -513,7 +500,7 @@ def test_a_run_that_the_keyboard_ended_is_not_taken_up(spatial: RALU | None, nth
     with breaking(pipe.transformer.norm_out, nth, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         latents(pipe)
     assert torch.equal(latents(stock), alone(None, None, Call()))
-    assert pipe.scheduler.run is None
+    assert nothing_under_way(pipe)
     assert torch.equal(latents(pipe), alone(spatial, EVERY_SECOND, Call()))
 
 
@@ -559,7 +546,7 @@ def test_a_controlnet_that_fails_under_a_policy(spatial: RALU | None, error: typ
     for module in (pipe.controlnet.transformer_blocks[0], pipe.transformer.norm_out):
         with breaking(module, nth, error), pytest.raises(error):
             pipe(**arguments())
-        assert error is KeyboardInterrupt or pipe.scheduler.run is None
+        assert nothing_under_way(pipe)
         assert torch.equal(foreign_call(pipe.transformer), stock_foreign_call())
         assert torch.equal(pipe(**arguments()).images, expected)
     handle.disable()

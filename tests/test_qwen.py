@@ -16,8 +16,8 @@ from ralu_cache import RALU, Adaptive, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters import find_adapter
 from ralu_cache.adapters.layers import received
 from ralu_cache.adapters.qwen import QwenAdapter, rotary_factors
-from ralu_cache.autoencoder import autoencoder_of
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.schedule import solve_nt_dm, stage_sigmas
 from ralu_cache.token_map import corners, take, token_at
 from tests.pipelines import HEIGHT, TOKENS, WIDTH, random_image

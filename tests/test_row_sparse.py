@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, accelerate
 from ralu_cache.adapters import find_adapter
-from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.engine.branches import Branch
 from ralu_cache.feature import Mark, StaleFeature
 from ralu_cache.temporal.base import Rules, Situation, TokenView
 from ralu_cache.token_map import put, take
 from tests.adapter_conformance import FAMILIES, PLAN, PLANS, Family, watched
-from tests.pipelines import make_pipeline
+from tests.pipelines import make_pipeline, nothing_under_way
 from tests.sparse_bench import CASES, Bench, drawn
 
 by_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -365,7 +365,7 @@ def test_a_processor_that_replaces_ours_is_refused_before_the_run(family: Family
     layer.set_processor(mine)
     with pytest.raises(ValueError, match=rf"{type(mine).__name__}.*accelerate\(pipe"):
         family.run(pipe)
-    assert pipe.scheduler.run is None
+    assert nothing_under_way(pipe)
     handle.disable()
     assert layer.processor is mine, "what others have set stays"
 
@@ -397,5 +397,5 @@ def test_compiled_blocks_are_refused() -> None:
     pipe.transformer.compile_repeated_blocks(fullgraph=True, backend="eager")
     with pytest.raises((RuntimeError, ValueError), match="compile"):
         FAMILIES[0].run(pipe)
-    assert pipe.scheduler.run is None
+    assert nothing_under_way(pipe)
     handle.disable()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, ToCa, accelerate
-from ralu_cache.branches import Branch
 from ralu_cache.canvas import TokenLayout
+from ralu_cache.engine.branches import Branch
 from ralu_cache.temporal.base import Rules, Situation
 from ralu_cache.temporal.forecast import DAMPING
 from ralu_cache.token_map import map_tokens, take

@@ -33,7 +33,8 @@ class LayoutCall:
     `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call; they count on a grid of
     `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all; `fresh` says
     which of their tokens run through the blocks, None if all do. `tables` keeps what depends on the layout alone
-    (rotary tables, by module and number of ids) from step to step.
+    (rotary tables, by module and number of ids) from step to step. `staged`: the run has stages, so other calls bring
+    tables that differ between samples; then all do, for compiled blocks are compiled again for each kind.
     """
 
     layout: TokenLayout
@@ -43,6 +44,7 @@ class LayoutCall:
     extent: tuple[int, int]
     rows: Tensor | None = None
     fresh: Rows | None = None
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,9 @@ class RootHook:
                 call = self.adapter.sparse_control(call, group.tokens)
                 flops = self.adapter.sparse_flops(call, group.tokens.shape[1])
                 state.stack.run(rows, group.residual)
-        state.active = LayoutCall(pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh)
+        state.active = LayoutCall(
+            pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh, run.method is not None
+        )
         if not self.reduce_only:
             run.add_flops(flops, max(0.0, uncached - flops))
         return call
