@@ -46,6 +46,7 @@ class Hook:
     def __init__(self, function: Any) -> None:
         self.function = function
 
+    @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 

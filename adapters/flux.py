@@ -88,8 +88,7 @@ class FluxAdapter(PackedAdapter):
             if key not in current.tables:
                 shared = current.positions is None or current.layout.shared
                 made = table if shared else _per_sample_tables(embed, args[0], current)
-                batch = current.layout.batch
-                current.tables[key] = tuple(own_tables(t, batch) for t in made) if current.staged else made
+                current.tables[key] = tuple(own_tables(t, current.layout.batch) for t in made) if current.staged else made
             tables = current.tables[key]
             if current.rows is not None and isinstance(tables[0], PerSampleTable):
                 tables = tuple(table.rows(current.rows) for table in tables)

@@ -32,12 +32,13 @@ class PerSampleTable:
         return PerSampleTable(self.table[rows])
 
 
-def own_tables(table: Tensor | PerSampleTable, batch: int) -> PerSampleTable:
-    """A table that all of a batch share, (S, D), as if each sample had its own; others as they are.
+def own_tables(table: Tensor | PerSampleTable, batch: int) -> Tensor | PerSampleTable:
+    """A table that all of a batch share, (S, D), as if each sample had its own; that of a single sample as it is.
 
     So all calls of a run with stages bring tables of one kind: compiled blocks are compiled again for each kind.
     """
-    return table if isinstance(table, PerSampleTable) else PerSampleTable(table.repeat(batch, 1, 1))
+    shared = isinstance(table, Tensor) and batch > 1
+    return PerSampleTable(table.repeat(batch, 1, 1)) if shared else table
 
 
 def pick(table: Tensor | PerSampleTable, places: Tensor) -> PerSampleTable:

@@ -283,7 +283,7 @@ def test_kontext_and_img2img_cache_too() -> None:
     assert kontext(**arguments).images.isfinite().all()
     assert sum(stage.reused for stage in handle.report.stages) > 0
     pipe = make_pipeline(diffusers.FluxImg2ImgPipeline)
-    handle = accelerate(pipe, spatial=PLAN, temporal=TaylorSeer(interval=2))
+    handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 6)), temporal=TaylorSeer(interval=2))
     images = pipe(**call_arguments(1, image=random_image(), strength=0.6, num_inference_steps=12)).images
     assert images.isfinite().all() and sum(stage.reused for stage in handle.report.stages) > 0
 
@@ -365,7 +365,7 @@ def test_blocks_are_found_again_after_an_interrupted_reuse(pipe: Any) -> None:
         with pytest.raises(KeyboardInterrupt):
             latents(pipe)
         hook.remove()
-        assert not list(blocks) and len(list(pipe.transformer.parameters())) == parameters
+        assert list(blocks) and len(list(pipe.transformer.parameters())) == parameters
 
     interrupted()
     assert torch.equal(latents(pipe), expected)
