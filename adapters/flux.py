@@ -87,8 +87,10 @@ class FluxAdapter(PackedAdapter):
             key = _key(embed, current)
             if key not in current.tables:
                 shared = current.positions is None or current.layout.shared
-                made = table if shared else _per_sample_tables(embed, args[0], current)
-                current.tables[key] = tuple(own_tables(t, current.layout.batch) for t in made) if current.staged else made
+                made: tuple[Any, ...] = table if shared else _per_sample_tables(embed, args[0], current)
+                if current.staged:
+                    made = tuple(own_tables(part, current.layout.batch) for part in made)
+                current.tables[key] = made
             tables = current.tables[key]
             if current.rows is not None and isinstance(tables[0], PerSampleTable):
                 tables = tuple(table.rows(current.rows) for table in tables)

@@ -37,8 +37,9 @@ def own_tables(table: Tensor | PerSampleTable, batch: int) -> Tensor | PerSample
 
     So all calls of a run with stages bring tables of one kind: compiled blocks are compiled again for each kind.
     """
-    shared = isinstance(table, Tensor) and batch > 1
-    return PerSampleTable(table.repeat(batch, 1, 1)) if shared else table
+    if isinstance(table, PerSampleTable) or batch == 1:
+        return table
+    return PerSampleTable(table.repeat(batch, 1, 1))
 
 
 def pick(table: Tensor | PerSampleTable, places: Tensor) -> PerSampleTable:

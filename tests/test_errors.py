@@ -10,7 +10,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from ralu_cache import RALU, Scorer, accelerate, register_spatial
-from tests.pipelines import call_arguments, make_pipeline
+from tests.pipelines import call_arguments, make_pipeline, make_sd3_transformer
 
 PLAN = RALU(steps=(2, 2, 2))
 
@@ -116,30 +116,32 @@ def test_overridden_steps_are_told_once(pipe: Any, caplog: pytest.LogCaptureFixt
     assert not caplog.records and not handle.report.notices
 
 
-def test_custom_sigmas_are_refused(pipe: Any) -> None:
-    handle = accelerate(pipe, spatial=PLAN)
-    with pytest.raises(ValueError, match=r"custom sigmas= or timesteps= are not supported.*RALU\(steps"):
+def test_custom_sigmas_are_refused_by_plans_with_shifts_of_their_own(pipe: Any) -> None:
+    handle = accelerate(pipe, spatial=RALU.paper())
+    with pytest.raises(ValueError, match=r"custom sigmas= or timesteps= are not supported.*shifts='model'"):
         pipe(**call_arguments(sigmas=[1.0, 0.7, 0.2], num_inference_steps=3))
     assert handle.report is None, "nothing ran"
 
 
-def test_a_lost_hook_is_noticed(pipe: Any) -> None:
-    accelerate(pipe, spatial=PLAN)
+def test_a_replaced_transformer_is_accelerated_and_a_strange_one_refused(pipe: Any) -> None:
+    handle = accelerate(pipe, spatial=PLAN)
+    expected, before = pipe(**call_arguments()).images, pipe.transformer
     pipe.transformer = make_pipeline().transformer
-    with pytest.raises(RuntimeError, match=r"without ralu_cache's hook.*call accelerate\(pipe, ...\) again"):
+    assert torch.equal(pipe(**call_arguments()).images, expected)
+    assert len(before._forward_pre_hooks) == 0 and handle.report.stages[0].kind == "coarse"
+    pipe.transformer = make_sd3_transformer()
+    with pytest.raises(TypeError, match=r"SD3Transformer2DModel now.*call accelerate\(pipe, ...\) again"):
         pipe(**call_arguments())
-    accelerate(pipe, spatial=PLAN)
-    assert pipe(**call_arguments()).images.isfinite().all()
 
 
-def test_a_replaced_scheduler_is_noticed(pipe: Any) -> None:
-    accelerate(pipe, spatial=PLAN)
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(RuntimeError, match=r"pipe\.scheduler was replaced by a FlowMatchEulerDiscreteScheduler"):
+def test_a_replaced_scheduler_is_taken_on(pipe: Any) -> None:
+    handle = accelerate(pipe, spatial=PLAN)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, base_shift=0.9)
+    assert pipe(**call_arguments()).images.isfinite().all() and handle.report.completed
+    assert pipe.scheduler.config.base_shift == 0.9
+    pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(TypeError, match="scheduler FlowMatchHeunDiscreteScheduler is not supported"):
         pipe(**call_arguments())
-    accelerate(pipe, spatial=PLAN)
-    assert pipe(**call_arguments()).images.isfinite().all()
-    assert len(pipe.transformer._forward_pre_hooks) == 1
 
 
 def test_whole_model_compilation_in_place_is_refused(pipe: Any) -> None:
@@ -154,9 +156,8 @@ def test_whole_model_compilation_in_place_is_refused(pipe: Any) -> None:
 
 
 def test_per_token_timesteps_are_refused(pipe: Any) -> None:
-    accelerate(pipe, spatial=PLAN)
-    pipe.scheduler.set_timesteps(6, mu=0.5)
-    with pytest.raises(ValueError, match="per_token_timesteps"):
+    with accelerate(pipe, spatial=PLAN).call(), pytest.raises(ValueError, match="per_token_timesteps"):
+        pipe.scheduler.set_timesteps(6, mu=0.5)
         pipe.scheduler.step(torch.zeros(1, 4, 16), 1.0, torch.zeros(1, 4, 16), per_token_timesteps=torch.ones(1, 4))
 
 

@@ -82,27 +82,33 @@ def test_a_sample_of_a_sibling_does_not_depend_on_its_batch(kind: str) -> None:
     torch.testing.assert_close(single[0], together[1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("strength", "stages"), [(0.95, 3), (0.6, 2), (0.2, 1)])
+@pytest.mark.parametrize(("strength", "stages"), [(0.95, 3), (0.7, 2), (0.2, 1)])
 def test_img2img_enters_at_any_stage(strength: float, stages: int) -> None:
+    """At the level at which the stock pipeline enters its own schedule."""
     pipe, extra = make("img2img")
+    levels: list[float] = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, given: levels.append(float(given["timestep"][0])), with_kwargs=True
+    )
+    given = arguments(pipe, num_inference_steps=9) | {"image": extra["image"], "strength": strength}
+    pipe(**given)
+    steps, stock = len(levels) // 2, levels[0]
+    levels.clear()
     handle = accelerate(pipe, spatial=PLAN)
-    images = pipe(**arguments(pipe, num_inference_steps=9), image=extra["image"], strength=strength).images
-    assert images.isfinite().all()
+    assert pipe(**given).images.isfinite().all()
+    assert levels[0] == stock
     assert len(handle.report.stages) == stages and handle.report.completed
-    assert handle.report.baseline_steps == len(handle.report.steps), "9 steps in full and in the plan, started alike"
-    if stages == 1:
-        assert handle.report.flop_ratio == 1.0
+    assert handle.report.baseline_steps == steps and handle.report.flop_ratio >= 1.0
 
 
 def test_img2img_with_little_noise_stays_near_its_image() -> None:
     """The forward process on coarse tokens starts from the image's block means at the stage's own level."""
     pipe, extra = make("img2img")
     latent = pipe._encode_vae_image(pipe.image_processor.preprocess(extra["image"]), torch.Generator().manual_seed(0))
-    accelerate(pipe, spatial=PLAN)
-    pipe.scheduler.set_timesteps(9, sigmas=None, mu=0.5)
-    pipe.scheduler.set_begin_index(0)
     noise = torch.randn_like(latent)
-    noisy = pipe.scheduler.scale_noise(latent, pipe.scheduler.timesteps[:1], noise)
+    with accelerate(pipe, spatial=PLAN).call():
+        pipe.scheduler.set_timesteps(9, sigmas=None, mu=0.5)
+        noisy = pipe.scheduler.scale_noise(latent, pipe.scheduler.timesteps[:1], noise)
     low = torch.nn.functional.avg_pool2d(noise, 2) * 2
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(noisy, 2), low)
 
@@ -112,7 +118,7 @@ def test_latents_with_a_start_in_mid_schedule_are_refused() -> None:
     accelerate(pipe, spatial=PLAN)
     given = torch.randn(1, TOKENS, 16)
     with pytest.raises(ValueError, match=r"latents= together with a start in mid-schedule \(strength < 1\)"):
-        pipe(**arguments(pipe, latents=given), image=extra["image"], strength=0.6)
+        pipe(**arguments(pipe, latents=given), image=extra["image"], strength=0.8)
 
 
 def test_the_controlnet_sees_the_reduced_tokens() -> None:
@@ -149,14 +155,15 @@ def test_kontext_keeps_its_reference_tokens() -> None:
     assert seen == [step.tokens + reference for step in handle.report.steps]
 
 
-def test_a_pipeline_made_from_an_accelerated_one_is_accelerated_too() -> None:
-    pipe = make_pipeline()
+def test_a_pipeline_made_from_an_accelerated_one_is_stock() -> None:
+    pipe, stock = make_pipeline(), make("img2img")[0]
     handle = accelerate(pipe, spatial=PLAN)
     other = diffusers.FluxImg2ImgPipeline.from_pipe(pipe)
     other.set_progress_bar_config(disable=True)
-    other(**arguments(other), image=random_image(), strength=0.9)
-    assert handle.report.stages[0].tokens == TOKENS // 4
-    handle.disable()
-    stock = make("img2img")[0]
     expected = stock(**arguments(stock), image=random_image(), strength=0.9).images
     assert torch.equal(other(**arguments(other), image=random_image(), strength=0.9).images, expected)
+    assert handle.report is None
+    accelerate(other, spatial=PLAN)
+    assert other(**arguments(other), image=random_image(), strength=0.9).images.isfinite().all()
+    assert handle.enabled and pipe(**arguments(pipe)).images.isfinite().all()
+    assert handle.report.stages[0].tokens == TOKENS // 4

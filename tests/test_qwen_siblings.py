@@ -170,7 +170,6 @@ def test_reference_tokens_keep_their_place_and_time_in_a_shortened_call() -> Non
     accelerate(pipe, spatial=RALU(steps=(1, 1, 1)))
     pipe.transformer.register_forward_hook(lambda n, a, call, out: calls.append((call, out[0])), with_kwargs=True)
     run(pipe, extra)
-    pipe.scheduler.release()
     call, output = calls[0]
     references = call["img_shapes"][0][1:]
     stock = make("edit plus")[0].transformer
@@ -200,7 +199,7 @@ def test_a_sparse_call_modulates_the_tokens_that_run_by_the_present_time() -> No
 # ---- image to image
 
 
-@pytest.mark.parametrize(("strength", "stages"), [(0.95, 3), (0.6, 2), (0.2, 1)])
+@pytest.mark.parametrize(("strength", "stages"), [(0.95, 3), (0.7, 2), (0.2, 1)])
 def test_img2img_enters_at_any_stage(strength: float, stages: int) -> None:
     pipe, extra = make("img2img")
     handle = accelerate(pipe, spatial=PLAN)
@@ -244,14 +243,11 @@ def test_a_controlnet_of_several_conditions() -> None:
     assert handle.report is not None and handle.report.completed
 
 
-def test_a_pipeline_made_from_an_accelerated_one_is_accelerated_too() -> None:
+def test_a_pipeline_made_from_an_accelerated_one_is_stock() -> None:
     pipe = make_qwen_pipeline()
     handle = accelerate(pipe, spatial=PLAN)
     other = diffusers.QwenImageImg2ImgPipeline.from_pipe(pipe)
     other.set_progress_bar_config(disable=True)
-    _, extra = make("img2img")
-    run(other, extra)
-    assert handle.report is not None and handle.report.stages[0].tokens == TOKENS // 4
-    handle.disable()
-    stock, _ = make("img2img")
+    stock, extra = make("img2img")
     assert torch.equal(run(other, extra), run(stock, extra))
+    assert handle.report is None and handle.enabled

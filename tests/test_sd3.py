@@ -297,24 +297,27 @@ def test_a_picture_of_a_sibling_does_not_depend_on_its_batch(kind: str) -> None:
     torch.testing.assert_close(single[0], together[1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("strength", "stages"), [(1.0, 3), (0.6, 2), (0.3, 1)])
+@pytest.mark.parametrize(("strength", "stages"), [(1.0, 3), (0.66, 2), (0.3, 1)])
 def test_img2img_enters_at_any_stage(strength: float, stages: int) -> None:
     pipe, extra = make("img2img")
     handle = accelerate(pipe, spatial=RALU(split=(1, 1, 1)))
     assert latents(pipe, image=extra["image"], strength=strength, num_inference_steps=9).isfinite().all()
     report = handle.report
     assert report is not None and len(report.stages) == stages and report.completed
-    assert report.baseline_steps == len(report.steps) == round(9 * strength + 0.4)
+    assert report.baseline_steps == 9 - int(9 - 9 * strength) >= len(report.steps)
+    stock = make("img2img")[0].scheduler
+    stock.set_timesteps(9)
+    assert report.steps[0].sigma == pytest.approx(float(stock.sigmas[9 - report.baseline_steps]), abs=1e-6)
 
 
-def test_a_strength_counted_on_other_steps_is_refused() -> None:
+def test_a_strength_counted_on_other_steps_means_their_level() -> None:
     pipe, extra = make("img2img")
-    accelerate(pipe, spatial=PLAN)
-    message = "strength < 1 with num_inference_steps=20 is not supported: the plan takes 6 steps.*num_inference_steps=6"
-    with pytest.raises(ValueError, match=message):
-        latents(pipe, **extra | {"num_inference_steps": 20})
+    handle = accelerate(pipe, spatial=PLAN)
+    assert latents(pipe, **extra | {"num_inference_steps": 20, "strength": 0.5}).isfinite().all()
+    pipe.scheduler.set_timesteps(20)
+    assert handle.report is not None
+    assert handle.report.steps[0].sigma == pytest.approx(float(pipe.scheduler.sigmas[10]), abs=1e-6)
     assert nothing_under_way(pipe)
-    assert latents(pipe, **extra | {"num_inference_steps": 20, "strength": 1.0}).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["controlnet", "controlnet inpaint"])
@@ -353,12 +356,14 @@ def test_controlnet_samples_are_not_added_twice(spatial: RALU | None) -> None:
         torch.testing.assert_close(before, after)
 
 
-def test_a_pipeline_made_from_an_accelerated_one_is_accelerated_too(pipe: Any) -> None:
+def test_a_pipeline_made_from_an_accelerated_one_is_stock(pipe: Any) -> None:
     handle = accelerate(pipe, spatial=PLAN)
     other = diffusers.StableDiffusion3Img2ImgPipeline.from_pipe(pipe)
     other.set_progress_bar_config(disable=True)
-    latents(other, image=[random_image()] * 2, strength=0.9, num_inference_steps=6)
-    assert handle.report is not None and handle.report.stages[0].tokens == TOKENS // 4
+    given = {"image": [random_image()] * 2, "strength": 0.9, "num_inference_steps": 6}
+    stock = make("img2img")[0]
+    assert torch.equal(latents(other, **given), latents(stock, **given))
+    assert handle.report is None and handle.enabled
 
 
 def test_the_adapter_is_found_by_its_model() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.run import Run
-from ralu_cache.engine.scheduler import release, staged
+from ralu_cache.engine.scheduler import check_scheduler, release, staged
 
 if TYPE_CHECKING:
     from ralu_cache.api import Acceleration
@@ -32,6 +32,7 @@ class Call:
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
+        check_scheduler(vars(pipe)["scheduler"])  # it may have been replaced
         self.scheduler = staged(vars(pipe)["scheduler"], self)
 
     @property

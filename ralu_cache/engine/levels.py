@@ -38,16 +38,19 @@ class StockSchedule:
 def entering(stages: Sequence[Stage], sigma: float) -> tuple[Stage, ...]:
     """The rest of a plan from level `sigma` on: begins at exactly this level, in the first stage that goes below it.
 
-    Stages above are left without steps. The first of the rest's own levels goes where `sigma` all but replaces it.
+    Stages above are left without steps, and so is one of which next to nothing is left. The first of the rest's own
+    levels goes where `sigma` all but replaces it: where the step between them would be less than a quarter of the
+    plan's own.
     """
     rest: list[Stage] = []
     for number, stage in enumerate(stages):
         levels = stage.sigmas
-        if levels[-1] >= sigma - SAME:
+        tail = (levels[-2] - levels[-1]) / 4 if number + 1 < len(stages) else SAME
+        if levels[-1] >= sigma - tail:
             rest.append(replace(stage, sigmas=levels[-1:]))
             continue
         first = next(place for place, level in enumerate(levels) if level < sigma - SAME)
-        if 0 < first < len(levels) - 1 and 2 * (sigma - levels[first]) < levels[first - 1] - levels[first]:
+        if 0 < first < len(levels) - 1 and 4 * (sigma - levels[first]) < levels[first - 1] - levels[first]:
             first += 1
         return (*rest, replace(stage, sigmas=(sigma, *levels[first:])), *stages[number + 1 :])
     raise ValueError(f"no stage of the plan goes below level {sigma}")
