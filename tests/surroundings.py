@@ -1,0 +1,392 @@
+"""What surrounds a pipeline call: families, settings, bystanders, threads, callbacks and loops of one's own.
+
+All pipelines are tiny random ones of stock classes. Nothing here knows the inside of the library.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import diffusers
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor
+
+from ralu_cache import RALU, Adaptive, Report, SeaCache, TaylorSeer, TeaCache, ToCa
+from tests.pipelines import (
+    make_controlnet,
+    make_pipeline,
+    make_sd3_controlnet,
+    make_sd3_pipeline,
+    pictures,
+    random_image,
+)
+from tests.pipelines_qwen import make_qwen_controlnet, make_qwen_pipeline, qwen_pictures
+from tests.wan_pipelines import make_wan_pipeline, videos
+
+HEIGHT, WIDTH, STEPS = 32, 48, 9  # pixels of the pictures, steps of the stock schedule
+CLOSE = 1e-5  # between the same picture in two batches: sums of float32 in another order
+Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For thousands of tiny operations; a test module takes it by naming it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- families
+
+
+@dataclass(frozen=True)
+class Family:
+    """make: a new pipeline with the same weights each time. pictures: arguments of the pictures of these numbers.
+
+    guided, unguided: further arguments that switch classifier-free guidance on and off. blocks: where the model keeps
+    them. mu: what the scheduler's `set_timesteps` needs in a loop of one's own.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    pictures: Callable[..., dict[str, Any]]
+    guided: Mapping[str, Any]
+    unguided: Mapping[str, Any]
+    blocks: str
+    mu: float | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def arguments(self, samples: Sequence[int] = (0,), guided: bool = False, **overrides: Any) -> dict[str, Any]:
+        given = self.pictures(samples, **(self.guided if guided else self.unguided), num_inference_steps=STEPS)
+        return given | {"return_dict": False} | overrides
+
+    def run(self, pipe: Any, samples: Sequence[int] = (0,), guided: bool = False, **overrides: Any) -> Tensor:
+        """The latents that the pipeline returns for these pictures."""
+        return pipe(**self.arguments(samples, guided, **overrides))[0]
+
+    def block(self, pipe: Any) -> Any:
+        """The first transformer block."""
+        return getattr(pipe.transformer, self.blocks)[0]
+
+
+SMALL = {"height": HEIGHT, "width": WIDTH}
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "flux", make_pipeline, partial(pictures, **SMALL), {"true_cfg_scale": 2.5}, {"true_cfg_scale": 1.0},
+            "transformer_blocks", mu=0.6,
+        ),
+        Family(
+            "sd3", make_sd3_pipeline, partial(pictures, **SMALL), {"guidance_scale": 2.5}, {"guidance_scale": 1.0},
+            "transformer_blocks",
+        ),
+        Family(
+            "qwen", make_qwen_pipeline, partial(qwen_pictures, **SMALL), {"true_cfg_scale": 2.5},
+            {"true_cfg_scale": 1.0}, "transformer_blocks", mu=0.6,
+        ),
+        Family("wan", make_wan_pipeline, videos, {"guidance_scale": 2.5}, {"guidance_scale": 1.0}, "blocks"),
+    )
+}  # fmt: skip
+
+
+@cache
+def stock(family: str, samples: tuple[int, ...] = (0,), guided: bool = False) -> Tensor:
+    """The picture of a pipeline that was just made and never touched."""
+    return FAMILIES[family].run(FAMILIES[family].make(), samples, guided)
+
+
+# ---- settings
+
+PLAN = RALU(split=(3, 3, 3))
+POLICIES = {
+    "teacache": TeaCache(threshold=0.4, coefficients="identity"),
+    "seacache": SeaCache(threshold=0.8, order=1),
+    "taylorseer": TaylorSeer(interval=3),
+    "toca": ToCa(interval=3, ratio=0.3, first=1),
+    "adaptive": Adaptive(interval=3, ratio=0.3),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A family, a temporal policy, and whether the run has stages."""
+
+    family: Family
+    policy: str
+    stages: bool
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.policy}-{'stages' if self.stages else 'alone'}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `accelerate`."""
+        return {"spatial": PLAN if self.stages else None, "temporal": POLICIES.get(self.policy)}
+
+
+EVERY = [
+    Setting(family, policy, stages) for family in FAMILIES.values() for policy in POLICIES for stages in (False, True)
+]
+STAGED = [Setting(family, "none", True) for family in FAMILIES.values()]
+SOME = [setting for number, setting in enumerate(EVERY) if (number // 2 + setting.stages) % 2]  # each family and policy
+every = pytest.mark.parametrize("setting", EVERY + STAGED, ids=str)
+some = pytest.mark.parametrize("setting", SOME, ids=str)
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+
+
+def served(report: Report | None) -> int:
+    """How many samples of how many calls passed over blocks, all of their tokens or some."""
+    assert report is not None
+    return sum(step.reused + step.partial for step in report.steps)
+
+
+def check_accelerated(setting: Setting, report: Report | None) -> None:
+    """The run was complete, and all that was asked for happened."""
+    assert report is not None and report.completed
+    assert (setting.policy == "none") == (served(report) == 0), "reused where it should have, and only there"
+    kinds = [stage.kind for stage in report.stages]
+    assert kinds == (["coarse", "mixed", "fine"] if setting.stages else kinds[:1])
+
+
+# ---- who else is there
+
+
+def bystander(pipe: Any) -> Any:
+    """A pipeline of the same class on the same transformer, with a scheduler of its own."""
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    other = type(pipe)(**(pipe.components | {"scheduler": scheduler}))
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+@contextmanager
+def recorded(module: Any) -> Iterator[list[dict[str, Any]]]:
+    """The keyword arguments of the module's calls, as a hook that comes last sees them."""
+    calls: list[dict[str, Any]] = []
+    hook = module.register_forward_pre_hook(lambda net, args, given: calls.append(given), with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+@cache
+def forward_arguments(family: str, samples: tuple[int, ...] = (0,)) -> tuple[dict[str, Any], ...]:
+    """The denoiser's arguments in the first step of a stock guided run: one call, or two."""
+    pipe = FAMILIES[family].make()
+    with recorded(pipe.transformer) as calls:
+        FAMILIES[family].run(pipe, samples, guided=True, num_inference_steps=2)
+    return tuple(calls[: len(calls) // 2])
+
+
+def forward(family: Family, model: Any) -> Tensor:
+    """The model, called by hand."""
+    with torch.no_grad():
+        return model(**forward_arguments(family.name)[0])[0]
+
+
+@cache
+def stock_forward(family: str) -> Tensor:
+    return forward(FAMILIES[family], FAMILIES[family].make().transformer)
+
+
+def together(*works: Callable[[], Any]) -> list[Any]:
+    """Each in a thread of its own, all at once; the first error is raised again."""
+    results: dict[int, Any] = {}
+    errors: list[BaseException] = []
+    start = threading.Barrier(len(works))
+
+    def work(number: int) -> None:
+        try:
+            start.wait()
+            results[number] = works[number]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(len(works))]
+
+
+# ---- callbacks
+
+
+def at(step: int, do: Callable[..., Any]) -> Callback:
+    """A callback that at this step calls `do(pipe, tensors)`; what that returns, if anything, replaces the tensors."""
+
+    def callback(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return tensors if number != step else do(pipe, tensors) or tensors
+
+    return callback
+
+
+def looking(do: Callable[[], Any]) -> Callback:
+    """A callback that calls `do()` after every step."""
+
+    def callback(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        do()
+        return tensors
+
+    return callback
+
+
+@contextmanager
+def seen_levels() -> Iterator[tuple[list[tuple[int, float]], Callback]]:
+    """What a callback was called with: its step and time step; and that callback."""
+    seen: list[tuple[int, float]] = []
+
+    def callback(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append((number, float(timestep)))
+        return tensors
+
+    yield seen, callback
+
+
+# ---- loops of one's own
+
+
+def rows_of(arguments: Mapping[str, Any], batch: int, rows: Sequence[int]) -> dict[str, Any]:
+    """The denoiser's arguments for some samples of a batch."""
+    chosen: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and value.shape[:1] == (batch,) and not name.endswith("_ids"):
+            chosen[name] = value[list(rows)]
+        elif name == "img_shapes":
+            chosen[name] = [value[row] for row in rows]
+        else:
+            chosen[name] = value
+    return chosen
+
+
+def own_loop(
+    family: Family,
+    pipe: Any,
+    branches: Callable[[int], Sequence[str]],
+    samples: Sequence[int] = (0, 1),
+    keep: Callable[[int], Sequence[int]] | None = None,
+    steps: int = STEPS,
+    before_step: Callable[[int, Tensor], Any] = lambda step, latents: None,
+) -> Tensor:
+    """A sampling loop as users write it, on the denoiser and `pipe.scheduler`.
+
+    branches: of a step, which of "cond" and "uncond" are called, in that order; both are combined as guidance does.
+    keep: of a step, which samples of the present batch go on to it.
+    """
+    numbers = list(samples)
+    first = forward_arguments(family.name, tuple(numbers))
+    if len(first) == 1:  # SD3 stacks its branches: here each has a call of its own
+        count = len(numbers)
+        halves = [rows_of(first[0], 2 * count, rows) for rows in (range(count, 2 * count), range(count))]
+        given = dict(zip(("cond", "uncond"), halves, strict=True))
+    else:
+        given = dict(zip(("cond", "uncond"), first, strict=True))
+    latents = given["cond"]["hidden_states"]
+    scale = 1000.0 if family.name in ("flux", "qwen") else 1.0
+    pipe.scheduler.set_timesteps(steps, mu=family.mu)
+    with torch.no_grad():
+        for number, time in enumerate(pipe.scheduler.timesteps):
+            batch = len(latents)
+            rows = range(batch) if keep is None else keep(number)
+            if len(rows) < batch:
+                latents = latents[list(rows)]
+                given = {name: rows_of(call, batch, rows) for name, call in given.items()}
+            before_step(number, latents)
+            found = {}
+            for name in branches(number):
+                call = given[name] | {"hidden_states": latents, "timestep": time.expand(len(latents)) / scale}
+                found[name] = pipe.transformer(**call)[0]
+            prediction = found["cond"]
+            if "uncond" in found:
+                prediction = found["uncond"] + 2.5 * (found["cond"] - found["uncond"])
+            latents = pipe.scheduler.step(prediction, time, latents, return_dict=False)[0]
+    return latents
+
+
+# ---- pipelines that start in mid-schedule
+
+
+def mask() -> PIL.Image.Image:
+    """The right half is to be drawn."""
+    drawn = PIL.Image.new("L", (WIDTH, HEIGHT))
+    drawn.paste(255, (WIDTH // 2, 0, WIDTH, HEIGHT))
+    return drawn
+
+
+def _flux(name: str, *given: str, channels: int = 16, **components: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: make_pipeline(
+        getattr(diffusers, name), channels, **{part: make() for part, make in components.items()}
+    )
+
+
+ENTERING: dict[str, tuple[str, Callable[[], Any], tuple[str, ...]]] = {
+    "flux img2img": ("flux", _flux("FluxImg2ImgPipeline"), ("image",)),
+    "flux inpaint": ("flux", _flux("FluxInpaintPipeline"), ("image", "mask_image")),
+    "flux control img2img": ("flux", _flux("FluxControlImg2ImgPipeline", channels=32), ("image", "control_image")),
+    "flux control inpaint": (
+        "flux", _flux("FluxControlInpaintPipeline", channels=32), ("image", "mask_image", "control_image")
+    ),
+    "flux controlnet img2img": (
+        "flux", _flux("FluxControlNetImg2ImgPipeline", controlnet=make_controlnet), ("image", "control_image")
+    ),
+    "flux controlnet inpaint": (
+        "flux", _flux("FluxControlNetInpaintPipeline", controlnet=make_controlnet),
+        ("image", "mask_image", "control_image"),
+    ),
+    "sd3 img2img": ("sd3", lambda: make_sd3_pipeline(diffusers.StableDiffusion3Img2ImgPipeline), ("image",)),
+    "sd3 inpaint": (
+        "sd3", lambda: make_sd3_pipeline(diffusers.StableDiffusion3InpaintPipeline, channels=16),
+        ("image", "mask_image"),
+    ),
+    "qwen img2img": ("qwen", lambda: make_qwen_pipeline(diffusers.QwenImageImg2ImgPipeline), ("image",)),
+    "qwen inpaint": ("qwen", lambda: make_qwen_pipeline(diffusers.QwenImageInpaintPipeline), ("image", "mask_image")),
+}  # fmt: skip
+CONTROLNETS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "flux": ("flux", _flux("FluxControlNetPipeline", controlnet=make_controlnet)),
+    "sd3": (
+        "sd3",
+        lambda: make_sd3_pipeline(diffusers.StableDiffusion3ControlNetPipeline, controlnet=make_sd3_controlnet()),
+    ),
+    "qwen": (
+        "qwen", lambda: make_qwen_pipeline(diffusers.QwenImageControlNetPipeline, controlnet=make_qwen_controlnet())
+    ),
+}  # fmt: skip
+
+
+def accepted(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the pipeline's call knows."""
+    code = type(pipe).__call__
+    while hasattr(code, "__wrapped__"):
+        code = code.__wrapped__
+    names = code.__code__.co_varnames[: code.__code__.co_argcount]
+    return {name: value for name, value in given.items() if name in names}
+
+
+def entering(kind: str, pipe: Any, strength: float, **overrides: Any) -> dict[str, Any]:
+    """The arguments with which such a pipeline draws on a picture."""
+    family, _, wants = ENTERING[kind]
+    known = {"image": random_image(HEIGHT, WIDTH), "control_image": random_image(HEIGHT, WIDTH), "mask_image": mask()}
+    given = FAMILIES[family].arguments() | {name: known[name] for name in wants} | {"strength": strength} | overrides
+    return accepted(pipe, given)
+
+
+def draw(pipe: Any, given: Mapping[str, Any]) -> Tensor:
+    """The picture; what the pipeline draws from the global generator is the same each time."""
+    torch.manual_seed(0)
+    return pipe(**copy.copy(dict(given)))[0]
