@@ -237,6 +237,25 @@ def at(step: int, do: Callable[..., Any]) -> Callback:
     return callback
 
 
+@contextmanager
+def after(pipe: Any, call: int, do: Callable[..., Any]) -> Iterator[Callback]:
+    """As `at`, but for the first callback at or after the denoiser's call of this number, counted from 1.
+
+    On stages, which have levels of their own, that says more than the number of a step.
+    """
+    done: list[None] = []
+    with recorded(pipe.transformer) as calls:
+
+        def callback(given: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if done or len(calls) < call:
+                return tensors
+            done.append(None)
+            return do(given, tensors) or tensors
+
+        yield callback
+    assert done, f"{len(calls)} calls, and no callback after that of number {call}"
+
+
 def looking(do: Callable[[], Any]) -> Callback:
     """A callback that calls `do()` after every step."""
 
@@ -245,18 +264,6 @@ def looking(do: Callable[[], Any]) -> Callback:
         return tensors
 
     return callback
-
-
-@contextmanager
-def seen_levels() -> Iterator[tuple[list[tuple[int, float]], Callback]]:
-    """What a callback was called with: its step and time step; and that callback."""
-    seen: list[tuple[int, float]] = []
-
-    def callback(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        seen.append((number, float(timestep)))
-        return tensors
-
-    yield seen, callback
 
 
 # ---- loops of one's own
@@ -278,45 +285,47 @@ def rows_of(arguments: Mapping[str, Any], batch: int, rows: Sequence[int]) -> di
 def own_loop(
     family: Family,
     pipe: Any,
-    branches: Callable[[int], Sequence[str]],
+    branches: Callable[[int], Sequence[str]] = lambda step: ("cond", "uncond"),
     samples: Sequence[int] = (0, 1),
-    keep: Callable[[int], Sequence[int]] | None = None,
-    steps: int = STEPS,
-    before_step: Callable[[int, Tensor], Any] = lambda step, latents: None,
+    keep: Callable[[int, int], Sequence[int]] = lambda step, batch: range(batch),
+    scale: float = 2.5,
+    negative: float = 1.0,
+    before_step: Callable[[int], Any] = lambda step: None,
 ) -> Tensor:
     """A sampling loop as users write it, on the denoiser and `pipe.scheduler`.
 
-    branches: of a step, which of "cond" and "uncond" are called, in that order; both are combined as guidance does.
-    keep: of a step, which samples of the present batch go on to it.
+    branches: of a step, which of "cond" and "uncond" are called, in that order; both are combined as guidance of this
+    scale does. negative: what the words of "uncond" are multiplied by. keep: of a step, which of the present samples go
+    on to it.
     """
-    numbers = list(samples)
-    first = forward_arguments(family.name, tuple(numbers))
-    if len(first) == 1:  # SD3 stacks its branches: here each has a call of its own
-        count = len(numbers)
-        halves = [rows_of(first[0], 2 * count, rows) for rows in (range(count, 2 * count), range(count))]
-        given = dict(zip(("cond", "uncond"), halves, strict=True))
-    else:
-        given = dict(zip(("cond", "uncond"), first, strict=True))
+    given = branch_arguments(family, samples)
+    given["uncond"]["encoder_hidden_states"] = negative * given["uncond"]["encoder_hidden_states"]
     latents = given["cond"]["hidden_states"]
-    scale = 1000.0 if family.name in ("flux", "qwen") else 1.0
-    pipe.scheduler.set_timesteps(steps, mu=family.mu)
+    per_unit = 1000.0 if family.name in ("flux", "qwen") else 1.0
+    pipe.scheduler.set_timesteps(STEPS, mu=family.mu)
     with torch.no_grad():
-        for number, time in enumerate(pipe.scheduler.timesteps):
-            batch = len(latents)
-            rows = range(batch) if keep is None else keep(number)
-            if len(rows) < batch:
-                latents = latents[list(rows)]
-                given = {name: rows_of(call, batch, rows) for name, call in given.items()}
-            before_step(number, latents)
+        for step, time in enumerate(pipe.scheduler.timesteps):
+            rows = list(keep(step, len(latents)))
+            if len(rows) < len(latents):
+                given = {name: rows_of(call, len(latents), rows) for name, call in given.items()}
+                latents = latents[rows]
+            before_step(step)
             found = {}
-            for name in branches(number):
-                call = given[name] | {"hidden_states": latents, "timestep": time.expand(len(latents)) / scale}
+            for name in branches(step):
+                call = given[name] | {"hidden_states": latents, "timestep": time.expand(len(latents)) / per_unit}
                 found[name] = pipe.transformer(**call)[0]
-            prediction = found["cond"]
-            if "uncond" in found:
-                prediction = found["uncond"] + 2.5 * (found["cond"] - found["uncond"])
+            base = found.get("uncond", found["cond"])
+            prediction = base + scale * (found["cond"] - base) if len(found) == 2 else base
             latents = pipe.scheduler.step(prediction, time, latents, return_dict=False)[0]
     return latents
+
+
+def branch_arguments(family: Family, samples: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """The denoiser's arguments in the first step, for "cond" and "uncond"."""
+    calls, count = forward_arguments(family.name, tuple(samples)), len(samples)
+    if len(calls) == 1:  # SD3 stacks its branches, the negative one first; here each has a call of its own
+        calls = tuple(rows_of(calls[0], 2 * count, rows) for rows in (range(count, 2 * count), range(count)))
+    return {name: dict(call) for name, call in zip(("cond", "uncond"), calls, strict=True)}
 
 
 # ---- pipelines that start in mid-schedule
