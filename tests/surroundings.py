@@ -6,17 +6,22 @@ All pipelines are tiny random ones of stock classes. Nothing here knows the insi
 from __future__ import annotations
 
 import copy
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
+from unittest import mock
 
 import diffusers
 import PIL.Image
 import pytest
 import torch
+from accelerate import cpu_offload
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, Report, SeaCache, TaylorSeer, TeaCache, ToCa
@@ -264,6 +269,88 @@ def looking(do: Callable[[], Any]) -> Callback:
         return tensors
 
     return callback
+
+
+# ---- weights that are away
+
+
+class Away(ModelHook):
+    """A hook of `accelerate`, as model offload has them: the weights are on `meta` but while the module runs."""
+
+    execution_device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.weights: list[tuple[dict[str, Any], str, Any]] = []
+
+    def init_hook(self, module: Any) -> Any:
+        for part in module.modules():
+            places = part._parameters
+            self.weights += [(places, name, weight) for name, weight in places.items() if weight is not None]
+        self.leave()
+        return module
+
+    def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        self.bring()
+        return args, kwargs
+
+    def post_forward(self, module: Any, output: Any) -> Any:
+        self.leave()
+        return output
+
+    def detach_hook(self, module: Any) -> Any:
+        self.bring()
+        return module
+
+    def bring(self) -> None:
+        for places, name, weight in self.weights:
+            places[name] = weight
+
+    def leave(self) -> None:
+        for places, name, weight in self.weights:
+            places[name] = torch.nn.Parameter(weight.to("meta"), requires_grad=False)
+
+
+def offload_submodules(pipe: Any) -> Callable[[], None]:
+    """Sequential offload: each layer's weights are on `meta` but while it runs. Gives how to undo it."""
+    for model in (pipe.transformer, pipe.vae):
+        cpu_offload(model, execution_device=torch.device("cpu"))
+    return lambda: remove_hooks(pipe)
+
+
+def offload_model(pipe: Any) -> Callable[[], None]:
+    """All weights of a model are on `meta` but while it runs."""
+    for model in (pipe.transformer, pipe.vae):
+        add_hook_to_module(model, Away())
+    return lambda: remove_hooks(pipe)
+
+
+def remove_hooks(pipe: Any) -> None:
+    for model in (pipe.transformer, pipe.vae):
+        remove_hook_from_module(model, recurse=True)
+
+
+def offload_groups(pipe: Any) -> Callable[[], None]:
+    """Group offload to the disk: within `spoilt_groups`, a leaf's weights are NaN but while it runs. It stays."""
+    folder = tempfile.mkdtemp()
+    pipe.transformer.enable_group_offload(torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=folder)
+    return lambda: None
+
+
+OFFLOADS = {"submodules": offload_submodules, "model": offload_model, "groups": offload_groups}
+
+
+@contextmanager
+def spoilt_groups() -> Iterator[None]:
+    """While it lasts, groups that leave their weights on the disk fill what stays with NaN."""
+    leave = ModuleGroup._offload_to_disk
+
+    def leave_spoilt(group: ModuleGroup) -> None:
+        leave(group)
+        for tensor in group.tensor_to_key:
+            tensor.data.fill_(torch.nan)
+
+    with mock.patch.object(ModuleGroup, "_offload_to_disk", leave_spoilt):
+        yield
 
 
 # ---- loops of one's own
