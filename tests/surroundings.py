@@ -5,7 +5,6 @@ All pipelines are tiny random ones of stock classes. Nothing here knows the insi
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -483,6 +482,7 @@ def entering(kind: str, pipe: Any, strength: float, **overrides: Any) -> dict[st
 
 
 def draw(pipe: Any, given: Mapping[str, Any]) -> Tensor:
-    """The picture; what the pipeline draws from the global generator is the same each time."""
-    torch.manual_seed(0)
-    return pipe(**copy.copy(dict(given)))[0]
+    """The picture of these arguments, which may be used again: generators start from their seeds."""
+    torch.manual_seed(0)  # some pipelines encode their control image with it
+    generators = [torch.Generator().manual_seed(generator.initial_seed()) for generator in given["generator"]]
+    return pipe(**{**given, "generator": generators})[0]
