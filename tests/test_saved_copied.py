@@ -15,6 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from ralu_cache import RALU, Report, accelerate
 from tests import surroundings
 from tests.surroundings import (
+    CLOSE,
     FAMILIES,
     POLICIES,
     Family,
@@ -65,7 +66,7 @@ def test_a_pipeline_saved_while_accelerated(family: Family, tmp_path: Path) -> N
     absent = {name: None for name, part in pipe.components.items() if part is None}
     loaded = type(pipe).from_pretrained(tmp_path / "ours", **absent)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(family.run(loaded), stock(family.name))
+    torch.testing.assert_close(family.run(loaded), stock(family.name), atol=CLOSE, rtol=CLOSE)  # other addresses
     assert type(loaded.scheduler) is FlowMatchEulerDiscreteScheduler
     assert type(pipe.transformer).from_pretrained(tmp_path / "model").state_dict().keys() == (
         family.make().transformer.state_dict().keys()
