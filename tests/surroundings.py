@@ -40,7 +40,7 @@ CLOSE = 1e-5  # between the same picture in two batches: sums of float32 in anot
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """For thousands of tiny operations; a test module takes it by naming it."""
     threads = torch.get_num_threads()
@@ -350,6 +350,19 @@ def spoilt_groups() -> Iterator[None]:
 
     with mock.patch.object(ModuleGroup, "_offload_to_disk", leave_spoilt):
         yield
+
+
+# ---- LoRA
+
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "net.2", "linear_1"]
+
+
+def add_lora(pipe: Any, name: str = "a") -> None:
+    """A LoRA of random weights on attention, MLPs, the head and the embedding of time. Skips without peft."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(5)
+    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=LORA_TARGETS)
+    pipe.transformer.add_adapter(config, name)
 
 
 # ---- loops of one's own

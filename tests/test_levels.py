@@ -242,8 +242,8 @@ def test_a_controlnets_interval_means_noise_levels(name: str, plan: str) -> None
 
 def controlled(call: dict[str, Any]) -> bool:
     """True if a ControlNet has a say in this call of the denoiser."""
-    groups = [value for name, value in call.items() if "controlnet" in name and isinstance(value, list | tuple | Tensor)]
-    return any(bool(part.any()) for group in groups for part in group)
+    named = [value for name, value in call.items() if "controlnet" in name]
+    return any(bool(part.any()) for value in named if isinstance(value, list | tuple | Tensor) for part in value)
 
 
 # ---- levels of the caller's own

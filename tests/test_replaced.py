@@ -24,6 +24,7 @@ from tests.surroundings import (
     POLICIES,
     Family,
     Setting,
+    add_lora,
     check_accelerated,
     each_family,
     forward,
@@ -45,7 +46,6 @@ def attention_backend() -> Iterator[None]:
 
 
 Change = Callable[[Any], Any]
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "net.2", "linear_1"]
 
 
 def outcome(draw: Callable[[], Tensor]) -> Tensor | type[Exception]:
@@ -92,16 +92,9 @@ def check_before_or_after(setting: Setting, change: Change, options: dict[str, A
 # ---- LoRA
 
 
-def lora(pipe: Any, name: str = "a") -> None:
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(5)
-    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=LORA_TARGETS)
-    pipe.transformer.add_adapter(config, name)
-
-
 @some
 def test_lora_loaded_after(setting: Setting) -> None:
-    _, plain, expected = check_before_or_after(setting, lora)
+    _, plain, expected = check_before_or_after(setting, add_lora)
     assert isinstance(expected, Tensor)
     assert not torch.allclose(plain, stock(setting.family.name), atol=1e-3)
 
@@ -112,11 +105,11 @@ def test_lora_fused_swapped_and_unloaded_while_accelerated(setting: Setting) -> 
     pipe, other = family.make(), family.make()
     with accelerate(other, **setting.options):
         fast = family.run(other)
-        lora(other)
+        add_lora(other)
         first = family.run(other)
     with accelerate(pipe, **setting.options) as handle:
         family.run(pipe)
-        lora(pipe)
+        add_lora(pipe)
         same(family.run(pipe), first)
         pipe.transformer.fuse_lora()
         same(family.run(pipe), first)
@@ -125,7 +118,7 @@ def test_lora_fused_swapped_and_unloaded_while_accelerated(setting: Setting) -> 
         same(family.run(pipe), fast)
         pipe.transformer.enable_adapters()
         same(family.run(pipe), first)
-        lora(pipe, "b")
+        add_lora(pipe, "b")
         pipe.transformer.set_adapters(["a", "b"], [1.0, 0.0])
         same(family.run(pipe), first)
         pipe.transformer.delete_adapters(["a", "b"])
@@ -139,7 +132,7 @@ def test_lora_fused_swapped_and_unloaded_while_accelerated(setting: Setting) -> 
 @each_family
 def test_lora_with_outputs_of_each_layer(family: Family) -> None:
     _, _, expected = check_before_or_after(
-        Setting(family, "taylorseer", False), lora, {"temporal": TaylorSeer(3, per_layer=True)}
+        Setting(family, "taylorseer", False), add_lora, {"temporal": TaylorSeer(3, per_layer=True)}
     )
     assert isinstance(expected, Tensor)
 
