@@ -486,12 +486,14 @@ def accepted(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in names}
 
 
-def entering(kind: str, pipe: Any, strength: float, **overrides: Any) -> dict[str, Any]:
-    """The arguments with which such a pipeline draws on a picture."""
+def entering(
+    kind: str, pipe: Any, strength: float, samples: Sequence[int] = (0,), guided: bool = False
+) -> dict[str, Any]:
+    """The arguments with which such a pipeline draws on a picture, the same for each sample."""
     family, _, wants = ENTERING[kind]
     known = {"image": random_image(HEIGHT, WIDTH), "control_image": random_image(HEIGHT, WIDTH), "mask_image": mask()}
-    given = FAMILIES[family].arguments() | {name: known[name] for name in wants} | {"strength": strength} | overrides
-    return accepted(pipe, given)
+    pictures_given = {name: known[name] if len(samples) == 1 else [known[name]] * len(samples) for name in wants}
+    return accepted(pipe, FAMILIES[family].arguments(samples, guided) | pictures_given | {"strength": strength})
 
 
 def draw(pipe: Any, given: Mapping[str, Any]) -> Tensor:

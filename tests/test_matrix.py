@@ -148,7 +148,7 @@ def test_in_all_surroundings(cell: Cell) -> None:
     if cell.strength == "from a picture":
         kind = f"{cell.family} img2img"
         pipe = ENTERING[kind][1]()
-        given = entering(kind, pipe, 0.8, **family.arguments(samples, guided))
+        given = entering(kind, pipe, 0.8, samples, guided)
     else:
         pipe, given = family.make(), family.arguments(samples, guided)
     other = bystander(pipe)
