@@ -135,6 +135,11 @@ class Setting:
         return f"{self.family}-{self.policy}-{'stages' if self.stages else 'alone'}"
 
     @property
+    def odd(self) -> bool:
+        """For what alternates: half of the settings, of each family and each policy."""
+        return (list(FAMILIES).index(self.family.name) + [*POLICIES, "none"].index(self.policy)) % 2 == 1
+
+    @property
     def options(self) -> dict[str, Any]:
         """For `accelerate`."""
         return {"spatial": PLAN if self.stages else None, "temporal": POLICIES.get(self.policy)}

@@ -70,7 +70,7 @@ CELLS = [
     (setting, kind, order)
     for number, setting in enumerate(SOME + STAGED)
     for place, (kind, order) in enumerate(itertools.product(OFFLOADS, ("first", "second")))
-    if (number + place) % 3 == 0
+    if (number + place) % 6 == 0
 ]
 
 
@@ -108,7 +108,7 @@ def test_what_looks_at_weights_before_the_model_runs(name: str, case: str, kind:
 
 
 @pytest.mark.parametrize("kind", ["submodules", "model"])
-@pytest.mark.parametrize("policy", ["teacache", "toca", "adaptive"])
+@pytest.mark.parametrize("policy", ["teacache", "toca"])
 @each_family
 def test_offload_added_or_removed_while_accelerated(family: Family, policy: str, kind: str) -> None:
     setting = Setting(family, policy, False)
