@@ -1,0 +1,397 @@
+"""A branch is the samples that it computes: guidance, batch and prompt may change in mid-run, and nothing is mixed up.
+
+Where guidance weighs nothing, the picture does not depend on the negative prompt, whichever branches came and went:
+what is reused for one of them was computed for it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from diffusers.callbacks import SD3CFGCutoffCallback
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ralu_cache import Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
+from tests import surroundings
+from tests.surroundings import (
+    CLOSE,
+    EVERY,
+    FAMILIES,
+    PLAN,
+    SOME,
+    STAGED,
+    STEPS,
+    Family,
+    Setting,
+    after,
+    at,
+    branch_arguments,
+    check_accelerated,
+    forward_arguments,
+    own_loop,
+    served,
+    stock,
+)
+
+one_thread = surroundings.one_thread
+
+WEIGHTLESS = 1.000001  # the least guidance that pipelines still compute both branches for
+SLIGHT = 1e-5  # far more than what a millionth of guidance changes
+NEGATIVE = -3.0  # times the negative prompt is another one
+NEVER = TeaCache(threshold=0.0)
+BOTH, ALONE = ("cond", "uncond"), ("cond",)
+PATTERNS = {
+    "cut off": lambda step: BOTH if step < 4 else ALONE,
+    "started": lambda step: ALONE if step < 4 else BOTH,
+    "off and on": lambda step: ALONE if 3 <= step < 7 else BOTH,
+    "every other step": lambda step: ALONE if step % 2 else BOTH,
+    "in turn": lambda step: BOTH[::-1] if step % 2 else BOTH,
+    "cut off, the other order": lambda step: BOTH[::-1] if step < 4 else ALONE,
+}
+STACKED = [setting for setting in EVERY if setting.family.name == "sd3"]
+BY_CALLBACK = [setting for setting in EVERY if setting.family.name in ("sd3", "wan")]
+TENSORS = {
+    "sd3": ["latents", "prompt_embeds", "pooled_prompt_embeds"],
+    "wan": ["latents", "prompt_embeds", "negative_prompt_embeds"],
+}
+
+
+def words(family: Family, negative: float = 1.0, **overrides: Any) -> dict[str, Any]:
+    """Call arguments in which the negative prompt is multiplied by a number."""
+    arguments = family.arguments(guided=True) | overrides
+    return {
+        name: negative * value if name.startswith("negative") and value.is_floating_point() else value
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) or not name.startswith("negative")
+    }
+
+
+# ---- guidance comes and goes
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+def test_branches_that_come_and_go_in_a_loop_of_ones_own(family: Family, pattern: str) -> None:
+    pipe = family.make()
+    plain = [own_loop(family, pipe, PATTERNS[pattern], (0,), negative=scale) for scale in (1.0, NEGATIVE)]
+    assert not torch.allclose(*plain, atol=100 * SLIGHT), "where guidance weighs, the negative prompt counts"
+    for number, setting in enumerate(setting for setting in EVERY if setting.family is family):
+        if (number + 2 * list(PATTERNS).index(pattern)) % 5:
+            continue  # each pattern with a fifth of the settings
+        with accelerate(pipe, **setting.options) as handle:
+            found = []
+            for negative in (1.0, NEGATIVE):
+                with handle.call():
+                    found.append(
+                        own_loop(family, pipe, PATTERNS[pattern], (0,), scale=WEIGHTLESS, negative=negative)
+                    )
+            check_accelerated(setting, handle.report)
+            calls = [len(PATTERNS[pattern](step)) for step in range(STEPS)]
+            assert [step.calls for step in handle.report.steps] == calls
+        torch.testing.assert_close(*found, atol=SLIGHT, rtol=SLIGHT)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+def test_where_nothing_is_reused_branches_may_come_and_go(family: Family, pattern: str) -> None:
+    pipe = family.make()
+    plain = own_loop(family, pipe, PATTERNS[pattern], (0,))
+    with accelerate(pipe, temporal=NEVER) as handle, handle.call():
+        assert torch.equal(own_loop(family, pipe, PATTERNS[pattern], (0,)), plain)
+    assert not served(handle.report)
+
+
+def cut(pipe: Any, tensors: dict[str, Any]) -> None:
+    """As diffusers' documentation has it."""
+    pipe._guidance_scale = 0.0
+    for name in set(tensors) & {"prompt_embeds", "pooled_prompt_embeds"}:
+        if "negative_prompt_embeds" not in tensors:
+            tensors[name] = tensors[name].chunk(2)[-1]
+
+
+@pytest.mark.parametrize("setting", BY_CALLBACK, ids=str)
+def test_guidance_cut_off_by_a_callback(setting: Setting) -> None:
+    family, found = setting.family, []
+    pipe = family.make()
+    calls = len(forward_arguments(family.name))
+    with accelerate(pipe, **setting.options) as handle:
+        for negative in (1.0, NEGATIVE):
+            with after(pipe, 4 * calls, cut) as callback:
+                found.append(_call(pipe, family, callback, words(family, negative, guidance_scale=WEIGHTLESS)))
+            check_accelerated(setting, handle.report)
+            assert len(found[-1]) == 1
+            samples = [step.samples for step in handle.report.steps]
+            assert samples[:4] == [2] * 4 and samples[6:] == [1] * 3
+    torch.testing.assert_close(*found, atol=SLIGHT, rtol=SLIGHT)
+
+
+def _call(pipe: Any, family: Family, callback: Any, arguments: dict[str, Any]) -> Tensor:
+    """With a callback that has all tensors which callbacks may have."""
+    names = TENSORS.get(family.name, ["latents", "prompt_embeds"])
+    return pipe(**arguments, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names)[0]
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+def test_guidance_cut_off_where_nothing_is_reused(name: str) -> None:
+    family = FAMILIES[name]
+    pipe = family.make()
+    plain = _call(pipe, family, at(3, cut), words(family))
+    assert not torch.equal(plain, family.run(pipe, guided=True))
+    with accelerate(pipe, temporal=NEVER):
+        assert torch.equal(_call(pipe, family, at(3, cut), words(family)), plain)
+
+
+@pytest.mark.parametrize("setting", STACKED, ids=str)
+def test_guidance_started_by_a_callback(setting: Setting) -> None:
+    """SD3's batch doubles: the negative prompt comes first."""
+    family, found = setting.family, []
+    pipe = family.make()
+
+    def start(negative: float, pipe: Any, tensors: dict[str, Any]) -> None:
+        pipe._guidance_scale = WEIGHTLESS
+        for name in ("prompt_embeds", "pooled_prompt_embeds"):
+            tensors[name] = torch.cat([negative * tensors[name].flip(1), tensors[name]])
+
+    with accelerate(pipe, **setting.options) as handle:
+        for negative in (1.0, NEGATIVE):
+            with after(pipe, 4, partial(start, negative)) as callback:
+                found.append(_call(pipe, family, callback, family.arguments()))
+            check_accelerated(setting, handle.report)
+            samples = [step.samples for step in handle.report.steps]
+            assert samples[:4] == [1] * 4 and samples[6:] == [2] * 3
+    torch.testing.assert_close(*found, atol=SLIGHT, rtol=SLIGHT)
+
+
+@pytest.mark.parametrize("setting", STACKED, ids=str)
+def test_the_official_cutoff_callback(setting: Setting) -> None:
+    family, found = setting.family, []
+    pipe = family.make()
+    callback = SD3CFGCutoffCallback(cutoff_step_ratio=0.4)  # the step of index 3 of nine
+    with accelerate(pipe, **setting.options) as handle:
+        for negative in (1.0, NEGATIVE):
+            given = words(family, negative, guidance_scale=WEIGHTLESS, callback_on_step_end=callback)
+            found.append(pipe(**given)[0])
+            check_accelerated(setting, handle.report)
+            samples = [step.samples for step in handle.report.steps]
+            assert samples == sorted(samples, reverse=True) and set(samples) == {1, 2}
+            if not setting.stages:
+                assert samples == [2] * 4 + [1] * 5
+    torch.testing.assert_close(*found, atol=SLIGHT, rtol=SLIGHT)
+
+
+@pytest.mark.parametrize("setting", STACKED, ids=str)
+def test_skip_layer_guidance_in_some_steps_leaves_the_others_alone(setting: Setting) -> None:
+    family = setting.family
+    pipe = family.make()
+    skipping = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.2, "skip_layer_guidance_stop": 0.7}
+    with accelerate(pipe, **setting.options) as handle:
+        plain = family.run(pipe, guided=True)
+        found = family.run(pipe, guided=True, skip_layer_guidance_scale=1e-6, **skipping)
+        assert {step.samples for step in handle.report.steps} == {2, 3}
+    torch.testing.assert_close(found, plain, atol=SLIGHT, rtol=SLIGHT)
+
+
+# ---- a batch that shrinks
+
+KEPT = [(0,), (2,), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "keep"),
+    [(setting, KEPT[(number + more) % 3]) for number, setting in enumerate(SOME + STAGED) for more in (0, 1)],
+    ids=str,
+)
+def test_a_batch_that_shrinks_in_a_loop_of_ones_own(setting: Setting, keep: tuple[int, ...]) -> None:
+    """What remains is drawn as it would have been alone, whenever the others went."""
+    family = setting.family
+    pipe = family.make()
+    with accelerate(pipe, **setting.options) as handle:
+        with handle.call():
+            alone = own_loop(family, pipe, samples=keep)
+        check_accelerated(setting, handle.report)
+        when = 1 + sum(keep) + len(keep) + setting.stages  # steps 2 to 6, in every stage
+        with handle.call():
+            found = own_loop(
+                family, pipe, samples=(0, 1, 2), keep=lambda step, batch: keep if step == when else range(batch)
+            )
+        check_accelerated(setting, handle.report)
+    torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("guided", [False, True], ids=["unguided", "guided"])
+@pytest.mark.parametrize("setting", BY_CALLBACK, ids=str)
+def test_a_batch_that_a_callback_shrinks(setting: Setting, guided: bool) -> None:
+    family = setting.family
+    pipe = family.make()
+
+    def shrink(pipe: Any, tensors: dict[str, Any]) -> None:
+        for name, value in tensors.items():
+            if value is not None:
+                stacked = guided and family.name == "sd3" and name != "latents"
+                tensors[name] = value[[1, 3]] if stacked else value[1:]
+
+    calls = len(forward_arguments(family.name)) if guided else 1
+    with accelerate(pipe, **setting.options) as handle:
+        alone = family.run(pipe, (1,), guided)
+        for step in (2, 7) if setting.odd else (4,):  # of each stage one
+            with after(pipe, calls * step, shrink) as callback:
+                found = _call(pipe, family, callback, family.arguments((0, 1), guided))
+            check_accelerated(setting, handle.report)
+            torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
+
+
+# ---- another prompt
+
+
+def exchanged(kind: str, prompt: Tensor) -> Tensor:
+    if kind == "in place":
+        return prompt.mul_(-1)
+    longer = torch.cat([prompt, prompt.flip(1)[:, :3]], 1)
+    return {"shorter": -prompt[:, :4], "longer": -longer, "as long": -prompt, "one word": prompt[:, :1]}[kind]
+
+
+EXCHANGES = [
+    (setting, kind)
+    for number, setting in enumerate(EVERY)
+    for place, kind in enumerate(("shorter", "longer", "as long", "in place", "one word"))
+    if (number + place) % 5 < 2
+    and (setting.family.name != "flux" or kind in ("as long", "in place"))  # whose stock call keeps to its length
+]
+
+
+@pytest.mark.parametrize(("setting", "kind"), EXCHANGES, ids=str)
+def test_a_prompt_that_a_callback_exchanges(setting: Setting, kind: str) -> None:
+    """With latents exchanged as well, the rest of the run depends on nothing that was before."""
+    family, found = setting.family, []
+    pipe = family.make()
+    fresh = torch.randn(stock(family.name).shape, generator=torch.Generator().manual_seed(7))
+    second = family.arguments((1,))["prompt_embeds"]
+
+    def exchange(pipe: Any, tensors: dict[str, Any]) -> None:
+        tensors["latents"] = fresh.clone()
+        if kind != "in place":
+            tensors["prompt_embeds"] = tensors["prompt_embeds"].clone()
+        tensors["prompt_embeds"].copy_(second)
+        tensors["prompt_embeds"] = exchanged(kind, tensors["prompt_embeds"])
+
+    call = 7 if setting.stages else 5 + len(setting.policy) % 2  # on stages, in the first step of the last one
+    with accelerate(pipe, **setting.options) as handle:
+        for scale in (1.0, NEGATIVE):
+            arguments = family.arguments()
+            arguments["prompt_embeds"] = scale * arguments["prompt_embeds"]
+            with after(pipe, call, exchange) as callback:
+                found.append(_call(pipe, family, callback, arguments))
+            check_accelerated(setting, handle.report)
+    torch.testing.assert_close(*found, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["shorter", "longer", "as long", "in place"])
+@pytest.mark.parametrize("name", ["sd3", "qwen", "wan"])
+def test_a_prompt_exchanged_where_nothing_is_reused(name: str, kind: str) -> None:
+    family = FAMILIES[name]
+    pipe = family.make()
+
+    def exchange(pipe: Any, tensors: dict[str, Any]) -> None:
+        tensors["prompt_embeds"] = exchanged(kind, tensors["prompt_embeds"])
+
+    more = {"callback_on_step_end": at(4, exchange), "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    plain = family.run(pipe, guided=True, **more)
+    with accelerate(pipe, temporal=NEVER):
+        assert torch.equal(family.run(pipe, guided=True, **more), plain)
+    with accelerate(pipe, spatial=PLAN, temporal=TaylorSeer(3)) as handle:
+        assert family.run(pipe, guided=True, **more).isfinite().all()
+        assert served(handle.report)
+
+
+# ---- a model whose output names its inputs
+
+PROMPTS, SAMPLES = 3, 3
+EAGER = [TeaCache(99.0, coefficients="identity"), SeaCache(99.0, order=1), TaylorSeer(3, first=1), Adaptive(3)]
+Plan = list[tuple[tuple[int, ...], int]]
+
+
+def naming_pipeline() -> Any:
+    """What its blocks add to every token is the mean of the words: a constant of the prompt, which reuse gets right."""
+    pipe = FAMILIES["flux"].make()
+    model = pipe.transformer
+
+    def name(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        return encoder_hidden_states, hidden_states + 5 * encoder_hidden_states.mean(1, keepdim=True)
+
+    def pass_on(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        return encoder_hidden_states, hidden_states
+
+    model.transformer_blocks[0].forward = name
+    model.single_transformer_blocks[0].forward = pass_on
+    return pipe
+
+
+def named(pipe: Any, plan: Plan) -> Tensor:
+    """A loop in which each step calls the model for some prompts in some order, on a batch that may lose samples."""
+    family = FAMILIES["flux"]
+    call = branch_arguments(family, range(SAMPLES))["cond"]
+    latents, rows = call["hidden_states"], list(range(SAMPLES))
+    prompts = [
+        torch.randn(call["encoder_hidden_states"].shape, generator=torch.Generator().manual_seed(number))
+        for number in range(PROMPTS)
+    ]
+    pipe.scheduler.set_timesteps(len(plan), mu=family.mu)
+    with torch.no_grad():
+        for (order, lost), time in zip(plan, pipe.scheduler.timesteps, strict=True):
+            if lost in rows and len(rows) > 1:
+                latents = latents[[place for place, row in enumerate(rows) if row != lost]]
+                rows.remove(lost)
+            total = torch.zeros_like(latents)
+            for number in order:
+                arguments = surroundings.rows_of(call, SAMPLES, rows) | {
+                    "hidden_states": latents, "timestep": time.expand(len(rows)) / 1000,
+                    "encoder_hidden_states": prompts[number][rows],
+                }  # fmt: skip
+                total = total + (1 + number) * pipe.transformer(**arguments)[0]
+            latents = pipe.scheduler.step(total / PROMPTS, time, latents, return_dict=False)[0]
+    return latents
+
+
+def plans() -> st.SearchStrategy[Plan]:
+    orders = st.permutations(range(PROMPTS)).flatmap(
+        lambda order: st.integers(1, PROMPTS).map(lambda count: tuple(order[:count]))
+    )
+    steps = st.tuples(orders, st.sampled_from([-1, -1, -1, *range(SAMPLES)]))
+    stretches = st.lists(st.tuples(steps, st.integers(1, 4)), min_size=2, max_size=4)
+    return stretches.map(lambda drawn: [step for step, count in drawn for _ in range(count)])
+
+
+NAMING: list[Any] = []
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans(), st.sampled_from(EAGER))
+@example([((0, 1), -1)] * 6, EAGER[2])
+@example([((0, 1), -1)] * 4 + [((1,), -1)] * 4, EAGER[0])
+@example([((1,), -1)] * 4 + [((0, 1), -1)] * 4, EAGER[1])
+@example([((0, 1), -1)] * 3 + [((1, 0), 0)] * 4, EAGER[3])
+def test_what_is_reused_has_the_name_of_what_was_asked_for(plan: Plan, policy: Any) -> None:
+    if not NAMING:
+        NAMING.append(naming_pipeline())
+    (pipe,) = NAMING
+    expected = named(pipe, plan)
+    with accelerate(pipe, temporal=policy) as handle, handle.call():
+        found = named(pipe, plan)
+    if len(plan) > 5 and len(set(plan)) == 1:
+        assert served(handle.report)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_names_differ() -> None:
+    """Or the test above could not fail."""
+    pipe = naming_pipeline()
+    first, second = (named(pipe, [((number,), -1)] * 3) for number in (0, 1))
+    assert not torch.allclose(first[0], second[0], atol=0.1)
+    assert not torch.allclose(first[0], first[1], atol=0.1)
+
+

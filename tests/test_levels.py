@@ -1,0 +1,272 @@
+"""What a caller says as a share of the run, or counts in steps, means the noise levels of the stock schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.callbacks import SD3CFGCutoffCallback
+from torch import Tensor
+
+from ralu_cache import RALU, Report, TeaCache, accelerate
+from tests import surroundings
+from tests.pipelines import random_image
+from tests.surroundings import (
+    CLOSE,
+    CONTROLNETS,
+    ENTERING,
+    FAMILIES,
+    HEIGHT,
+    PLAN,
+    POLICIES,
+    SOME,
+    STAGED,
+    STEPS,
+    WIDTH,
+    Family,
+    Setting,
+    accepted,
+    check_accelerated,
+    draw,
+    each_family,
+    entering,
+    recorded,
+    served,
+)
+
+one_thread = surroundings.one_thread
+
+NEVER = TeaCache(threshold=0.0)
+PLANS = {"alike": PLAN, "fewer": RALU(steps=(2, 2, 2)), "more": RALU(steps=(5, 6, 7)), "late": RALU(split=(2, 1, 1))}
+Seen = list[tuple[int, float, int]]
+
+
+def levels(calls: list[dict[str, Any]]) -> list[float]:
+    """The time steps of the denoiser's calls, from 1 to 0."""
+    scale = 1000.0 if max(float(call["timestep"].flatten()[0]) for call in calls) > 2 else 1.0
+    return [float(call["timestep"].flatten()[0]) / scale for call in calls]
+
+
+# ---- strength
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.6, 1.0])
+@pytest.mark.parametrize("kind", ENTERING)
+def test_a_staged_plan_enters_where_stock_enters(kind: str, strength: float) -> None:
+    pipe = ENTERING[kind][1]()
+    given = entering(kind, pipe, strength)
+    with recorded(pipe.transformer) as calls:
+        stock = draw(pipe, given)
+    first, begins = calls[0]["hidden_states"], levels(calls)
+    for policy in (None, POLICIES["taylorseer"]):
+        with accelerate(pipe, spatial=PLAN, temporal=policy) as handle, recorded(pipe.transformer) as calls:
+            found = draw(pipe, given)
+        assert handle.report.completed and handle.report.steps[-1].sigma_next == 0
+        assert handle.report.steps[0].sigma == pytest.approx(begins[0], abs=CLOSE)
+        assert levels(calls)[0] == pytest.approx(begins[0], abs=CLOSE)
+        if handle.report.stages[0].kind == "fine":
+            torch.testing.assert_close(calls[0]["hidden_states"], first, atol=CLOSE, rtol=CLOSE)
+        else:
+            assert calls[0]["hidden_states"].shape != first.shape
+        if "inpaint" in kind:  # what is masked off stays the given picture's
+            torch.testing.assert_close(kept(found), kept(stock), atol=CLOSE, rtol=CLOSE)
+    assert torch.equal(draw(pipe, given), stock)
+
+
+def kept(latents: Tensor) -> Tensor:
+    """The half that inpainting leaves alone."""
+    if latents.ndim == 3:
+        latents = latents.unflatten(1, (HEIGHT // 4, WIDTH // 4)).movedim(3, 1)
+    return latents[..., : latents.shape[-1] // 2]
+
+
+@pytest.mark.parametrize("kind", ["flux img2img", "sd3 img2img", "qwen img2img"])
+def test_little_strength_runs_on_fine_tokens_and_much_begins_coarse(kind: str) -> None:
+    pipe = ENTERING[kind][1]()
+    kinds = []
+    with accelerate(pipe, spatial=PLAN) as handle:
+        for strength in (0.12, 0.3, 0.5, 0.7, 0.9, 1.0):
+            assert draw(pipe, entering(kind, pipe, strength)).isfinite().all()
+            kinds.append(handle.report.stages[0].kind)
+    order = ["fine", "mixed", "coarse"]
+    assert kinds == sorted(kinds, key=order.index) and kinds[0] == "fine" and kinds[-1] == "coarse"
+
+
+@pytest.mark.parametrize("kind", ENTERING)
+def test_without_stages_strength_is_stocks_own(kind: str) -> None:
+    pipe = ENTERING[kind][1]()
+    given = entering(kind, pipe, 0.8)
+    with recorded(pipe.transformer) as calls:
+        stock = draw(pipe, given)
+    begins = levels(calls)
+    with accelerate(pipe, temporal=NEVER):
+        assert torch.equal(draw(pipe, given), stock)
+    with accelerate(pipe, temporal="taylorseer:2,first=1") as handle:
+        assert draw(pipe, given).isfinite().all() and served(handle.report)
+    assert [step.sigma for step in handle.report.steps] == pytest.approx(begins, abs=1e-3)
+
+
+# ---- callbacks
+
+
+def observed(pipe: Any, steps: int, run: Any) -> tuple[Seen, list[float]]:
+    """What a callback saw: its step, its time step, how often the denoiser had been called; and those calls' levels."""
+    seen: Seen = []
+    with recorded(pipe.transformer) as calls:
+
+        def callback(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            seen.append((number, float(timestep), len(calls)))
+            assert pipe.num_timesteps == steps
+            return tensors
+
+        run(callback_on_step_end=callback)
+    return seen, levels(calls)
+
+
+def check_passed(report: Report | None, seen: Seen, begins: list[float]) -> None:
+    """Each callback came as soon as the run had passed the level of its step, and not before."""
+    assert report is not None
+    ends = [*begins[1:], 0.0]
+    for number, _, made in seen:
+        so_far = report.steps[:made]
+        assert min(step.sigma_next for step in so_far) < begins[number], f"step {number} before its level"
+        assert so_far[-1].sigma > ends[number] - CLOSE, f"step {number} later than the first step beyond its level"
+
+
+@pytest.mark.parametrize("setting", SOME + STAGED, ids=str)
+def test_callbacks_are_those_of_the_stock_schedule(setting: Setting) -> None:
+    family = setting.family
+    pipe = family.make()
+    stock, begins = observed(pipe, STEPS, lambda **more: family.run(pipe, **more))
+    assert [number for number, _, _ in stock] == list(range(STEPS))
+    with accelerate(pipe, **setting.options) as handle:
+        plain = family.run(pipe)
+        seen, _ = observed(pipe, STEPS, lambda **more: family.run(pipe, **more))
+        check_accelerated(setting, handle.report)
+        if not setting.stages:
+            assert seen == stock, "after each step"
+        assert [call[:2] for call in seen] == [call[:2] for call in stock]
+        check_passed(handle.report, seen, begins)
+        assert torch.equal(family.run(pipe), plain)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@each_family
+def test_callbacks_on_plans_with_steps_of_their_own(family: Family, plan: str) -> None:
+    pipe = family.make()
+    stock, begins = observed(pipe, 12, lambda **more: family.run(pipe, num_inference_steps=12, **more))
+    with accelerate(pipe, spatial=PLANS[plan]) as handle:
+        seen, _ = observed(pipe, 12, lambda **more: family.run(pipe, num_inference_steps=12, **more))
+        assert [call[:2] for call in seen] == [call[:2] for call in stock]
+        check_passed(handle.report, seen, begins)
+
+
+@pytest.mark.parametrize("strength", [0.4, 0.8])
+@pytest.mark.parametrize("kind", ["flux img2img", "flux inpaint", "sd3 img2img", "qwen img2img", "qwen inpaint"])
+def test_callbacks_after_what_strength_cuts(kind: str, strength: float) -> None:
+    pipe = ENTERING[kind][1]()
+    given = entering(kind, pipe, strength)
+    count = STEPS - int(STEPS - STEPS * strength)
+    stock, begins = observed(pipe, count, lambda **more: draw(pipe, given | more))
+    assert len(stock) == count
+    for spatial in (PLAN, None):
+        with accelerate(pipe, spatial=spatial, temporal=POLICIES["taylorseer"]) as handle:
+            seen, _ = observed(pipe, count, lambda **more: draw(pipe, given | more))
+            assert [call[:2] for call in seen] == [call[:2] for call in stock]
+            check_passed(handle.report, seen, begins)
+
+
+@each_family
+def test_what_a_callback_changes_in_a_step_of_several_levels_stays_changed(family: Family) -> None:
+    """Where one step of the plan passes several levels, each callback sees what the one before it gave."""
+    pipe = family.make()
+    seen: list[float] = []
+
+    def add(given: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append(float(tensors["latents"].mean()))
+        return {"latents": tensors["latents"] + 100.0}
+
+    with accelerate(pipe, spatial=RALU(steps=(1, 1, 1))):
+        found = family.run(pipe, callback_on_step_end=add)
+    assert len(seen) == STEPS and float(found.mean()) == pytest.approx(seen[-1] + 100, abs=0.1)
+    assert np.diff(seen)[-3:] == pytest.approx([100.0] * 3, abs=0.1), "the last step passes more than three"
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.4, 0.7])
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_official_cutoff_callback_cuts_at_the_stock_noise_level(plan: str, ratio: float) -> None:
+    family = FAMILIES["sd3"]
+    pipe = family.make()
+    with recorded(pipe.transformer) as calls:
+        family.run(pipe, num_inference_steps=12)
+    begins = levels(calls)
+    callback = SD3CFGCutoffCallback(cutoff_step_ratio=ratio)
+    with accelerate(pipe, spatial=PLANS[plan], temporal=POLICIES["taylorseer"]) as handle:
+        family.run(pipe, guided=True, num_inference_steps=12, callback_on_step_end=callback)
+    samples = [step.samples for step in handle.report.steps]
+    cut = samples.index(1)
+    assert samples == [2] * cut + [1] * (len(samples) - cut)
+    check_passed(handle.report, [(int(12 * ratio), 0.0, cut)], begins)
+
+
+# ---- ControlNets
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", CONTROLNETS)
+def test_a_controlnets_interval_means_noise_levels(name: str, plan: str) -> None:
+    family, make = CONTROLNETS[name]
+    pipe = make()
+    given = FAMILIES[family].arguments(num_inference_steps=12) | {"control_image": random_image(HEIGHT, WIDTH)}
+    given = accepted(pipe, given | {"control_guidance_start": 0.2, "control_guidance_end": 0.6})
+    with recorded(pipe.transformer) as calls:
+        stock = draw(pipe, given)
+    begins, on = levels(calls), [controlled(call) for call in calls]
+    assert on == [False] * 3 + [True] * 4 + [False] * 5
+    start, end = begins[on.index(True)], begins[len(on) - on[::-1].index(True)]
+    with accelerate(pipe, temporal=NEVER):
+        assert torch.equal(draw(pipe, given), stock)
+    with accelerate(pipe, spatial=PLANS[plan]) as handle, recorded(pipe.transformer) as calls:
+        draw(pipe, given)
+    assert len(calls) == len(handle.report.steps)
+    clear = 0
+    for step, call in zip(handle.report.steps, calls, strict=True):
+        if step.sigma_next < start < step.sigma or step.sigma_next < end < step.sigma:
+            continue  # the step passes an end of the interval
+        clear += 1
+        assert controlled(call) == (end < step.sigma <= start), f"{step.sigma} of {start} to {end}"
+    assert clear >= 3
+
+
+def controlled(call: dict[str, Any]) -> bool:
+    """True if a ControlNet has a say in this call of the denoiser."""
+    named = [value for name, value in call.items() if "controlnet" in name]
+    return any(bool(part.any()) for value in named if isinstance(value, list | tuple | Tensor) for part in value)
+
+
+# ---- levels of the caller's own
+
+OWN = [1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.2, 0.05]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+def test_levels_of_the_callers_own(name: str, policy: str) -> None:
+    family = FAMILIES[name]
+    pipe = family.make()
+    given: dict[str, Any] = {"sigmas": OWN, "num_inference_steps": len(OWN)}
+    with recorded(pipe.transformer) as calls:
+        stock = family.run(pipe, **given)
+    begins = levels(calls)
+    with accelerate(pipe, temporal=NEVER):
+        assert torch.equal(family.run(pipe, **given), stock)
+    with accelerate(pipe, temporal=POLICIES[policy]) as handle:
+        assert family.run(pipe, **given).isfinite().all() and served(handle.report)
+    assert [step.sigma for step in handle.report.steps] == pytest.approx(begins, abs=1e-3)
+    with accelerate(pipe, spatial=PLAN, temporal=POLICIES[policy]) as handle:
+        assert family.run(pipe, **given).isfinite().all()
+    check_accelerated(Setting(family, policy, True), handle.report)
+    assert handle.report.steps[0].sigma == pytest.approx(begins[0], abs=CLOSE)
+    assert handle.report.steps[-1].sigma_next == 0
