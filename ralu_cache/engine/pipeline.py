@@ -10,6 +10,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
+from types import MethodType
 from typing import Any
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -93,7 +94,8 @@ def _paused(callback: Any) -> Callable[..., Any]:
 def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
     """`callback_on_step_end`, called once for each step of the stock schedule, as soon as the run has passed it.
 
-    So what it does at a step, or at a share of them, it does at the noise level that this means in the stock call.
+    So what it does at a step, or at a share of them, it does at the noise level that this means in the stock call. A
+    step of the run may pass none of them, or several; those after an interrupt are not told.
     """
     tell = _paused(callback)
 
@@ -103,7 +105,7 @@ def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
             return tell(pipe, index, timestep, tensors)
         if "_num_timesteps" in call.own:
             call.own["_num_timesteps"] = call.stock.steps
-        while call.told < call.passed:
+        while call.told < call.passed and not getattr(pipe, "_interrupt", False):
             step, call.told = call.told, call.told + 1
             tensors = {**tensors, **(tell(pipe, step, timestep, tensors) or {})}
         return tensors
@@ -160,15 +162,18 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
     return get_timesteps
 
 
-def _progress_bar(stock: Any) -> Callable[..., Any]:
+def _progress_bar(stock: Any) -> property:
+    """The pipeline's own progress bar, the class's or what the user put in its place; it counts the run's steps."""
+
     @wraps(stock.progress_bar)
     def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
         """As the stock method; within a run it counts the run's steps, however often it is updated."""
+        make = vars(self).get("progress_bar") or MethodType(stock.progress_bar, self)
         call = call_of(self)
         run = None if call is None else call.run
         if run is None or total is None:
-            return stock.progress_bar(self, iterable, total)
-        bar = stock.progress_bar(self, total=len(run.places) - run.index)
+            return make(iterable, total)
+        bar = make(total=len(run.places) - run.index)
         advance, shown, last, count = bar.update, run.index, len(run.places), weakref.ref(run)
 
         def update(n: int = 1) -> None:
@@ -181,7 +186,16 @@ def _progress_bar(stock: Any) -> Callable[..., Any]:
         bar.update = update
         return bar
 
-    return progress_bar
+    def get(self: Any) -> Any:
+        return MethodType(progress_bar, self)
+
+    def put(self: Any, value: Any) -> None:
+        vars(self)["progress_bar"] = value
+
+    def delete(self: Any) -> None:
+        del vars(self)["progress_bar"]
+
+    return property(get, put, delete)
 
 
 def _reduce(self: Any, protocol: Any) -> Any:
