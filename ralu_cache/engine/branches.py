@@ -201,7 +201,7 @@ class Branch:
             return None, None
         feature = self.ledger.get("residual", self.layout)
         if feature is None:
-            self._ahead = torch.zeros(self.layout.batch, self.layout.tokens, device=reuse.device)
+            self._ahead = torch.zeros(self.layout.batch, self.layout.tokens, device=self.layout.refined.device)
             return None, None
         valid = feature.mark == Mark.VALID
         self._ahead = torch.where(valid, situation.sigma - feature.sigma, 0.0)
