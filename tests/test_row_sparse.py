@@ -42,9 +42,8 @@ def test_with_all_tokens_the_blocks_are_stock_bit_for_bit(case: Family) -> None:
         prediction, _ = bench.sparse(bench.call, everyone, residual)
         tokens = bench.layout.tokens
         assert torch.allclose(prediction[:, :tokens], expected[:, :tokens], atol=1e-5) == (bench.extra == 0)
-        bench.stack.rest()
-        bench.active = None
-        assert torch.equal(bench.net(**bench.call)[0], expected)
+        assert torch.equal(bench.at_rest(), expected)
+        assert torch.equal(bench.net(**bench.call)[0], expected), "outside of the call it is stock in any case"
 
 
 @by_case
