@@ -88,7 +88,9 @@ class FluxAdapter(PackedAdapter):
             if key not in current.tables:
                 shared = current.positions is None or current.layout.shared
                 made = table if shared else _per_sample_tables(embed, args[0], current)
-                current.tables[key] = tuple(own_tables(t, current.layout.batch) for t in made) if current.staged else made
+                current.tables[key] = made
+                if current.staged:
+                    current.tables[key] = tuple(own_tables(table, current.layout.batch) for table in made)
             tables = current.tables[key]
             if current.rows is not None and isinstance(tables[0], PerSampleTable):
                 tables = tuple(table.rows(current.rows) for table in tables)
