@@ -9,10 +9,11 @@ import diffusers
 import torch
 from torch import Tensor
 
+from benchmarks.bare import BareCall
 from ralu_cache.adapters import find_adapter
 from ralu_cache.attention import KeyValueMemory, Rows
 from ralu_cache.canvas import TokenLayout, patchify
-from ralu_cache.engine.blocks import BlockStack
+from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.root import LayoutCall
 from ralu_cache.temporal.adaptive import Adaptive
 from tests.adapter_conformance import FAMILIES, SMALL, Family, stock_call
@@ -65,15 +66,20 @@ class Bench:
         self.grid = self.adapter.grid(self.call)
         frames = self.adapter.frames(self.call)
         self.layout = TokenLayout.coarse(batch, *self.grid, self.adapter.patch, frames=frames)
-        self.stack = BlockStack(self.net, self.adapter, Adaptive(ratio=0.5))
+        self.bare = BareCall()
+        self.blocks = BlockStack(self.net, self.adapter, Adaptive(ratio=0.5), self, self.bare.state)
         self.memory = KeyValueMemory(self.layout)
-        self.active: LayoutCall | None = None
-        self.positions = self.adapter.install_positions(self.net, lambda: self.active)
+        self.positions = self.adapter.install_positions(self.net, self.bare.active)
 
     def close(self) -> None:
-        self.stack.remove()
+        self.blocks.remove()
         for handle in self.positions:
             handle.remove()
+
+    @property
+    def stack(self) -> StackState:
+        """What the blocks do in the next call, and what was seen of the latest."""
+        return self.bare.stack
 
     def moved(self, by: float) -> dict[str, Any]:
         """The call on other latents."""
@@ -105,9 +111,15 @@ class Bench:
         return self.predict(self.adapter.sparse_control(call, tokens), rows), self.stack.take()
 
     def predict(self, call: dict[str, Any], rows: Rows | None = None) -> Tensor:
-        self.active = LayoutCall(self.layout, None, call, {}, self.grid, None, rows)
+        self.bare.working.active = LayoutCall(self.layout, None, call, {}, self.grid, None, rows)
         with torch.no_grad():
-            return self.net(**call)[0]
+            return self.bare.predict(self.net, call)
+
+    def at_rest(self) -> Tensor:
+        """The prediction of the call when nothing is under way in it."""
+        self.bare.working.rest()
+        with torch.no_grad():
+            return self.bare.predict(self.net, self.call)
 
     def entries(self) -> dict[str, Tensor]:
         """What the memory holds of every layer, by place in its sequence."""

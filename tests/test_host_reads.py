@@ -1,4 +1,4 @@
-"""How often a step makes the host wait for the device: once for each denoiser call that has a decision to take.
+"""How often a step makes the host wait for the device: once for each denoiser call whose decision depends on it.
 
 On a device that is simulated (`tests.simulated_device`). Left out are what begins a run and transitions: they choose
 the next regions, record them for the report and lay the tokens out anew, a few times a run.
@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.timing import step_ends
 from ralu_cache import RALU, accelerate
 from ralu_cache.attention import KeyValueMemory
 from ralu_cache.canvas import TokenLayout
@@ -32,6 +33,7 @@ POLICIES = (
     "teacache:99", "seacache:99", "seacache:99,signal=plane", "taylorseer:2", "taylorseer:2,per_layer=true", "toca:2",
     "toca:2,score=even", "adaptive:2", "adaptive:2,ratio=0.3", "adaptive:2,ratio=0.3,transition=kept",
 )  # fmt: skip
+COUNTING = ("taylorseer:2", "taylorseer:2,per_layer=true")  # decide by the number of the step, for whole samples
 STAGES = RALU(steps=(3, 3, 2))
 
 
@@ -92,15 +94,19 @@ def steps_of(device: Simulated, family: str, spatial: Any = None, temporal: Any 
     call = {name: OnDevice(value) if isinstance(value, Tensor) else value for name, value in call.items()}
     ends: list[int] = []
 
-    def end(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def end() -> None:
         ends.append(len(device.log.waits))
-        return tensors
 
-    with started(device, pipe) as begin, accelerate(pipe, spatial=spatial, temporal=temporal) as handle:
-        images = pipe(**call, callback_on_step_end=end).images
+    with (
+        started(device, pipe) as begin,
+        accelerate(pipe, spatial=spatial, temporal=temporal) as handle,
+        step_ends(end),
+    ):
+        images = pipe(**call).images
         report = handle.report
     assert images.device == DEVICE
     assert temporal is None or (report is not None and any(step.computed < step.samples for step in report.steps))
+    assert len(ends) == (len(report.steps) if report is not None else call["num_inference_steps"])
     waits = device.log.waits
     first = [wait for wait in waits[begin[0] : ends[0]] if "rows, columns" not in wait.line]
     assert ends[0] - begin[0] - len(first) <= 1
@@ -130,8 +136,20 @@ def test_stages_alone_never_wait(simulated: Simulated, family: str) -> None:
 @pytest.mark.parametrize("spatial", [STAGES, None], ids=["stages", "alone"])
 @pytest.mark.parametrize("temporal", POLICIES)
 def test_a_step_waits_for_its_decision_alone(simulated: Simulated, temporal: str, spatial: RALU | None) -> None:
+    """Not at all where nothing is looked at: neither at a signal, nor at which tokens are to be computed."""
+    most = 0 if temporal in COUNTING else 1
     for number, waits in enumerate(steps_of(simulated, "flux", spatial, temporal)):
-        assert len(waits) <= 1, f"step {number}: {waits}"
+        assert len(waits) <= most, f"step {number}: {waits}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("temporal", COUNTING)
+def test_counting_steps_never_waits(simulated: Simulated, family: str, temporal: str) -> None:
+    """Whatever the guidance, and where samples go apart."""
+    policy = resolve_temporal(temporal)
+    assert policy is not None
+    for number, waits in enumerate(steps_of(simulated, family, STAGES, Apart(policy))):
+        assert not waits, f"step {number}: {waits}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -172,21 +172,28 @@ def test_law_1_a_branch_reads_nothing_of_another_layout(layout: TokenLayout, pol
 def test_law_3_inherited_only_where_the_policy_says_so_and_empty_never(
     chain: list[TokenLayout], name: str, transition: str, seed: int
 ) -> None:
-    """(3) After a transition with some fresh noise, and with some tokens emptied."""
+    """(3) After a transition with some fresh noise, and with some tokens emptied, before and after it."""
     old, new = chain
     generator = torch.Generator().manual_seed(seed)
     branch = Branch(replace(EAGER[name], transition=transition), old)
     step(branch, situation(0), draw(old, seed))
-    changed, empty = (torch.rand(2, new.batch, new.tokens, generator=generator) < 0.1).unbind()
-    branch.transfer(new, changed)
+    changed, late = (torch.rand(2, new.batch, new.tokens, generator=generator) < 0.1).unbind()
+    early = torch.rand(old.batch, old.tokens, generator=generator) < 0.05
     if transition == "inherit":
-        branch.ledger.invalidate("residual", tokens=empty)
+        branch.ledger.invalidate("residual", tokens=early)
+    branch.transfer(new, changed)
+    if transition == "inherit" and branch.policy.signal is not None:
+        branch.ledger.invalidate("residual", tokens=late)
+    else:  # what looks at no signal counts marks at transitions alone, and asks the ledger nothing in between
+        late = torch.zeros_like(late)
     found, added = step(branch, situation(1, stage_step=0), draw(new, seed))
     if transition == "reset":
         assert not found.any()
         return
+    source = map_tokens(old, new).source
+    empty = take(early, source) | late
     assert torch.equal(found, ~empty.any(1)), "what is inherited may serve, what is empty may not"
-    source = map_tokens(old, new).source[..., None].expand(-1, -1, WIDTH)
+    source = source[..., None].expand(-1, -1, WIDTH)
     parents = draw(old, seed)[2].gather(1, source)
     assert torch.equal(added[found], parents[found])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.bare import BareCall
 from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.adapters.layers import received
 from ralu_cache.adapters.qwen import QwenAdapter
 from ralu_cache.adapters.sd3 import SD3Adapter
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.blocks import BlockStack
-from ralu_cache.engine.layers import LayerStack
+from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.layers import LayerStack, Mode
 from ralu_cache.feature import StaleFeature
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
@@ -43,6 +45,7 @@ class Bench:
     adapter: Any
     stack: LayerStack
     cache: LayerCache
+    bare: BareCall = field(default_factory=BareCall)
 
     @property
     def layers(self) -> int:
@@ -67,7 +70,7 @@ class Bench:
             del call["pooled_projections"]
             call["img_shapes"] = [[(1, ROWS, COLUMNS)]]
         with torch.no_grad():
-            return self.model(**call, return_dict=False)[0]
+            return self.bare.predict(self.model, call | {"return_dict": False})
 
     def rows(self, output: Tensor) -> Tensor:
         """A prediction by token: (B, n, d)."""
@@ -78,16 +81,16 @@ class Bench:
         return self.cache.layout
 
     def record(self, sigma: float, samples: Tensor | None = None, keep: int = 1) -> Tensor:
-        self.stack.record(self.cache, sigma, TEXT, samples, keep)
-        return self.finish(sigma, samples)
+        return self.finish(self.stack.record(self.cache, sigma, TEXT, samples, keep), sigma, samples)
 
     def replay(self, sigma: float, samples: Tensor | None = None, **fresh: Fresh) -> Tensor:
-        self.stack.replay(self.cache, TEXT, samples, **fresh)
-        return self.finish(sigma, samples)
+        return self.finish(self.stack.replay(self.cache, TEXT, samples, **fresh), sigma, samples)
 
-    def finish(self, sigma: float, samples: Tensor | None = None) -> Tensor:
+    def finish(self, mode: Mode, sigma: float, samples: Tensor | None = None) -> Tensor:
+        """One call in a mode; then the layers are at rest again, whatever the stack of blocks is told."""
+        self.bare.stack.mode = mode
         output = self.call(sigma, samples)
-        self.stack.rest()
+        self.bare.stack.mode = None
         return output
 
 
@@ -100,7 +103,7 @@ def make_bench(family: str, measures: tuple[str, ...] = (), chooses: bool = True
         model = make_sd3_transformer() if family == "sd3" else make_qwen_transformer()
     adapter = {"flux": FluxAdapter, "sd3": SD3Adapter, "qwen": QwenAdapter}[family](model)
     layout = TokenLayout.fine(BATCH, ROWS // 2, COLUMNS // 2, patch=2)
-    return Bench(model, adapter, LayerStack(model, adapter, measures, chooses), LayerCache(layout))
+    return Bench(model, adapter, LayerStack(model, adapter, object(), measures, chooses), LayerCache(layout))
 
 
 @pytest.fixture(params=["flux", "sd3", "qwen"])
@@ -138,7 +141,10 @@ def test_rest_and_record_are_stock_bit_for_bit_and_rest_holds_nothing(bench: Ben
     bench.stack.remove()
     stock = bench.call(0.8)
     assert torch.equal(resting, stock) and torch.equal(recorded, stock)
-    assert bench.stack.mode is None
+    assert bench.bare.stack.mode is None
+    bench.bare.stack.mode = bench.stack.record(bench.cache, 0.8, TEXT)
+    bench.bare.stack.rest()
+    assert bench.bare.stack.mode is None
     assert bench.cache.nbytes > 0
     bench.cache.clear()
     assert bench.cache.nbytes == 0 and len(bench.cache) == 0
@@ -230,13 +236,13 @@ def test_forecasts_per_layer_run_nothing_and_continue_the_outputs(bench: Bench) 
     """Forecast at a recorded level, the polynomial is the recorded output; and the cache stays as it is."""
     first = bench.record(0.8, keep=2)
     bench.record(0.6, keep=2)
-    bench.stack.forecast(bench.cache, lambda history: extrapolate(history, 0.8, 1), TEXT)
+    mode = bench.stack.forecast(bench.cache, lambda history: extrapolate(history, 0.8, 1), TEXT)
     with LinearRows(bench) as ran:
-        forecast = bench.finish(0.8)
+        forecast = bench.finish(mode, 0.8)
     torch.testing.assert_close(forecast, first, rtol=1e-4, atol=1e-5)
     samples = torch.tensor([1])
-    bench.stack.forecast(bench.cache, lambda history: extrapolate(history, 0.8, 1), TEXT, samples)
-    torch.testing.assert_close(bench.finish(0.8, samples), first[samples], rtol=1e-4, atol=1e-5)
+    mode = bench.stack.forecast(bench.cache, lambda history: extrapolate(history, 0.8, 1), TEXT, samples)
+    torch.testing.assert_close(bench.finish(mode, 0.8, samples), first[samples], rtol=1e-4, atol=1e-5)
     assert not ran.counts
 
 
@@ -298,10 +304,11 @@ def test_value_norms_are_those_of_a_plain_computation(family: str) -> None:
         for name in ("attn", "attn2"):
             if (attention := getattr(block, name, None)) is not None:
                 attention.register_forward_pre_hook(compute, with_kwargs=True)
-    bench.record(0.8)
+    mode: Any = bench.stack.record(bench.cache, 0.8, TEXT)
+    bench.finish(mode, 0.8)
     torch.testing.assert_close(bench.cache.measure("value"), torch.stack(norms).mean(0))
     assert bench.cache.measure("key").shape == (BATCH, TOKENS)
-    assert not any(projections._given for projections in bench.stack._projections.values())
+    assert not mode.given, "what projections gave is held until it is measured, no longer"
     with pytest.raises(ValueError, match="measure 'change' is not kept; kept are key, value"):
         bench.cache.measure("change")
 
@@ -342,7 +349,7 @@ def test_attention_received_sums_to_the_number_of_queries(queries: int, keys: in
 
 def test_it_stacks_with_block_skipping(bench: Bench) -> None:
     stock = bench.call(0.8)
-    blocks = BlockStack(bench.model, bench.adapter, TaylorSeer())
+    hooks, blocks = BlockStack(bench.model, bench.adapter, TaylorSeer(), object(), bench.bare.state), bench.bare.stack
     blocks.skip(torch.zeros(BATCH, TOKENS, 32))
     with LinearRows(bench) as ran:
         bench.record(0.8)
@@ -352,7 +359,7 @@ def test_it_stacks_with_block_skipping(bench: Bench) -> None:
     assert torch.equal(recorded, stock) and blocks.take().shape == (BATCH, TOKENS, 32)
     assert torch.equal(bench.replay(0.8), stock)
     bench.stack.remove()
-    blocks.remove()
+    hooks.remove()
     assert torch.equal(bench.call(0.8), stock)
 
 
@@ -363,14 +370,16 @@ def test_remove_leaves_no_hook(family: str) -> None:
     bench.stack.remove()
     for module in bench.model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
+        assert stock_of(type(module)) is type(module)
+        assert not any(name.startswith("_ralu_cache") for name in vars(module))
         if hasattr(module, "_diffusers_hook"):
             assert not HookRegistry.check_if_exists_or_initialize(module).hooks
 
 
 def test_a_replay_before_any_record_is_refused(bench: Bench) -> None:
-    bench.stack.replay(bench.cache, TEXT)
+    mode = bench.stack.replay(bench.cache, TEXT)
     with pytest.raises(ValueError, match=r"nothing was recorded at '0\.attn\.0'"):
-        bench.finish(0.8)
+        bench.finish(mode, 0.8)
 
 
 def test_what_cannot_be_served_is_refused() -> None:
@@ -379,7 +388,7 @@ def test_what_cannot_be_served_is_refused() -> None:
     with pytest.raises(ValueError, match="feed-forward chunk size of 2 is not supported"):
         bench.record(0.8)
     with pytest.raises(ValueError, match="token measure must be one of key, value, attention, got 'size'"):
-        LayerStack(bench.model, bench.adapter, ("size",))
+        LayerStack(bench.model, bench.adapter, object(), ("size",))
     with pytest.raises(ValueError, match=r"counts must be from 0 to 4, got \(5,\)"):
         Fresh(torch.zeros(1, 4, dtype=torch.int64), (5,))
     with pytest.raises(ValueError, match="order must be"):

@@ -42,9 +42,8 @@ def test_with_all_tokens_the_blocks_are_stock_bit_for_bit(case: Family) -> None:
         prediction, _ = bench.sparse(bench.call, everyone, residual)
         tokens = bench.layout.tokens
         assert torch.allclose(prediction[:, :tokens], expected[:, :tokens], atol=1e-5) == (bench.extra == 0)
-        bench.stack.rest()
-        bench.active = None
-        assert torch.equal(bench.net(**bench.call)[0], expected)
+        assert torch.equal(bench.at_rest(), expected)
+        assert torch.equal(bench.net(**bench.call)[0], expected), "outside of the call it is stock in any case"
 
 
 @by_case
@@ -170,6 +169,7 @@ def test_off_is_stock_bit_for_bit(family: Family) -> None:
     assert torch.equal(family.run(pipe), sparse)
     second = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
     assert not first.enabled and type(processors(pipe)[0]).accepted is type(before[0]), "one wrapper, not two"
+    assert all(mine.stock is stock for mine, stock in zip(processors(pipe), before, strict=True))
     assert not torch.equal(family.run(pipe), sparse)
     second.disable()
     assert all(mine is stock for mine, stock in zip(processors(pipe), before, strict=True))
@@ -361,13 +361,32 @@ def test_a_processor_that_replaces_ours_is_refused_before_the_run(family: Family
     pipe = family.make()
     handle = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
     layer = attentions(pipe)[0]
-    mine = tuned(layer.processor.stock)
+    mine, accepted = tuned(layer.processor.stock), type(layer.processor.stock).__name__
     layer.set_processor(mine)
-    with pytest.raises(ValueError, match=rf"{type(mine).__name__}.*accelerate\(pipe"):
+    ran: list[Any] = []
+    hook = layer.register_forward_pre_hook(lambda *given: ran.append(given))
+    with pytest.raises(ValueError, match=rf"{type(mine).__name__} is not supported .* only {accepted}"):
         family.run(pipe)
-    assert nothing_under_way(pipe)
+    hook.remove()
+    assert nothing_under_way(pipe) and not ran and handle.report is None
     handle.disable()
     assert layer.processor is mine, "what others have set stays"
+
+
+@by_family
+def test_a_stock_processor_that_replaces_ours_is_taken_in_at_the_next_call(family: Family) -> None:
+    """unload_ip_adapter() after accelerate(); it is what `disable()` gives back."""
+    pipe = family.make()
+    handle = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
+    expected = family.run(pipe)
+    ours = processors(pipe)
+    before, layer = [mine.stock for mine in ours], attentions(pipe)[0]
+    other = type(before[0])()
+    layer.set_processor(other)
+    assert torch.equal(family.run(pipe), expected)
+    assert layer.processor.stock is other and processors(pipe)[1:] == ours[1:]
+    handle.disable()
+    assert all(mine is stock for mine, stock in zip(processors(pipe), [other, *before[1:]], strict=True))
 
 
 def test_the_stock_attention_backend_is_kept() -> None:

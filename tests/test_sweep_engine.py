@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from ralu_cache.engine.pipeline import handle_of
 from ralu_cache.generate import Request
 from ralu_cache.quality.base import Pictures
 from ralu_cache.sweep import contenders
@@ -168,10 +169,14 @@ def test_another_sweep_is_not_mixed_in(bench: Bench, tmp_path: Path) -> None:
 
 def test_contenders_leave_the_pipeline_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "_CONTENDERS", {})
-    scheduler = bench.pipe.scheduler
+    scheduler, kind = bench.pipe.scheduler, type(bench.pipe)
     with prepare(bench.pipe, replace(SETTINGS[0], method="ralu-7x+teacache")) as prepared:
-        assert isinstance(prepared, Prepared) and bench.pipe.scheduler is not scheduler
-    assert bench.pipe.scheduler is scheduler
+        assert isinstance(prepared, Prepared) and handle_of(bench.pipe) is not None
+        assert bench.pipe.scheduler is scheduler, "outside of a call it is the user's"
+        with handle_of(bench.pipe).call():
+            assert bench.pipe.scheduler is not scheduler
+    assert bench.pipe.scheduler is scheduler and type(bench.pipe) is kind and handle_of(bench.pipe) is None
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in bench.pipe.transformer.modules())
     for name in ("", "a:b", "a+b"):
         with pytest.raises(ValueError, match="needs a name"):
             register_contender(name, lambda *_: None)  # type: ignore[arg-type, return-value]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.bare import BareCall
 from benchmarks.gpu.compiled import backend_for, compiled_blocks
 from benchmarks.gpu.models import Shape, build, call_arguments
 from benchmarks.gpu.rows import attention_backend, unavailable
@@ -132,21 +133,21 @@ def row_sparse(pipe: Any, call: dict[str, Any], unequal: bool) -> Tensor:
     batch, _, text = adapter.size(call)
     layout = TokenLayout.coarse(batch, *adapter.grid(call), adapter.patch, net.device)
     memory, still = KeyValueMemory(layout), torch.zeros(batch, layout.tokens, device=net.device)
-    stack = BlockStack(net, adapter, Adaptive(ratio=0.5))
-    active: list[LayoutCall | None] = [None]
-    hooks = adapter.install_positions(net, lambda: active[0])
+    bare = BareCall()
+    blocks = BlockStack(net, adapter, Adaptive(ratio=0.5), bare, bare.state)
+    hooks = adapter.install_positions(net, bare.active)
     try:
-        stack.run(memory.begin(text, still))
-        net(**call)
-        residual = stack.take()
+        bare.stack.run(memory.begin(text, still))
+        bare.predict(net, call)
+        residual = bare.stack.take()
         tokens, counts = _chosen(layout, unequal)
         rows = memory.begin(text, still, tokens=tokens, counts=counts)
         short = adapter.sparse_control(call, tokens)
-        active[0] = LayoutCall(layout, None, short, {}, adapter.grid(call), None, rows)
-        stack.run(rows, residual)
-        return net(**short)[0]
+        bare.working.active = LayoutCall(layout, None, short, {}, adapter.grid(call), None, rows)
+        bare.stack.run(rows, residual)
+        return bare.predict(net, short)
     finally:
-        stack.remove()
+        blocks.remove()
         for hook in hooks:
             hook.remove()
 

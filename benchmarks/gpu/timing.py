@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from ralu_cache.engine.run import Run
 
 
 class Stopwatch:
@@ -44,6 +50,28 @@ class Timed:
     peak_bytes: int = 0
 
 
+@contextmanager
+def step_ends(mark: Callable[[], None]) -> Iterator[None]:
+    """Within it, every denoising step of any pipeline ends with `mark()`, those of a plan included.
+
+    A callback of the pipeline would not do: it is called once for each step of the stock schedule.
+    """
+
+    def marked(function: Any) -> Any:
+        @wraps(function)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            output = function(*args, **kwargs)
+            mark()
+            return output
+
+        return step
+
+    with ExitStack() as stack:
+        for owner, name in ((FlowMatchEulerDiscreteScheduler, "step"), (Run, "advance")):  # without a plan, with one
+            stack.enter_context(patch.object(owner, name, marked(getattr(owner, name))))
+        yield
+
+
 def time_call(pipe: Any, call: dict[str, Any]) -> Timed:
     """Runs the pipeline once. A step's time runs from one step's end to the next one's, the first from the start."""
     device = pipe.transformer.device
@@ -51,14 +79,10 @@ def time_call(pipe: Any, call: dict[str, Any]) -> Timed:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     steps, whole = Stopwatch(device), Stopwatch(device)
-
-    def mark(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        steps.mark()
-        return tensors
-
     whole.mark()
     steps.mark()
-    pipe(**call, callback_on_step_end=mark)
+    with step_ends(steps.mark):
+        pipe(**call)
     whole.mark()
     (seconds,) = whole.laps()
     return Timed(seconds, steps.laps(), torch.cuda.max_memory_allocated() if device.type == "cuda" else 0)
@@ -75,13 +99,13 @@ def waits_by_step(pipe: Any, call: dict[str, Any]) -> list[int] | None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
 
-        def count(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def count() -> None:
             ends.append(sum("synchroniz" in str(warning.message) for warning in caught))
-            return tensors
 
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            pipe(**call, callback_on_step_end=count)
+            with step_ends(count):
+                pipe(**call)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return [end - start for start, end in pairwise([0, *ends])]

@@ -201,16 +201,17 @@ class Branch:
             return None, None
         feature = self.ledger.get("residual", self.layout)
         if feature is None:
-            self._ahead = torch.zeros(self.layout.batch, self.layout.tokens, device=reuse.device)
+            self._ahead = torch.zeros(self.layout.batch, self.layout.tokens, device=self.layout.refined.device)
             return None, None
         valid = feature.mark == Mark.VALID
         self._ahead = torch.where(valid, situation.sigma - feature.sigma, 0.0)
         kept = torch.ones_like(valid) if self._kept is None else self._kept
         self._view = TokenView(situation.step - feature.step, valid, kept, self._ahead, self._measure)
         chosen = self.state.select(situation, self._view)
-        if chosen is None or (reuse.device.type == "cpu" and bool(reuse.all())):
-            return chosen, valid
-        return chosen & reuse.to(chosen.device)[:, None], valid
+        if chosen is None or reuse.device == chosen.device:
+            return None if chosen is None else chosen & reuse[:, None], valid
+        rows = zip(chosen, reuse.tolist(), strict=True)  # decided on the host: a copy to the device would wait
+        return torch.stack([row & reuses for row, reuses in rows]), valid
 
     def _forget(self) -> None:
         """Begin what is kept beside the ledger anew."""

@@ -273,7 +273,8 @@ class Run:
     def _keep_samples(self, kept: Sequence[int], of_calls: bool = True) -> None:
         """Go on with some of the samples alone. of_calls: layouts of calls are begun anew; branches follow by row."""
         assert self.layout is not None
-        rows = torch.tensor(list(kept), device=self.layout.refined.device)
+        places = torch.arange(self.layout.batch, device=self.layout.refined.device)
+        rows = torch.stack([places[place] for place in kept])  # a copy to the device would wait
         self.layout = replace(self.layout, refined=self.layout.refined[rows], counted=self.layout.count)
         self.noise = None if self.noise is None else self.noise[rows]
         self._canvas = None if self._canvas is None else self._canvas[rows]
