@@ -63,8 +63,7 @@ class Adapter(Protocol):
 
     family: str
     default_preset: str
-    pipelines: tuple[str, ...]
-    refused: tuple[str, ...]  # pipelines of the same model whose calls cannot be served right
+    pipelines: tuple[str, ...]  # those that it serves, and the user's own subclasses of them; others are refused
     patch: int  # latent pixels per token side
 
     def __init__(self, transformer: Any) -> None: ...
@@ -172,7 +171,6 @@ class TextImageAdapter:
     conditions: of these, the tensors that tell one guidance branch from another.
     """
 
-    refused: tuple[str, ...] = ()
     patch: int
     channels: int  # of the latents, as the model returns them
     shape: TransformerShape
@@ -339,8 +337,9 @@ def find_adapter(pipe: object) -> Adapter:
     """The adapter of a pipeline's denoiser. Raises TypeError naming the pipeline and what is supported."""
     transformer = getattr(pipe, "transformer", None)
     if isinstance(transformer, nn.Module):
+        names = {cls.__name__ for cls in type(pipe).__mro__}
         for adapter in known_adapters():
-            if adapter.matches(transformer) and type(pipe).__name__ not in adapter.refused:
+            if adapter.matches(transformer) and names.intersection(adapter.pipelines):
                 return adapter(transformer)
     denoiser = "no transformer" if transformer is None else type(transformer).__name__
     if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):

@@ -33,7 +33,8 @@ class FluxAdapter(PackedAdapter):
     default_preset = "ralu-4x"
     pipelines = (
         "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline",
-        "FluxControlPipeline", "FluxControlNetPipeline",
+        "FluxKontextInpaintPipeline", "FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline",
+        "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
     )  # fmt: skip
     processor = FluxSparseProcessor
     control = ("controlnet_block_samples", "controlnet_single_block_samples")

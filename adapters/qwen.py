@@ -37,7 +37,6 @@ class QwenAdapter(PackedAdapter):
         "QwenImageEditPlusPipeline", "QwenImageEditInpaintPipeline", "QwenImageControlNetPipeline",
         "QwenImageControlNetInpaintPipeline",
     )  # fmt: skip
-    refused = ("QwenImageLayeredPipeline",)  # makes several images at once, one behind the other in a call's tokens
     processor = QwenSparseProcessor
     control = ("controlnet_block_samples",)
     batched = ("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask", "timestep")

@@ -37,7 +37,6 @@ class SD3Adapter(TextImageAdapter):
         "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",
     )  # fmt: skip
-    refused = ("StableDiffusion3PAGPipeline", "StableDiffusion3PAGImg2ImgPipeline")  # samples attend in fixed thirds
     processor = SD3SparseProcessor
     control = ("block_controlnet_hidden_states",)
     batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")

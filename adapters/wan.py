@@ -38,7 +38,6 @@ class WanAdapter(CrossTextAdapter):
     family = "wan"
     default_preset = "ralu-4x"
     pipelines = ("WanPipeline", "WanImageToVideoPipeline")
-    refused = ("WanVideoToVideoPipeline", "LucyEditPipeline")  # start in mid-schedule from a video; untried
     processor = WanSparseProcessor
     batched = ("hidden_states", "encoder_hidden_states", "timestep")
 

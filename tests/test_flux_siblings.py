@@ -43,12 +43,28 @@ def make(kind: str) -> tuple[Any, dict[str, Any]]:
         return make_pipeline(diffusers.FluxKontextPipeline), {
             "image": image, "_auto_resize": False, "max_area": HEIGHT * WIDTH
         }  # fmt: skip
+    if kind == "kontext inpaint":
+        return make_pipeline(diffusers.FluxKontextInpaintPipeline), {
+            "image": image, "mask_image": mask, "_auto_resize": False, "max_area": HEIGHT * WIDTH, "strength": 0.9
+        }  # fmt: skip
+    entering = {"image": image, "control_image": image, "strength": 0.9}
+    masked = entering | {"mask_image": mask}
+    if kind.startswith("control "):
+        cls = {"img2img": diffusers.FluxControlImg2ImgPipeline, "inpaint": diffusers.FluxControlInpaintPipeline}
+        return make_pipeline(cls[kind.split()[1]], in_channels=32), masked if kind.endswith("inpaint") else entering
     if kind == "control":
         return make_pipeline(diffusers.FluxControlPipeline, in_channels=32), {"control_image": image}
+    if kind == "controlnet img2img":
+        return make_pipeline(diffusers.FluxControlNetImg2ImgPipeline, controlnet=make_controlnet()), entering
+    if kind == "controlnet inpaint":
+        return make_pipeline(diffusers.FluxControlNetInpaintPipeline, controlnet=make_controlnet()), masked
     return make_pipeline(diffusers.FluxControlNetPipeline, controlnet=make_controlnet()), {"control_image": image}
 
 
-KINDS = ["img2img", "inpaint", "fill", "kontext", "control", "controlnet"]
+KINDS = [
+    "img2img", "inpaint", "fill", "kontext", "kontext inpaint", "control", "control img2img", "control inpaint",
+    "controlnet", "controlnet img2img", "controlnet inpaint",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

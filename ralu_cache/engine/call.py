@@ -29,6 +29,7 @@ class Call:
         self.own: dict[str, Any] = {}
         self.run: Run | None = None
         self.stock: StockSchedule | None = None  # of the latest run; it outlives the run's last step
+        self.stock_timesteps: Any = None  # as the stock scheduler lays them out
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
@@ -61,7 +62,8 @@ class Call:
         self.over = True
         for name in ("own", "states"):
             getattr(self, name).clear()
-        self.working, self.given = None, {}
+        self.working = self.stock_timesteps = None
+        self.given = {}
 
     def _end_run(self) -> None:
         if self.run is not None:

@@ -5,7 +5,6 @@ Nobody else's class is changed, `isinstance` holds, and what another object of t
 
 from __future__ import annotations
 
-import copyreg
 from functools import cache
 from typing import Any
 
@@ -26,7 +25,11 @@ def disguised(stock: type, **body: Any) -> type:
 
 def _as_stock(self: Any, protocol: Any) -> Any:
     state = {name: value for name, value in vars(self).items() if not name.startswith("_ralu_cache")}
-    return copyreg.__newobj__, (stock_of(type(self)),), state  # type: ignore[attr-defined]
+    return _blank, (stock_of(type(self)),), state
+
+
+def _blank(stock: Any) -> Any:
+    return stock.__new__(stock)
 
 
 @cache

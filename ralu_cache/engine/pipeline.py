@@ -67,7 +67,8 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             return stock_call(self, *args, **kwargs)  # which says what is wrong
-        given = {name: value for name, value in bound.arguments.items() if name != "self"}
+        defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
+        given = defaults | {name: value for name, value in bound.arguments.items() if name != "self"}
         for name in ("callback_on_step_end", "callback"):
             if (callback := given.get(name)) is None:
                 continue
@@ -107,7 +108,8 @@ def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
             call.own["_num_timesteps"] = call.stock.steps
         while call.told < call.passed and not getattr(pipe, "_interrupt", False):
             step, call.told = call.told, call.told + 1
-            tensors = {**tensors, **(tell(pipe, step, timestep, tensors) or {})}
+            level = call.stock_timesteps[call.stock.entry + step]
+            tensors = {**tensors, **(tell(pipe, step, level, tensors) or {})}
         return tensors
 
     return call_back
@@ -149,8 +151,7 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
         steps = run.stock.steps
         bound = inspect.signature(stock.get_timesteps).bind(self, *args, **kwargs)
         bound.arguments["num_inference_steps"] = steps
-        levels = scheduler.timesteps.new_tensor(run.stock.sigmas[:-1])
-        scheduler.timesteps = levels * scheduler.config.num_train_timesteps
+        scheduler.timesteps = call.stock_timesteps
         *more, rest, count = stock.get_timesteps(*bound.args, **bound.kwargs)
         if not len(rest):
             return *more, rest, count

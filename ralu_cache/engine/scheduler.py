@@ -103,6 +103,7 @@ def _set_timesteps(stock: Any) -> Callable[..., None]:
         if (call := _call(self)) is None:
             return
         custom = timesteps is not None or (sigmas is not None and not _evenly_spaced(sigmas))
+        call.stock_timesteps = self.timesteps
         run = call.begin(model_shift(self, mu), self.sigmas.tolist(), custom)
         if run is None:
             return
