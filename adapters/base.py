@@ -235,10 +235,8 @@ class TextImageAdapter:
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     def sparse_control(self, call: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
-        def pick(value: Any) -> Any:
-            return [pick(part) for part in value] if isinstance(value, list | tuple) else take(value, tokens)
-
-        return {**call, **{name: pick(call[name]) for name in self.control if call.get(name) is not None}}
+        samples = {name: call[name] for name in self.control if call.get(name) is not None}
+        return {**call, **{name: mapped(value, lambda part: take(part, tokens)) for name, value in samples.items()}}
 
     def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
         batch, image, text = self.size(call)
@@ -264,18 +262,24 @@ class TextImageAdapter:
     def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
         batch = len(call["hidden_states"])
 
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value[rows] if value.ndim and len(value) == batch else value
-            return [pick(v) for v in value] if isinstance(value, list | tuple) else value
+        def pick(value: Tensor) -> Tensor:
+            return value[rows] if value.ndim and len(value) == batch else value
 
-        chosen = {name: pick(call[name]) for name in self.batched + self.control if call.get(name) is not None}
+        given = {name: call[name] for name in self.batched + self.control if call.get(name) is not None}
+        chosen = {name: mapped(value, pick) for name, value in given.items()}
         if (attention := call.get("joint_attention_kwargs")) is not None:
-            chosen["joint_attention_kwargs"] = {name: pick(value) for name, value in attention.items()}
+            chosen["joint_attention_kwargs"] = {name: mapped(value, pick) for name, value in attention.items()}
         return {**call, **chosen}
 
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         return {**call, **dict.fromkeys(self.control)}
+
+
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or each of a list of lists of them, through `function`; anything else as it is."""
+    if isinstance(value, Tensor):
+        return function(value)
+    return [mapped(part, function) for part in value] if isinstance(value, list | tuple) else value
 
 
 def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import Hook, TextImageAdapter, attention_heads, text_share
 from ralu_cache.adapters.sparse import SD3SparseProcessor
+from ralu_cache.adapters.weights import at_hand
 from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.flops import TransformerShape
 
@@ -129,7 +130,8 @@ class SD3Adapter(TextImageAdapter):
                 return None
             key = id(embed), id(current.layout)
             if key not in current.tables:
-                current.tables[key] = _table(embed, current)
+                with at_hand(embed):  # its own forward is over
+                    current.tables[key] = _table(embed, current)
             table = current.tables[key]
             if current.rows is not None and len(table) > 1:
                 table = table[current.rows]

@@ -159,8 +159,12 @@ class Acceleration:
             call.close()
             self._calls.discard(call)
             del call
-            if not self.enabled:
-                self.disable()
+            self._retire()
+
+    def _retire(self) -> None:
+        """Carry out what `disable` left to the end of the last call."""
+        if not self.enabled:
+            self.disable()
 
     @property
     def wants_text_attention(self) -> bool:

@@ -206,7 +206,7 @@ def test_the_official_cutoff_callback_cuts_at_the_stock_noise_level(plan: str, r
     with accelerate(pipe, spatial=PLANS[plan], temporal=POLICIES["taylorseer"]) as handle:
         family.run(pipe, guided=True, num_inference_steps=12, callback_on_step_end=callback)
     samples = [step.samples for step in handle.report.steps]
-    cut = samples.index(1)
+    cut = samples.index(1) if 1 in samples else len(samples)  # a plan's last step may pass the level
     assert samples == [2] * cut + [1] * (len(samples) - cut)
     check_passed(handle.report, [(int(12 * ratio), 0.0, cut)], begins)
 

@@ -20,6 +20,7 @@ from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.layers import LayerStack, Mode
 from ralu_cache.temporal.base import Policy
+from ralu_cache.temporal.forecast import narrowed
 from ralu_cache.token_map import put, take
 
 
@@ -143,7 +144,7 @@ class BlockStack:
                 raise RuntimeError(
                     f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(args[0].shape)}"
                 )
-            return (args[0] + stack.residual.to(args[0].dtype), *args[1:])
+            return (_sum(args[0], stack.residual), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
@@ -153,6 +154,13 @@ class BlockStack:
         assert stack.stale is not None
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
         return (put(whole, stack.tokens, stack.left).to(args[0].dtype), *args[1:])
+
+
+def _sum(entered: Tensor, residual: Tensor) -> Tensor:
+    """The input of the blocks and their forecast residual; a forecast may go beyond what float16 can add."""
+    if entered.dtype == torch.float16:
+        return narrowed(entered.float() + residual.float(), entered.dtype)
+    return entered + residual.to(entered.dtype)
 
 
 def _stack() -> StackState | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -206,7 +207,8 @@ class Branch:
         valid = feature.mark == Mark.VALID
         self._ahead = torch.where(valid, situation.sigma - feature.sigma, 0.0)
         kept = torch.ones_like(valid) if self._kept is None else self._kept
-        self._view = TokenView(situation.step - feature.step, valid, kept, self._ahead, self._measure)
+        measure = partial(_measure, self.ledger, self.layout, self.memory, self.layers)
+        self._view = TokenView(situation.step - feature.step, valid, kept, self._ahead, measure)
         chosen = self.state.select(situation, self._view)
         if chosen is None or reuse.device == chosen.device:
             return None if chosen is None else chosen & reuse[:, None], valid
@@ -219,22 +221,6 @@ class Branch:
             self.memory = KeyValueMemory(self.layout, self.policy.order > 0)
         elif self.policy.caches != "stack":
             self.layers = LayerCache(self.layout)
-
-    def _measure(self, name: str) -> Tensor:
-        """See `TokenView.measure`. Raises ValueError for what a policy of this kind cannot ask for."""
-        if name != "change" and self.layers is not None:
-            return self.layers.measure(name)
-        if name in ("key", "value") and self.memory is not None:
-            return self.memory.norms(name)
-        if name != "change":
-            raise ValueError(f"token measure {name!r} is not kept; known here: key, value, change")
-        newest, *older = (self.ledger.get(key, self.layout) for key in ("residual", "residual/1"))
-        assert newest is not None
-        tokens = self.layout.tokens
-        if older[0] is None:
-            return newest.values.new_zeros(newest.mark.shape, dtype=torch.float32)
-        now, before = newest.values[:, :tokens].float(), older[0].values[:, :tokens].float()
-        return ((now - before).norm(dim=-1) / before.norm(dim=-1)).nan_to_num()
 
     def _trend(self) -> Feature | None:
         """How the residual of every token was changing with sigma, where the policy wants that to go on.
@@ -326,3 +312,25 @@ class Branch:
             self._previous = signal
         else:
             self.ledger.record("signal", signal, self.layout, situation.step, situation.sigma)
+
+
+def _measure(
+    ledger: Ledger, layout: TokenLayout, memory: KeyValueMemory | None, layers: LayerCache | None, name: str
+) -> Tensor:
+    """See `TokenView.measure`. Raises ValueError for what a policy of this kind cannot ask for.
+
+    No method: a view that held its branch would keep it alive until the garbage collector comes.
+    """
+    if name != "change" and layers is not None:
+        return layers.measure(name)
+    if name in ("key", "value") and memory is not None:
+        return memory.norms(name)
+    if name != "change":
+        raise ValueError(f"token measure {name!r} is not kept; known here: key, value, change")
+    newest, *older = (ledger.get(key, layout) for key in ("residual", "residual/1"))
+    assert newest is not None
+    tokens = layout.tokens
+    if older[0] is None:
+        return newest.values.new_zeros(newest.mark.shape, dtype=torch.float32)
+    now, before = newest.values[:, :tokens].float(), older[0].values[:, :tokens].float()
+    return ((now - before).norm(dim=-1) / before.norm(dim=-1)).nan_to_num()

@@ -31,23 +31,19 @@ _ENTRIES: contextvars.ContextVar[tuple[weakref.ref[Any], ...]] = contextvars.Con
 
 def current() -> Any:
     """The `Call` that the code now running belongs to; None outside of calls, and within callbacks."""
-    for entry in _alive():
-        return None if isinstance(entry, Pause) else entry
+    for reference in reversed(_ENTRIES.get()):
+        if (entry := reference()) is not None and not entry.over:
+            return None if isinstance(entry, Pause) else entry
     return None
 
 
 def call_of(pipe: object) -> Any:
     """The innermost `Call` of this very pipeline in the present context, paused or not; None without one."""
-    for entry in _alive():
-        if not isinstance(entry, Pause) and entry.pipe is pipe:
+    for reference in reversed(_ENTRIES.get()):
+        entry = reference()
+        if entry is not None and not entry.over and not isinstance(entry, Pause) and entry.pipe is pipe:
             return entry
     return None
-
-
-def _alive() -> Iterator[Any]:
-    for reference in reversed(_ENTRIES.get()):
-        if (entry := reference()) is not None and not entry.over:
-            yield entry
 
 
 @contextmanager

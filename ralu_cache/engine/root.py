@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import Adapter, Hook
+from ralu_cache.adapters.weights import at_hand
 from ralu_cache.attention import Rows
 from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.blocks import BlockStack, StackState
@@ -21,7 +22,6 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.verdict import Group
-from ralu_cache.engine.weights import at_hand
 from ralu_cache.layer_cache import LayerCache
 from ralu_cache.temporal.base import Policy
 

@@ -40,7 +40,14 @@ def extrapolate(history: History, sigma: float, order: int) -> Tensor:
         part = torch.where(weight == 0, 0.0, weight * values.to(torch.promote_types(values.dtype, torch.float32)))
         result = part if result is None else result + part
     assert result is not None
-    return result.to(newest.dtype)
+    return narrowed(result, newest.dtype)
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` in a dtype that may hold less: what is finite stays so, at the end of float16's range if need be."""
+    if dtype == torch.float16 and values.dtype != dtype:
+        values = values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
+    return values.to(dtype)
 
 
 def slope(newest: tuple[Tensor, Tensor], older: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
