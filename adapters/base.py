@@ -65,6 +65,7 @@ class Adapter(Protocol):
     default_preset: str
     pipelines: tuple[str, ...]  # those that it serves, and the user's own subclasses of them; others are refused
     patch: int  # latent pixels per token side
+    guidance: str  # "calls": the pipelines call with the prompt, then without; "stack": both in one call, without first
 
     def __init__(self, transformer: Any) -> None: ...
 
@@ -172,6 +173,7 @@ class TextImageAdapter:
     """
 
     patch: int
+    guidance: str = "calls"
     channels: int  # of the latents, as the model returns them
     shape: TransformerShape
     processor: type[SparseProcessor]

@@ -38,6 +38,7 @@ class SD3Adapter(TextImageAdapter):
         "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",
     )  # fmt: skip
+    guidance = "stack"
     processor = SD3SparseProcessor
     control = ("block_controlnet_hidden_states",)
     batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ralu_cache.api import Acceleration, accelerate
+    from ralu_cache.guidance import Guidance
     from ralu_cache.regions import Scorer, register_scorer
     from ralu_cache.report import Report
     from ralu_cache.spatial import RALU, register_spatial
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Acceleration": "api",
     "accelerate": "api",
+    "Guidance": "guidance",
     "RALU": "spatial",
     "register_spatial": "spatial",
     "Report": "report",
@@ -28,8 +30,8 @@ _HOMES = {
     "register_temporal": "temporal",
 }
 __all__ = [
-    "RALU", "Acceleration", "Adaptive", "Report", "Scorer", "SeaCache", "TaylorSeer", "TeaCache", "ToCa", "accelerate",
-    "register_scorer", "register_spatial", "register_temporal",
+    "RALU", "Acceleration", "Adaptive", "Guidance", "Report", "Scorer", "SeaCache", "TaylorSeer", "TeaCache", "ToCa",
+    "accelerate", "register_scorer", "register_spatial", "register_temporal",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

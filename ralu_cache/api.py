@@ -23,6 +23,7 @@ from ralu_cache.engine.pipeline import handle_of, undress, wear
 from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.run import Geometry, Run
 from ralu_cache.engine.scheduler import check_scheduler
+from ralu_cache.guidance import Guidance, resolve_guidance
 from ralu_cache.recommended import for_speedup, shipped
 from ralu_cache.report import Report
 from ralu_cache.schedule import end_before_zero
@@ -37,6 +38,7 @@ def accelerate(
     spatial: str | SpatialMethod | None = None,
     temporal: str | Policy | None = None,
     speedup: str | float | None = None,
+    guidance: str | Guidance | tuple[bool, ...] | None = None,
 ) -> Acceleration:
     """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
 
@@ -47,6 +49,10 @@ def accelerate(
         Together with `spatial` the first step of every stage is computed, for nothing that was cached can stand for it,
         but each token goes on along the trend that it, or the one that it was split from, had before: at the same cost
         that was 0.6 to 1.6 dB closer to the uncached plan than forgetting (`benchmarks/results/composition`).
+    guidance: in which steps classifier-free guidance is computed: None (as the plan says; most leave it to the call),
+        "all" (as the call says), "early" (in the stages that aren't fine; without stages until t = 0.5), "early:0.65",
+        a tuple of one bool a stage, or a `Guidance(...)`. In the other steps the pipeline's own formula is given the
+        prediction with the prompt for both, so they cost half.
     speedup: instead of both, 4 or "4x": the slowest setting that was measured to be at least that much faster, for
         the pipeline's family; another model, size or machine gains more or less. Where it wants another
         `num_inference_steps` than a call brings, that is logged once, and stands in the report.
@@ -57,7 +63,7 @@ def accelerate(
     """
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
-    settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup}
+    settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance}
     adapter, steps = find_adapter(pipe), None
     if speedup is not None:
         entry = for_speedup(shipped(adapter.family), speedup, adapter.family)
@@ -66,8 +72,9 @@ def accelerate(
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
     settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
     method = resolve_spatial(spatial, adapter.default_preset)
+    guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
     check_scheduler(vars(pipe)["scheduler"])
-    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, steps)  # may refuse: nothing is changed
+    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, steps, guided)  # may refuse
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
@@ -87,12 +94,14 @@ class Acceleration:
         temporal: Settled,
         settings: Mapping[str, Any],
         steps: int | None = None,
+        guidance: Guidance | None = None,
     ) -> None:
         """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
         steps: those that the setting was measured with; others are worth a notice.
         """
         self.settings = dict(settings)
         self.enabled = True
+        self.guidance = guidance
         self._steps = steps
         self._pipe, self._family, self._method, self._plan = weakref.ref(pipe), family, method, plan
         self._policy, self._temporal = temporal.policy, temporal
@@ -176,7 +185,7 @@ class Acceleration:
 
         What is refused is refused before there is a report of it.
         """
-        if self._method is None and self._policy is None:
+        if self._method is None and self._policy is None and self.guidance is None:
             return None
         num_inference_steps = len(sigmas) - 1
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
@@ -200,13 +209,19 @@ class Acceleration:
         _reset_stock_caches(modules)
         return Run(
             self._method, stages, _geometry(call.pipe, adapter), autoencoder_of(call.pipe), self._report, self._policy,
-            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched,
+            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, self.guidance,
         )  # fmt: skip
 
     def finish(self, run: Run) -> None:
         """A run is over, at its end or before."""
         run.read_clocks()
         report = run.report
+        if self.guidance is not None and report.completed and not run.paired:
+            self._tell(
+                report,
+                f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
+                "picture once a step (its guidance is distilled, or was not asked for)",
+            )
         if report.completed and report.flops > 1.001 * report.baseline_flops:
             cost = report.flops / report.baseline_flops
             steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"
@@ -215,6 +230,18 @@ class Acceleration:
                 f"this setting made the call slower than the stock pipeline: {cost:.2f} times its FLOPs ({steps}); "
                 "disable it, or choose a plan with fewer steps",
             )
+
+    def answerer(self, module: Any) -> Any:
+        """What may answer for a denoiser of ours, or None."""
+        return next((root.answer for root in self._roots if root.module is module), None)
+
+    def guidance_scale(self, call: Call, module: Any) -> float:
+        """The scale that the pipeline's own formula has for this denoiser."""
+        given = call.given
+        if given.get("true_cfg_scale") is not None:
+            return float(given["true_cfg_scale"])
+        second = module is getattr(call.pipe, "transformer_2", None) and given.get("guidance_scale_2") is not None
+        return float(given["guidance_scale_2"] if second else given.get("guidance_scale") or 1.0)
 
     def control_scale(self, call: Call, number: int) -> dict[str, Any]:
         """The conditioning scale of a ControlNet, on and off at the noise levels that the caller's shares mean."""

@@ -59,7 +59,8 @@ class StepRecord:
 
     `calls` counts the denoiser's calls, `samples` what they were made for: guidance that stacks its copies makes one
     call on twice the batch. `flops` and `seconds` are those of all calls and samples. `branches` has one record a call
-    under a temporal policy; `saved_flops` is what its reuse spared.
+    under a temporal policy; `saved_flops` is what its reuse spared. guided: whether classifier-free guidance was
+    computed, for one sample at least; None where the setting does not ask. spared_flops: what its absence spared.
     """
 
     index: int
@@ -73,6 +74,8 @@ class StepRecord:
     branches: tuple[BranchRecord, ...] = ()
     saved_flops: float = 0.0
     samples: int = 0
+    guided: bool | None = None
+    spared_flops: float = 0.0
 
     @property
     def reused(self) -> int:
@@ -195,9 +198,20 @@ class Report:
         return sum(step.saved_flops for step in self.steps)
 
     @property
+    def guidance_saved_flops(self) -> float:
+        """FLOPs that steps without guidance spared."""
+        return sum(step.spared_flops for step in self.steps)
+
+    @property
+    def guided_steps(self) -> int | None:
+        """How many steps were guided; None where the setting does not ask, or there was nothing to guide."""
+        known = [step.guided for step in self.steps if step.guided is not None]
+        return sum(known) if known else None
+
+    @property
     def spatial_saved_flops(self) -> float:
         """FLOPs that fewer tokens, and the plan's own number of steps, spared: the plain run's, less the plan's."""
-        return self.baseline_flops - self.flops - self.temporal_saved_flops
+        return self.baseline_flops - self.flops - self.temporal_saved_flops - self.guidance_saved_flops
 
     @property
     def peak_cached_bytes(self) -> int:
@@ -230,7 +244,10 @@ class Report:
         data = asdict(self)
         data["regions"] = [[_mask_rows(sample) for sample in mask] for mask in self.regions]
         data["stages"] = [asdict(stage) for stage in self.stages]
-        totals = ("flops", "seconds", "flop_ratio", "spatial_saved_flops", "temporal_saved_flops", "peak_cached_bytes")
+        totals = (
+            "flops", "seconds", "flop_ratio", "spatial_saved_flops", "temporal_saved_flops", "guidance_saved_flops",
+            "peak_cached_bytes",
+        )  # fmt: skip
         return finite(data | {name: getattr(self, name) for name in totals})
 
     def save(self, path: str | PathLike[str]) -> None:

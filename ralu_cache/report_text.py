@@ -22,6 +22,9 @@ def describe(report: Report) -> str:
     ]
     if report.baseline_steps:
         lines.append(f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps")
+    if report.guided_steps is not None:
+        spared = readable_flops(report.guidance_saved_flops)
+        lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")
     if report.caches:
         lines += _savings(report)
     lines += [f"refined in mixed stage {n}: {mask.mean():.0%}" for n, mask in enumerate(report.regions, 1)]
@@ -71,6 +74,7 @@ def _savings(report: Report) -> list[str]:
     spatial, temporal = report.spatial_saved_flops, report.temporal_saved_flops
     uncached = report.flops + temporal
     parts = [f"{readable_flops(temporal)} by temporal ({uncached / report.flops:.2f}x)"]
+    uncached += report.guidance_saved_flops
     if report.completed and report.spatial != "none":
         parts.insert(0, f"{readable_flops(spatial)} by spatial ({report.baseline_flops / uncached:.2f}x)")
     return [f"FLOPs saved: {', '.join(parts)}", f"cache: at most {readable_bytes(report.peak_cached_bytes)}"]

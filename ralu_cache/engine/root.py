@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import Adapter, Hook
@@ -20,6 +21,8 @@ from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
+from ralu_cache.engine.disguise import occupy, vacate
+from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.verdict import Group
 from ralu_cache.layer_cache import LayerCache
@@ -57,6 +60,7 @@ class Pending:
     call: Mapping[str, Any]
     branch: Branch | None
     groups: Sequence[Group]
+    pair: Pair | None = None
 
 
 @dataclass
@@ -72,6 +76,7 @@ class RootState:
     nested: bool = False
     active: LayoutCall | None = None
     pending: Pending | None = None
+    known: Known = field(default_factory=Known)
 
     @property
     def ours(self) -> bool:
@@ -125,6 +130,8 @@ class RootHook:
             self.module.register_forward_hook(Hook(self._after), with_kwargs=True, always_call=True),
             *self.adapter.install_positions(self.module, self.active),
         ]
+        if not self.reduce_only and self.handle.guidance is not None:
+            occupy(self.module, self.handle, answering)
         if not self.reduce_only and self.handle.wants_text_attention:
             self._handles += self.adapter.install_text_attention(self.module, self._run)
         self._landmarks = landmarks
@@ -133,6 +140,7 @@ class RootHook:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        vacate(self.module, self.handle)
         if self.stack is not None:
             self.stack.remove()
             self.stack = None
@@ -171,9 +179,15 @@ class RootHook:
         grid = run.grid or self.adapter.grid(given)
         latents = self.adapter.latents(given, grid)
         run.begin(grid, latents, self.adapter.frames(given))
-        assert run.layout is not None
-        layout = run.layout_for(latents.shape[0])
-        seen = run.model_input(latents)
+        rows = run.rows(latents.shape[0])
+        full = 0.0 if self.reduce_only else self.adapter.flops(given)
+        pair = self._pair(call, run, given, len(rows))
+        if pair is not None and pair.index is not None:
+            rows = tuple(rows[row] for row in pair.index)
+            index = torch.tensor(pair.index, device=latents.device)
+            given, latents = self.adapter.rows(given, index), latents[index]
+        layout = run.layout_for(rows)
+        seen = run.model_input(latents, rows)
         short, positions = given, None
         if run.method is not None:
             if self.number is not None:
@@ -183,15 +197,50 @@ class RootHook:
                 short = self.adapter.shorten(given, layout, layout.reduce(seen), positions)
         branch, groups = None, [Group()]
         if not self.reduce_only:
-            run.count_call(self.adapter.flops(given), layout.batch)
+            run.count_call(full, layout.batch)
+            if pair is not None and pair.index is not None:
+                run.spare(self.adapter.flops(short) * (full / self.adapter.flops(given) - 1))
             if run.policy is not None:
-                branch = run.branch(module, layout, *self.adapter.conditioning(given))
+                branch = run.branch(module, rows, *self.adapter.conditioning(given))
                 state.active = LayoutCall(layout, positions, short, run.tables, run.extent)
                 groups = branch.plan(
                     run.situation(), lambda: self._signal(short), seen, compute=run.wants_text_attention
                 )
-        state.pending = Pending(run, layout, positions, short, branch, groups)
+        state.pending = Pending(run, layout, positions, short, branch, groups, pair)
         return (), dict(self._enter(state, state.pending, groups[0]))
+
+    def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
+        """How guidance is to be carried out in a call; None where all is as the pipeline says."""
+        guidance = run.guidance
+        if guidance is None:
+            return None
+        paired = self.adapter.guidance == "calls" or bool(call.pipe.do_classifier_free_guidance)
+        if self.reduce_only and (self.adapter.guidance == "calls" or not paired or any(run.guided(batch // 2))):
+            return None
+        scale = self.handle.guidance_scale(call, self.module)
+        return pair_of(guidance, run, self.adapter.guidance, given, batch, run.calls == 0, paired, scale)
+
+    def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of a call that needs none: u where no sample is guided, or None. Nothing runs for it."""
+        state, run = call.states.get(self), call.run
+        if state is None or state.depth or run is None or run.guidance is None or not run.calls:
+            return None
+        conditional = state.known.prediction(run.index)
+        if conditional is None:
+            return None
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if self.adapter.guidance == "stack":  # a third prediction, of skip-layer guidance, which is guidance too
+            if given.get("skip_layers") is None or any(run.guided(len(conditional) // 2)):
+                return None
+            answer = conditional[len(conditional) // 2 :]
+        else:
+            guided = run.guided(len(conditional))
+            if any(guided):
+                return None
+            answer = unconditional(guided, run.guidance, run, state.known, conditional)
+        run.count_call(self.adapter.flops(given), 0)
+        run.spare(state.known.flops)
+        return state.known.instead(answer)
 
     def _signal(self, call: Mapping[str, Any]) -> Tensor:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
@@ -207,7 +256,14 @@ class RootHook:
             return None
         pending = state.pending
         try:
-            return None if output is None or pending is None else self._finish(module, state, pending, output)
+            if output is None or pending is None:
+                return None
+            result = self._finish(module, state, pending, output)
+            if pending.run.guidance is not None and not self.reduce_only and pending.run.calls == 1:
+                known = state.known
+                known.step, known.conditional = pending.run.index, output if result is None else result
+                known.flops = self.adapter.flops(pending.call)
+            return result
         finally:
             state.rest()
             call.working = None
@@ -221,11 +277,14 @@ class RootHook:
                 parts.append(self._leave(state, pending, group, module(**self._enter(state, pending, group))[0]))
         finally:
             state.depth, state.nested = 0, False
-        if self.reduce_only or (len(parts) == 1 and pending.positions is None):
+        pair, run = pending.pair, pending.run
+        if self.reduce_only or (len(parts) == 1 and pending.positions is None and pair is None):
             return None
         prediction = _assemble(parts, pending.groups)
         if pending.positions is not None:
             prediction = self.adapter.lengthen(prediction, pending.layout)
+        if pair is not None and run.guidance is not None:
+            prediction = whole(pair, run.guidance, run, state.known, prediction)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
 from ralu_cache.engine.levels import StockSchedule, entering
+from ralu_cache.guidance import Guidance
 from ralu_cache.regions import Evidence, get_scorer, select_top, share_over_time
 from ralu_cache.report import BranchRecord, Report, StepRecord
 from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
@@ -83,6 +84,7 @@ class Run:
         on_layout: Callable[[], None] = lambda: None,
         stock: StockSchedule | None = None,
         watched: bool = False,
+        guidance: Guidance | None = None,
     ) -> None:
         self.method = method
         self.geometry = geometry
@@ -90,6 +92,9 @@ class Run:
         self.report = report
         self.policy = policy
         self.watched = watched
+        self.guidance = guidance
+        self._unguided: set[int] = set()  # samples whose branches agreed
+        self._paired = False  # some call was one of a pair
         self.stock = stock or StockSchedule(stages[-1].sigmas)
         self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
@@ -100,6 +105,9 @@ class Run:
         self.calls = 0
         self._samples = 0
         self._costs: list[tuple[float, float]] = []
+        self._asked = self._asked_first = 0  # calls that the pipeline made in this step, and in the first
+        self._guided: bool | None = None  # this step; None while it is not known, or there is nothing to guide
+        self._spared = 0.0  # FLOPs that this step's guidance would have cost
         self._branches: list[Branch] = []  # of the step before
         self._used: list[Branch] = []  # of this step, in the order of the calls
         self.grid: tuple[int, int] | None = None
@@ -115,7 +123,7 @@ class Run:
         self._latest: Tensor | None = None  # what the scheduler gave last
         self._history: list[Tensor] = []
         self.tables: dict[Any, Any] = {}
-        self._layouts: dict[int, TokenLayout] = {}
+        self._layouts: dict[tuple[int, ...], TokenLayout] = {}  # by the samples, as numbers of `layout`'s
         self._clock = _Clock.now(None)
         self._clocks: list[_Clock] = []
 
@@ -161,6 +169,11 @@ class Run:
             return 0
         s, i = self.places[self.index - 1]
         return self.stock.passed(self.stages[s].sigmas[i + 1])
+
+    @property
+    def paired(self) -> bool:
+        """True once a call was one of a pair, with and without the prompt."""
+        return self._paired
 
     @property
     def wants_text_attention(self) -> bool:
@@ -241,11 +254,33 @@ class Run:
                 branch.identity = branch.identity.with_samples([n % batch for n in branch.identity.samples])
         self._numbers = tuple(range(batch))
         if batch != self.layout.batch:
+            self._layouts = {tuple(row % batch for row in rows): held for rows, held in self._layouts.items()}
             self._keep_samples(range(batch), of_calls=False)
 
-    def numbers(self, batch: int) -> tuple[int, ...]:
-        """Which of the pipeline's samples the rows of a call of `batch` are: copies of all, one after another."""
-        return self._numbers * (batch // max(len(self._numbers), 1))
+    def rows(self, batch: int) -> tuple[int, ...]:
+        """The samples of `layout` that the rows of a call of `batch` are: copies of all, one after another."""
+        assert self.layout is not None
+        if batch % self.layout.batch:
+            raise ValueError(f"a call of batch {batch} does not hold whole copies of a batch of {self.layout.batch}")
+        return tuple(range(self.layout.batch)) * (batch // self.layout.batch)
+
+    def guided(self, batch: int) -> list[bool]:
+        """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
+        assert self.guidance is not None
+        stage = self.places[self.index][0]
+        fine = [other.kind == "fine" for other in self.stages]
+        now = self.guidance.guides(stage, fine, self.sigma)
+        found = [now and number not in self._unguided for number in self._numbers[:batch]]
+        self._paired, self._guided = True, any(found) or bool(self._guided)
+        return found
+
+    def agreed(self, samples: Sequence[int]) -> None:
+        """These samples' predictions agree: they are guided no more."""
+        self._unguided.update(self._numbers[sample] for sample in samples)
+
+    def spare(self, flops: float) -> None:
+        """Note what a part of a call that guidance leaves out would have cost."""
+        self._spared += flops
 
     def _resize(self, latents: Tensor) -> None:
         """Notice a batch from which samples have gone since the last step, by what the scheduler gave them then."""
@@ -288,18 +323,25 @@ class Run:
         """What was handed out, of some samples; the pipeline's own cut of it is another tensor of the same values."""
         return Snapshot(emitted.tensor[rows], None, emitted.tensor[rows]) if emitted.untouched else None
 
-    def model_input(self, latents: Tensor) -> Tensor:
+    def model_input(self, latents: Tensor, rows: Sequence[int]) -> Tensor:
         """The canvas that the model is to see, (b, C, H, W): coarse noise at the first step, else the given latents."""
         if self._canvas is None or self._emitted is not None:
             return latents
-        return self._canvas.to(latents.dtype).repeat(latents.shape[0] // self._canvas.shape[0], 1, 1, 1)
+        canvas = self._canvas.to(latents.dtype)
+        return canvas if len(rows) == len(canvas) else torch.stack([canvas[row] for row in rows])
 
-    def layout_for(self, batch: int) -> TokenLayout:
-        """The current layout for a call of `batch`, a whole multiple of ours; the same object all through a stage."""
+    def layout_for(self, rows: tuple[int, ...]) -> TokenLayout:
+        """The current layout for a call on these of its samples; the same object all through a stage."""
         assert self.layout is not None
-        if batch not in self._layouts:
-            self._layouts[batch] = self.layout.repeat(batch)
-        return self._layouts[batch]
+        if rows not in self._layouts:
+            refined = self.layout.refined
+            whole = rows == self.rows(len(rows)) if len(rows) % self.layout.batch == 0 else False
+            copies = len(rows) // len(refined)
+            chosen = refined.repeat(copies, 1, 1) if whole else torch.stack([refined[row] for row in rows])
+            alike = whole and len(rows) == self.layout.batch
+            made = self.layout if alike else replace(self.layout, refined=chosen, counted=self.layout.count)
+            self._layouts[rows] = made
+        return self._layouts[rows]
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -319,18 +361,20 @@ class Run:
         return self.tables[key]
 
     def count_call(self, full_flops: float, samples: int) -> None:
-        """Note one denoiser call on so many samples, and what it would cost in full.
+        """Note one denoiser call on so many samples (0: it was answered), and what it would cost in full.
 
         What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
         """
         report = self.report
         if not report.steps:
             report.baseline_flops += full_flops * report.baseline_steps
-        elif self.calls >= report.steps[0].calls:
+        elif self._asked >= self._asked_first:
             report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - self._start)
-        self.calls += 1
-        self._samples += samples
-        self._costs.append((0.0, 0.0))
+        self._asked += 1
+        if samples:
+            self.calls += 1
+            self._samples += samples
+            self._costs.append((0.0, 0.0))
 
     def add_flops(self, flops: float, saved: float = 0.0) -> None:
         """Note what (a part of) the present call costs, and how much more it would without reuse."""
@@ -338,14 +382,15 @@ class Run:
         self._costs[-1] = (before[0] + flops, before[1] + saved)
 
     def branch(
-        self, denoiser: object, layout: TokenLayout, tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
+        self, denoiser: object, rows: tuple[int, ...], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
     ) -> Branch:
         """The temporal state of the samples that the present call computes; a new one if they can't be told.
 
-        layout: that of the call's whole batch. tensors, settings: see `Identity`. A branch serves one call a step.
+        rows: the samples of `layout` that the call is on. tensors, settings: see `Identity`. A branch serves one call a
+        step.
         """
         assert self.policy is not None
-        numbers = self.numbers(layout.batch)
+        layout, numbers = self.layout_for(rows), tuple(self._numbers[row] for row in rows)
         free = [branch for branch in self._branches if branch.denoiser is denoiser and branch not in self._used]
         for branch in free:
             if branch.layout is layout and branch.identity.is_still(numbers, tensors, settings):
@@ -427,11 +472,16 @@ class Run:
             branches=self._branch_records() if branches is None else branches,
             saved_flops=sum(saved for _, saved in self._costs),
             samples=self._samples,
+            guided=self._guided,
+            spared_flops=self._spared,
         )
         self.report.steps.append(record)
         if now.event is not None:
             self._clocks += [self._clock, now]
+        if not self._asked_first:
+            self._asked_first = self._asked
         self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
+        self._asked, self._guided, self._spared = 0, None, 0.0
         self._branches, self._used = self._used, []  # one that paused begins anew
         self._latest = sample
         self.index += 1
@@ -504,8 +554,8 @@ class Run:
         self.layout = self._choose(x0, v, upcoming=upcoming)
         calls = [*self._layouts]
         self._layouts, self.tables = {}, {}
-        for batch in calls:  # what waits for the device does so here, not in the steps to come
-            _ = self.layout_for(batch).shared
+        for rows in calls:  # what waits for the device does so here, not in the steps to come
+            _ = self.layout_for(rows).shared
         self._carry_over()
         self._on_layout()
         split = self.layout.fine_pixels & ~before.fine_pixels
@@ -521,7 +571,7 @@ class Run:
         """Move what the branches have cached to the new layout; the paper's noise is fresh for every token."""
         fresh = self.method is not None and self.method.noise == "paper"
         for branch in self._used:
-            layout = self.layout_for(branch.layout.batch)
+            layout = self.layout_for(tuple(self._numbers.index(number) for number in branch.identity.samples))
             changed = torch.full((layout.batch, layout.tokens), fresh, device=layout.refined.device)
             branch.transfer(layout, changed)
 

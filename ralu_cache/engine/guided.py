@@ -1,0 +1,150 @@
+"""Guidance carried out at the denoiser's root: which rows of a call are computed, and what stands in for the others.
+
+Pipelines combine the prediction u without the prompt and c with it as c + (scale - 1) (c - u), or by formulas that
+give c where u = c (rescaled, normed, zero-initialised guidance). So a step without guidance is one in which the
+pipeline is given c for both: exact, whatever its formula. In the form "stack" both come as one batch, u first; in the
+form "calls" the pipeline asks for c, then for u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ralu_cache.engine.context import current
+from ralu_cache.engine.run import Run
+from ralu_cache.guidance import Guidance
+
+
+@dataclass
+class Known:
+    """What one denoiser's calls gave that later ones need.
+
+    step, conditional: the step, and its prediction c (B, ...), as the pipeline got it. flops: of that call. held: of
+    each sample, the last difference c - u and its level.
+    """
+
+    step: int = -1
+    conditional: Any = None
+    flops: float = 0.0
+    held: dict[int, tuple[Tensor, float]] = field(default_factory=dict)
+
+    def prediction(self, step: int) -> Tensor | None:
+        """c of this step; None if it was not computed yet."""
+        if self.step != step or self.conditional is None:
+            return None
+        return self.conditional[0] if isinstance(self.conditional, tuple) else self.conditional.sample
+
+    def instead(self, prediction: Tensor) -> Any:
+        """A prediction in the form in which the model gave c."""
+        if isinstance(self.conditional, tuple):
+            return (prediction, *self.conditional[1:])
+        return type(self.conditional)(sample=prediction)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One call that is guided for some samples, or otherwise than the pipeline says.
+
+    index: the rows of the call that are computed, None for all. guided: of each sample. factor: u' = c + k (u - c).
+    """
+
+    index: Sequence[int] | None
+    guided: Sequence[bool]
+    factor: float
+    stacked: bool
+
+
+def pair_of(
+    guidance: Guidance,
+    run: Run,
+    form: str,
+    call: Mapping[str, Any],
+    batch: int,
+    first: bool,
+    paired: bool,
+    scale: float,
+) -> Pair | None:
+    """How a call of `batch` rows is guided; None where it is none of a pair, or is computed as the pipeline says.
+
+    first: no call of this step was made yet. paired: the pipeline guides at all (form "stack"). scale: its own.
+    """
+    if form == "stack":
+        if not paired or call.get("skip_layers") is not None:
+            return None
+        batch //= 2
+    elif first:
+        return None
+    guided = run.guided(batch)
+    factor = guidance.factor(run.places[run.index][0], scale)
+    watches = guidance.agreement is not None or guidance.held is not None
+    if all(guided):
+        return Pair(None, guided, factor, form == "stack") if factor != 1 or watches else None
+    asked = [row for row, wanted in enumerate(guided) if wanted]
+    index = [*asked, *range(batch, 2 * batch)] if form == "stack" else asked
+    return Pair(index, guided, factor, form == "stack")
+
+
+def whole(pair: Pair, guidance: Guidance, run: Run, known: Known, prediction: Tensor) -> Tensor:
+    """What the pipeline is given: both halves, or u alone, from what was computed of them."""
+    count = sum(pair.guided)
+    computed, conditional = prediction[:count], prediction[count:] if pair.stacked else known.prediction(run.index)
+    assert conditional is not None
+    without = unconditional(pair.guided, guidance, run, known, conditional, computed, pair.factor)
+    return torch.cat([without, conditional]) if pair.stacked else without
+
+
+def unconditional(
+    guided: Sequence[bool],
+    guidance: Guidance,
+    run: Run,
+    known: Known,
+    conditional: Tensor,
+    computed: Tensor | None = None,
+    factor: float = 1.0,
+) -> Tensor:
+    """u of all samples (B, ...): what was `computed` for the guided ones, and for the others c or what was held."""
+    found, rows = [], iter(() if computed is None else computed)
+    agreed = []
+    for sample, wanted in enumerate(guided):
+        c = conditional[sample]
+        if not wanted:
+            found.append(_held(guidance, run, known, sample, c))
+            continue
+        u = next(rows)
+        if guidance.held is not None:
+            known.held[sample] = c - u, run.sigma
+        if guidance.agreement is not None and _agreement(u, c) >= guidance.agreement:
+            agreed.append(sample)
+        found.append(u if factor == 1 else c + factor * (u - c))
+    run.agreed(agreed)
+    return torch.stack(found)
+
+
+def _held(guidance: Guidance, run: Run, known: Known, sample: int, c: Tensor) -> Tensor:
+    if guidance.held is None or sample not in known.held:
+        return c
+    difference, sigma = known.held[sample]
+    return c - (run.sigma / sigma) * difference
+
+
+def _agreement(u: Tensor, c: Tensor) -> float:
+    """Cosine of two predictions, in float32; -1 where it isn't finite, so that guidance goes on."""
+    cosine = torch.nn.functional.cosine_similarity(u.float().flatten(), c.float().flatten(), dim=0)
+    return float(cosine.nan_to_num(-1.0))
+
+
+def answering(stock: Any) -> dict[str, Any]:
+    """A denoiser that answers a call whose answer is known without running; any other as it always did."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = current()
+        answer: Callable[..., Any] | None = None if call is None else call.handle.answerer(self)
+        known = None if answer is None else answer(call, args, kwargs)
+        return stock.__call__(self, *args, **kwargs) if known is None else known
+
+    return {"__call__": __call__}
