@@ -1,6 +1,6 @@
-"""Published RALU plans (arXiv 2507.08422), shipped solved so that using one needs no optimiser. Pure numbers.
+"""Plans by name: the published ones (RALU, arXiv 2507.08422), shipped solved, and ours with late ends. Pure numbers.
 
-`RALU.paper(name)` runs them as published; `RALU.preset(name)` takes their steps and refined share alone.
+`RALU.paper(name)` runs published ones as published; `RALU.preset(name)` takes their steps and refined share alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,34 @@ PRESETS: dict[str, Preset] = {
         Preset("ralu-7x", "flux", (2, 3, 5), (0.2, 0.3, 1.0), (8.1457, 2.8548, 2.1932), 6.2612, 0.1),
         Preset("ralu-2x", "sd3", (5, 6, 9), (0.2, 0.3, 1.0), (6.1205, 2.2368, 1.9728), 4.1316, 0.3),
         Preset("ralu-3x", "sd3", (3, 3, 6), (0.25, 0.3, 1.0), (6.4015, 2.6015, 2.2734), 6.2578, 0.2),
+    )
+}
+
+
+@dataclass(frozen=True)
+class LatePlan:
+    """Many coarse steps to a late end, one or two fine ones without guidance: for strongly guided calls of few steps.
+
+    Chosen on tiny-flux at guidance 6 and 3 (`benchmarks/results/guidance`); `shifts` are a stage's own, the levels of
+    the fine stage lie low. guidance: where classifier-free guidance is computed; distilled models have none to leave
+    out, so there the same plan is about a fifth slower than its name says.
+    """
+
+    name: str
+    steps: tuple[int, int]
+    ends: tuple[float, float]
+    guidance: str
+    shifts: tuple[float, float] = (3.3, 1.4)
+    z: float = 2.2
+
+
+LATE_PLANS: dict[str, LatePlan] = {
+    plan.name: plan
+    for plan in (
+        LatePlan("ralu-12x", (8, 2), (0.65, 1.0), "all"),
+        LatePlan("ralu-15x", (8, 2), (0.65, 1.0), "early"),
+        LatePlan("ralu-18x", (8, 1), (0.77, 1.0), "early"),
+        LatePlan("ralu-22x", (6, 1), (0.77, 1.0), "early"),
     )
 }
 

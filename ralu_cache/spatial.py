@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from ralu_cache import presets, schedule
+from ralu_cache.guidance import Guidance, resolve_guidance
 from ralu_cache.regions import Scorer, get_scorer
 from ralu_cache.transition import LIFTS, NOISES, STARTS
 
@@ -91,6 +92,8 @@ class RALU:
         shift: the sampler shift that NT-DM matches, or "model".
         frame: position ids of coarse tokens count coarse tokens ("own") or fine ones ("fine").
         anchor: a coarse token sits at its cell's "center" or "corner".
+        guidance: where classifier-free guidance is computed unless `accelerate(guidance=...)` says otherwise, see
+            there; None and "all" leave it to the call.
 
     Raises ValueError, with the value and what is accepted, for anything unknown, NaN, negative or ill-matched.
     """
@@ -109,8 +112,10 @@ class RALU:
     frame: str = "own"
     anchor: str = "center"
     regions_over_time: str = "frame"
+    guidance: str | Guidance | tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
+        resolve_guidance(self.guidance)
         if self.steps is not None and self.split is not None:
             raise ValueError(f"give steps or split, not both; got steps={self.steps} and split={self.split}")
         if self.steps is None and self.split is None:
@@ -147,10 +152,15 @@ class RALU:
 
     @classmethod
     def preset(cls, name: str) -> RALU:
-        """The steps and refined share, hence the cost, of a published plan, with our levels and transitions.
+        """A plan by name.
 
-        `name` is "ralu-4x", "ralu-5x", "ralu-7x" (published for FLUX), "ralu-2x" or "ralu-3x" (for SD3).
+        "ralu-4x", "ralu-5x", "ralu-7x" (published for FLUX), "ralu-2x" or "ralu-3x" (for SD3): the steps and refined
+        share, hence the cost, of a published plan, with our levels and transitions. "ralu-12x", "ralu-15x", "ralu-18x",
+        "ralu-22x": ours with late ends, for calls with strong guidance (see `ralu_cache.presets.LatePlan`).
         """
+        if name in presets.LATE_PLANS:
+            late = presets.LATE_PLANS[name]
+            return cls(steps=late.steps, ends=late.ends, shifts=late.shifts, z=late.z, guidance=late.guidance)
         plan = _published(name)
         return cls(steps=plan.steps, ratio=plan.ratio)
 
@@ -232,7 +242,9 @@ def _published(name: str) -> presets.Preset:
 
 
 Factory = Callable[[], SpatialMethod]
-_METHODS: dict[str, Factory] = {name: partial(RALU.preset, name) for name in presets.PRESETS}
+_METHODS: dict[str, Factory] = {
+    name: partial(RALU.preset, name) for name in (*presets.PRESETS, *presets.LATE_PLANS)
+}
 
 
 def register_spatial(name: str, factory: Factory) -> None:

@@ -29,8 +29,8 @@ def speed_ticks(low: float, high: float) -> list[float]:
 
 
 def linear_ticks(low: float, high: float, most: int = 8) -> list[float]:
-    """At most `most` multiples of 1, 2 or 5 times a power of ten, those from low to high."""
+    """At most `most` multiples of 1, 2, 2.5 or 5 times a power of ten, those from low to high."""
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(head * power for head in (1, 2, 5, 10) if head * power >= rough * (1 - 1e-9))
+    step = next(head * power for head in (1, 2, 2.5, 5, 10) if head * power >= rough * (1 - 1e-9))
     return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
