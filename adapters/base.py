@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -161,6 +162,9 @@ class Adapter(Protocol):
         """
 
 
+_forward, _embedding = lru_cache(maxsize=256)(forward_flops), lru_cache(maxsize=256)(embedding_flops)
+
+
 class TextImageAdapter:
     """What the transformers of image and text tokens share (FLUX, SD3); `Adapter` says what each method is for.
 
@@ -218,11 +222,11 @@ class TextImageAdapter:
 
     def flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)
-        return batch * forward_flops(self.shape, image, text, self.skipped(call))
+        return batch * _forward(self.shape, image, text, tuple(self.skipped(call)))
 
     def skipped_flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)
-        return batch * embedding_flops(self.shape, image, text)
+        return batch * _embedding(self.shape, image, text)
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return list(transformer.transformer_blocks)

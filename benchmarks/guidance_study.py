@@ -97,6 +97,10 @@ def gradient(images: NDArray[np.float32]) -> list[float]:
     return [float((np.abs(np.diff(x, axis=0)).mean() + np.abs(np.diff(x, axis=1)).mean()) / 2) for x in images]
 
 
+def psnr(image: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    return float(-10 * np.log10(max(((image - reference) ** 2).mean(), 1e-10)))
+
+
 def run(model: str, name: str, pictures: int, out: Path) -> None:
     pipe = EMBEDDED[model].load()
     pipe.set_progress_bar_config(disable=True)
@@ -128,7 +132,7 @@ def run(model: str, name: str, pictures: int, out: Path) -> None:
                 "attributes": AttributeAccuracy()(images, None, chosen),
                 "scenes": SceneAccuracy()(images, None, chosen),
                 "gradient": gradient(images),
-                "psnr": [float(-10 * np.log10(max(((a - b) ** 2).mean(), 1e-10))) for a, b in zip(images, full, strict=True)],
+                "psnr": [psnr(*pair) for pair in zip(images, full, strict=True)],
             }  # fmt: skip
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -10,6 +10,7 @@ a frame, no cell straddles two frames; what looks beyond a cell must be told of 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 
@@ -129,6 +130,11 @@ class TokenLayout:
     @property
     def fine_grid(self) -> tuple[int, int]:
         return 2 * self.cells[0], 2 * self.cells[1]
+
+    @cached_property
+    def made(self) -> dict[Hashable, tuple[Tensor, ...]]:
+        """Tensors that depend on the layout alone, by whoever makes them once for it."""
+        return {}
 
     @cached_property
     def coarse_index(self) -> Tensor:

@@ -6,6 +6,7 @@ Counted as in `ralu_cache.flops`, all of one sample: the text has no blocks of i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ralu_cache.flops import _linear, attention_flops
 
@@ -44,6 +45,7 @@ class CrossInputs:
     timesteps: int = 1
 
 
+@lru_cache(maxsize=256)
 def embedding_flops(shape: CrossShape, inputs: CrossInputs) -> int:
     """Operations outside the blocks: tokens in and out, time, text and picture."""
     d, picture = shape.width, shape.picture_channels
@@ -53,6 +55,7 @@ def embedding_flops(shape: CrossShape, inputs: CrossInputs) -> int:
     return tokens + time + text + _linear(inputs.picture, picture, picture + d)
 
 
+@lru_cache(maxsize=256)
 def block_flops(shape: CrossShape, inputs: CrossInputs, fresh: int | None = None) -> int:
     """Operations of one block; with `fresh`, so many image tokens ask all of them, whose keys and values are known."""
     d, rows = shape.width, inputs.image if fresh is None else fresh
@@ -62,6 +65,7 @@ def block_flops(shape: CrossShape, inputs: CrossInputs, fresh: int | None = None
     return attention + cross + mlp_flops(shape, rows)
 
 
+@lru_cache(maxsize=256)
 def mlp_flops(shape: CrossShape, rows: int) -> int:
     """Operations of MLPs for so many image tokens, summed over the blocks that are meant."""
     return 2 * _linear(rows, shape.width, shape.mlp_width)

@@ -114,15 +114,23 @@ class Feature:
     @classmethod
     def _uniform(cls, values: Tensor, layout: TokenLayout, step: int, sigma: float, mark: Mark) -> Feature:
         shape, device = (layout.batch, layout.tokens), values.device
-        coarse = torch.arange(layout.tokens, device=device) < layout.coarse_tokens
+        key = "feature", mark, device
+        if key not in layout.made:  # what all features of a layout have alike; nothing is changed in place
+            coarse = torch.arange(layout.tokens, device=device) < layout.coarse_tokens
+            layout.made[key] = (
+                coarse.expand(shape),
+                torch.zeros(shape, dtype=torch.int32, device=device),
+                torch.full(shape, mark, dtype=torch.uint8, device=device),
+            )
+        coarse, epoch, marks = layout.made[key]
         return cls(
             values,
             layout,
             step=torch.full(shape, step, dtype=torch.int32, device=device),
             sigma=torch.full(shape, sigma, dtype=torch.float32, device=device),
-            coarse=coarse.expand(shape),
-            epoch=torch.zeros(shape, dtype=torch.int32, device=device),
-            mark=torch.full(shape, mark, dtype=torch.uint8, device=device),
+            coarse=coarse,
+            epoch=epoch,
+            mark=marks,
         )
 
     @property

@@ -142,7 +142,7 @@ def residuals(groups: list[Group], computed: Tensor) -> Tensor:
 def call(branch: Branch, where: Situation, seen: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """One call of a branch: which tokens were passed over (B, n), and what the stack added (B, n, d)."""
     modulated, canvas, residual = seen
-    groups = branch.plan(where, lambda: modulated, canvas)
+    groups = branch.plan(where, lambda: modulated, lambda: canvas)
     for group in groups:
         computed = residual[samples_of(group)]
         if group.tokens is not None:
@@ -165,7 +165,7 @@ def test_law_1_a_branch_reads_nothing_of_another_layout(layout: TokenLayout, pol
     step(branch, situation(0), seen)
     branch.layout = TokenLayout(layout.refined.clone(), layout.patch)
     with pytest.raises(StaleFeature):
-        branch.plan(situation(1), lambda: seen[0], seen[1])
+        branch.plan(situation(1), lambda: seen[0], lambda: seen[1])
 
 
 @given(chains(2), st.sampled_from(sorted(EAGER)), st.sampled_from(["reset", "inherit"]), st.integers(0, 10**6))

@@ -299,13 +299,13 @@ def test_a_new_token_is_not_forecast_from_its_parent() -> None:
     plan(branch, Situation(0, 8, 0, 4, False, 0.8), ones)
     branch.transfer(fine, None)
     plan(branch, Situation(4, 8, 0, 4, False, 0.9, stage=1), 5 * torch.ones(1, 8, 3))
-    (group,) = branch.plan(Situation(5, 8, 1, 4, False, 0.7, stage=1), lambda: ones, ones)
+    (group,) = branch.plan(Situation(5, 8, 1, 4, False, 0.7, stage=1), lambda: ones, lambda: ones)
     assert group.residual is not None and torch.equal(group.residual, 5 * torch.ones(1, 8, 3))
 
 
 def plan(branch: Branch, where: Situation, residual: Tensor) -> None:
     """One call of a branch whose blocks give `residual` (B, n, d)."""
-    for group in branch.plan(where, lambda: residual, residual):
+    for group in branch.plan(where, lambda: residual, lambda: residual):
         if group.tokens is not None:
             branch.record(group, take(residual, group.tokens), where)
         elif group.residual is None:
@@ -321,7 +321,7 @@ def test_keys_and_values_are_forecast_only_for_tokens_that_were_computed_themsel
     assert branch.memory is not None
     branch.memory.begin(3, torch.full((1, 4), -0.2))  # as if sigma had been 1.0 before
     branch.transfer(same, torch.tensor([[True, False, True, False]]))
-    (group,) = branch.plan(Situation(1, 8, 1, 8, False, 0.9), lambda: zeros, zeros)
+    (group,) = branch.plan(Situation(1, 8, 1, 8, False, 0.9), lambda: zeros, lambda: zeros)
     rows = branch.rows(group, same, 3)
     assert rows is not None
     assert rows.tokens is not None and rows.tokens.tolist() == [[0, 1]]
@@ -403,7 +403,7 @@ def test_no_memory_is_read_under_another_layout() -> None:
     """(1) Not even on a layout that refines the same cells."""
     layout = TokenLayout.coarse(1, 1, 2, patch=2)
     branch = Branch(Adaptive(ratio=0.5), layout)
-    (group,) = branch.plan(Situation(0, 8, 0, 8, False, 1.0), lambda: torch.zeros(1), torch.zeros(1))
+    (group,) = branch.plan(Situation(0, 8, 0, 8, False, 1.0), lambda: torch.zeros(1), lambda: torch.zeros(1))
     assert branch.rows(group, layout, 3) is not None
     with pytest.raises(StaleFeature, match="keys and values"):
         branch.rows(group, TokenLayout(layout.refined.clone(), layout.patch), 3)

@@ -27,7 +27,7 @@ seeds = st.integers(0, 10**6)
 
 def run_step(branch: Branch, where: Situation, residual: Tensor) -> Tensor | None:
     """One call; what is added in place of the blocks, or None where they ran and gave `residual` (B, n, d)."""
-    (group,) = branch.plan(where, lambda: residual, residual)
+    (group,) = branch.plan(where, lambda: residual, lambda: residual)
     if group.residual is None:
         branch.record(group, residual, where)
     return group.residual

@@ -81,11 +81,15 @@ class Branch:
         return part
 
     def plan(
-        self, situation: Situation, modulated: Callable[[], Tensor], canvas: Tensor, compute: bool = False
+        self,
+        situation: Situation,
+        modulated: Callable[[], Tensor],
+        canvas: Callable[[], Tensor],
+        compute: bool = False,
     ) -> list[Group]:
         """Who is computed and who reuses in this call; the computed first. Each sample decides for itself.
 
-        modulated: gives the first block's modulated input (B, n + extra, d); canvas: the latent image (B, C, H, W);
+        modulated: gives the first block's modulated input (B, n + extra, d); canvas: gives the image (B, C, H, W);
         compute: nothing may be reused in this call, whatever the policy.
         """
         signal = self._signal(modulated, canvas)
@@ -286,12 +290,12 @@ class Branch:
             return self.ledger.counts("residual").tolist()
         return [[self.layout.tokens, 0, 0]] * self.layout.batch
 
-    def _signal(self, modulated: Callable[[], Tensor], canvas: Tensor) -> Tensor | None:
+    def _signal(self, modulated: Callable[[], Tensor], canvas: Callable[[], Tensor]) -> Tensor | None:
         kind = self.policy.signal
         if kind is None:
             return None
         if kind == "canvas":
-            return self._frames(canvas.float())
+            return self._frames(canvas().float())
         tokens = modulated()[:, : self.layout.tokens]
         return self._frames(plane(tokens, self.layout)) if kind == "plane" else tokens
 

@@ -177,24 +177,26 @@ class RootHook:
         run: Run = call.run
         self.adapter.check(given, run)
         grid = run.grid or self.adapter.grid(given)
-        latents = self.adapter.latents(given, grid)
-        run.begin(grid, latents, self.adapter.frames(given))
-        rows = run.rows(latents.shape[0])
+        batch, whole_call = len(given["hidden_states"]), given
+        run.begin(grid, batch, lambda: self.adapter.latents(whole_call, grid), self.adapter.frames(given))
+        rows = run.rows(batch)
         full = 0.0 if self.reduce_only else self.adapter.flops(given)
-        pair = self._pair(call, run, given, len(rows))
+        pair = self._pair(call, run, given, batch)
         if pair is not None and pair.index is not None:
             rows = tuple(rows[row] for row in pair.index)
-            index = torch.tensor(pair.index, device=latents.device)
-            given, latents = self.adapter.rows(given, index), latents[index]
+            given = self.adapter.rows(given, torch.tensor(pair.index, device=given["hidden_states"].device))
         layout = run.layout_for(rows)
-        seen = run.model_input(latents, rows)
         short, positions = given, None
+
+        def seen() -> Tensor:
+            return run.model_input(self.adapter.latents(given, grid), rows)
+
         if run.method is not None:
             if self.number is not None:
                 given = short = {**given, **self.handle.control_scale(call, self.number)}
             if not layout.all_fine:
                 positions = run.positions(layout)
-                short = self.adapter.shorten(given, layout, layout.reduce(seen), positions)
+                short = self.adapter.shorten(given, layout, layout.reduce(seen()), positions)
         branch, groups = None, [Group()]
         if not self.reduce_only:
             run.count_call(full, layout.batch)

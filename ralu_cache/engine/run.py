@@ -213,16 +213,19 @@ class Run:
 
     # ---- the denoiser's side
 
-    def begin(self, grid: tuple[int, int], latents: Tensor, frames: int = 1) -> None:
+    def begin(self, grid: tuple[int, int], batch: int, image: Callable[[], Tensor], frames: int = 1) -> None:
         """First sight of the latent image (B, C, H, W): fixes the grid, the first layout and the coarse noise.
 
         The first call of a run may be a stack of copies of the pipeline's batch; `settle` tells them from it. Later
-        calls tell when the batch shrinks. frames: of a video, that stand one below the other in H. Raises ValueError
-        for a grid that cells do not tile, latents given for a start in mid-schedule, or a batch that grows.
+        calls tell when the batch shrinks, and else `image` is not asked for. frames: of a video, that stand one below
+        the other in H. Raises ValueError for a grid that cells do not tile, latents given for a start in mid-schedule,
+        or samples that cannot be told.
         """
         if self.layout is not None:
-            self._resize(latents)
+            if batch != self._call_batch:
+                self._resize(image())
             return
+        latents = image()
         self.frames, self._call_batch = frames, latents.shape[0]
         self._numbers = tuple(range(latents.shape[0]))
         self._clock = _Clock.now(latents.device)
@@ -287,7 +290,7 @@ class Run:
         assert self.layout is not None
         batch, own, before = latents.shape[0], self.layout.batch, self._call_batch
         self._call_batch = batch
-        if batch == before or not self._settled:
+        if not self._settled:
             return
         same = [] if self._latest is None else agreements(latents, self._image(self._latest))
         if batch % own == 0 and (not same or all(row[place % own] for place, row in enumerate(same))):

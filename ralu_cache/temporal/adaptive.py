@@ -10,6 +10,7 @@ from torch import Tensor
 from ralu_cache.temporal.base import (
     MEASURES,
     TRANSITIONS,
+    Counting,
     Forecasting,
     Situation,
     TokenView,
@@ -24,7 +25,7 @@ SCORES = ("region", "staleness", "random", "change", "key", "value")
 
 
 @dataclass(frozen=True)
-class Adaptive(Forecasting):
+class Adaptive(Counting, Forecasting):
     """Computes every few steps and forecasts the others in sigma; trends go on behind transitions.
 
     The study behind it (`benchmarks/results/composition`): at the first step of a stage nothing that was cached can
@@ -79,9 +80,8 @@ class Adaptive(Forecasting):
         refreshes = any(self.ratio) if isinstance(self.ratio, tuple) else self.ratio
         return "rows" if refreshes or self.transition == "kept" else "stack"
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
-        serves = self.transition == "kept" or not self._due(situation)
-        return torch.full_like(age, serves, dtype=torch.bool)
+    def reuses(self, situation: Situation, age: int) -> bool:
+        return self.transition == "kept" or not self._due(situation)
 
     def select(self, situation: Situation, view: TokenView) -> Tensor:
         """See `PolicyState.select`; what may not be reused is always among the chosen."""

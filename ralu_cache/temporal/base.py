@@ -294,7 +294,7 @@ class Rules:
 
     def start(self, batch: int, device: torch.device | str) -> RuleState:
         """The state for one branch of a new run of `batch` samples."""
-        return RuleState(self, batch, "cpu" if self.signal is None else device)  # what counts steps waits for no device
+        return RuleState(self, batch, device)
 
 
 class RuleState:
@@ -359,6 +359,39 @@ class RuleState:
             given = "None" if signal is None else tuple(signal.shape)
             raise ValueError(f"signal {self.policy.signal!r} of {len(self.age)} samples is needed, got {given}")
         return self.policy.prepare(situation, signal)
+
+
+class Counting:
+    """A part of policies that look at no signal: they decide on the host, from the numbers of steps alone."""
+
+    def reuses(self, situation: Situation, age: int) -> bool:
+        """True where the policy's own rule lets a sample's residual be reused, after `age` reuses in a row."""
+        raise NotImplementedError
+
+    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+        """See `Rules.admits`."""
+        return torch.tensor([self.reuses(situation, count) for count in age.tolist()], device=age.device)
+
+    def start(self, batch: int, device: torch.device | str) -> RuleState:
+        """See `Rules.start`; nothing of it is on the device."""
+        return CountState(self, batch, "cpu")  # type: ignore[arg-type]
+
+
+class CountState(RuleState):
+    """The counters of a policy that counts, on the host."""
+
+    def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RuleState.admit`."""
+        policy: Any = self.policy
+        forced, most = policy.forced(situation), policy.max_age
+        ages = self.age.tolist()
+        reuse = [
+            good and not forced and (most is None or age + 1 < most) and policy.reuses(situation, age)
+            for age, good in zip(ages, readable.tolist(), strict=True)
+        ]
+        ages = [age + 1 if reused else 0 for age, reused in zip(ages, reuse, strict=True)]
+        self.age = torch.tensor(ages, dtype=torch.int32)
+        return torch.tensor(reuse), self.total
 
 
 @dataclass(frozen=True, kw_only=True)

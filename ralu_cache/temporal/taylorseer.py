@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from ralu_cache.temporal.base import Forecasting, Situation, check_choice, check_integer, check_per_stage, per_stage
+from ralu_cache.temporal.base import (
+    Counting,
+    Forecasting,
+    Situation,
+    check_choice,
+    check_integer,
+    check_per_stage,
+    per_stage,
+)
 
 
 @dataclass(frozen=True)
-class TaylorSeer(Forecasting):
+class TaylorSeer(Counting, Forecasting):
     """Compute, then forecast `interval - 1` steps as a polynomial in sigma through the computed residuals.
 
     Published in step index; here in sigma, because steps are uneven and stages move sigma back. Any step that is
@@ -53,12 +59,13 @@ class TaylorSeer(Forecasting):
         """See `Policy.caches`."""
         return "layers" if self.per_layer else "stack"
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
-        reuse = age + 1 < per_stage(self.interval, situation.stage)
-        return reuse & (age + 1 < self._ramped(situation, age)) if self.ramp and self.order else reuse
+    def reuses(self, situation: Situation, age: int) -> bool:
+        reach = age + 1
+        due = reach >= per_stage(self.interval, situation.stage)
+        return not due and not (self.ramp and self.order and reach >= self._ramped(situation, age))
 
-    def _ramped(self, situation: Situation, age: Tensor) -> Tensor:
-        """(B,) the longest interval: 2 + steps from the history's start, or from the last of `first`, to the newest."""
+    def _ramped(self, situation: Situation, age: int) -> int:
+        """The longest interval: 2 + steps from the history's start, or from the last of `first`, to the newest."""
         start = 0 if self.transition == "inherit" else situation.step - situation.stage_step
         newest = situation.step - age - 1
         return 2 + newest - max(start, self.first - 1)

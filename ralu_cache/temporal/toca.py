@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.temporal.base import (
+    Counting,
     Refresh,
     Rules,
     Situation,
@@ -27,7 +28,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class ToCa(Rules):
+class ToCa(Counting, Rules):
     """One computed step in `interval`; in between, only the MLPs run, and for a share of the tokens.
 
     Published for FLUX.1-dev, 50 steps: interval 4, ratio 0.1, score "attention", staleness 0.25, the first three steps
@@ -75,7 +76,7 @@ class ToCa(Rules):
         """What computed steps must keep of the tokens, see `ralu_cache.temporal.base.MEASURES`."""
         return (self.score,) if self.score in MEASURED else ()
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+    def reuses(self, situation: Situation, age: int) -> bool:
         return age + 1 < per_stage(self.interval, situation.stage)
 
     def count(self, situation: Situation, tokens: int) -> int:
