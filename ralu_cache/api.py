@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ralu_cache.adapters.base import Adapter, find_adapter
+from ralu_cache.budget import UNKNOWN, Budget, coarse_cost, wanted_speedup
 from ralu_cache.coefficients import Settled, settle
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
@@ -24,7 +25,6 @@ from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.run import Geometry, Run
 from ralu_cache.engine.scheduler import check_scheduler
 from ralu_cache.guidance import Guidance, resolve_guidance
-from ralu_cache.recommended import for_speedup, shipped
 from ralu_cache.report import Report
 from ralu_cache.schedule import end_before_zero
 from ralu_cache.spatial import SpatialMethod, Stage, resolve_spatial
@@ -53,9 +53,10 @@ def accelerate(
         "all" (as the call says), "early" (in the stages that aren't fine; without stages until t = 0.5), "early:0.65",
         a tuple of one bool a stage, or a `Guidance(...)`. In the other steps the pipeline's own formula is given the
         prediction with the prompt for both, so they cost half.
-    speedup: instead of both, 4 or "4x": the slowest setting that was measured to be at least that much faster, for
-        the pipeline's family; another model, size or machine gains more or less. Where it wants another
-        `num_inference_steps` than a call brings, that is logged once, and stands in the report.
+    speedup: instead of both, 4 or "4x": every call costs the denoiser at least that many times fewer FLOPs than the
+        same call in full, by a plan of coarse and fine steps made for its size and `num_inference_steps`; a call for which
+        that can't be is refused, with the most that can be had. Which plans draw well was measured on the embedded
+        models alone, and is said so once.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown
@@ -64,17 +65,16 @@ def accelerate(
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
     settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance}
-    adapter, steps = find_adapter(pipe), None
+    adapter = find_adapter(pipe)
     if speedup is not None:
-        entry = for_speedup(shipped(adapter.family), speedup, adapter.family)
-        spatial, temporal, steps = entry.spatial, entry.temporal, entry.steps if entry.spatial is None else None
+        spatial = Budget(wanted_speedup(speedup))
     names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
     settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
     method = resolve_spatial(spatial, adapter.default_preset)
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
     check_scheduler(vars(pipe)["scheduler"])
-    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, steps, guided)  # may refuse
+    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, guided)  # may refuse
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
@@ -93,16 +93,12 @@ class Acceleration:
         plan: str,
         temporal: Settled,
         settings: Mapping[str, Any],
-        steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> None:
-        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
-        steps: those that the setting was measured with; others are worth a notice.
-        """
+        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too."""
         self.settings = dict(settings)
         self.enabled = True
         self.guidance = guidance
-        self._steps = steps
         self._pipe, self._family, self._method, self._plan = weakref.ref(pipe), family, method, plan
         self._policy, self._temporal = temporal.policy, temporal
         self._report: Report | None = None
@@ -197,12 +193,6 @@ class Acceleration:
             baseline_steps=num_inference_steps,
         )  # fmt: skip
         self._tell(self._report, self._temporal.notice)
-        if self._steps not in (None, num_inference_steps):
-            self._tell(
-                self._report,
-                f"this setting's speed-up was measured with num_inference_steps={self._steps}, not "
-                f"{num_inference_steps}; pass that number to the call",
-            )
         if self._method is not None:
             self._tell(self._report, self._method.overrides(num_inference_steps))
         modules = [root.module for root in self._roots]
@@ -257,7 +247,10 @@ class Acceleration:
 
     def _staged(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> tuple[Stage, ...]:
         assert self._method is not None
-        stages = self._method.stages(len(sigmas) - 1, model_shift)
+        if isinstance(self._method, Budget):
+            stages = self._method.stages(len(sigmas) - 1, model_shift, _coarse_cost(call, self._roots[0].adapter))
+        else:
+            stages = self._method.stages(len(sigmas) - 1, model_shift)
         if custom:
             if getattr(self._method, "shifts", "model") != "model":
                 raise ValueError(
@@ -313,6 +306,17 @@ def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
     scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
     return Geometry(*images, adapter.patch, adapter.patch * scale)
+
+
+def _coarse_cost(call: Call, adapter: Adapter) -> float:
+    """At most what a coarse step of the call costs in fine ones, by what its arguments say."""
+    pixels, given = _geometry(call.pipe, adapter).pixels, call.given
+    height, width = given.get("height"), given.get("width")
+    if height is None or width is None:
+        return UNKNOWN
+    words = given.get("prompt_embeds")
+    text = int(given.get("max_sequence_length") or 512) if words is None else words.shape[1]
+    return coarse_cost(height * width / pixels**2, text + 77)  # and what other text encoders add
 
 
 def _of_net(value: Any, number: int) -> Any:

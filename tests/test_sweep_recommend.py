@@ -5,11 +5,8 @@ from dataclasses import replace
 import pytest
 
 from ralu_cache import accelerate
-from ralu_cache.recommended import Entry, for_speedup, shipped
 from ralu_cache.sweep.recommend import ALL, OURS, at_size, best_at, fastest, save, usage
 from ralu_cache.sweep.summary import summarise
-from ralu_cache.temporal import resolve_temporal
-from tests.pipelines import call_arguments, make_pipeline
 from tests.sweep_results import distance, fabricated
 
 SUMMARY = summarise(fabricated(), {"distance": distance})
@@ -65,28 +62,6 @@ def test_of_two_equally_good_settings_the_faster_is_taken():
     assert row is not None and row.setting.method == "ralu-4x+taylorseer:5/2/2,first=1"
 
 
-def test_shipped_entries_are_valid_and_the_slowest_that_suffices_is_taken():
-    entries = shipped("flux")
-    for entry in entries:
-        resolve_temporal(entry.temporal)
-    assert for_speedup(entries, "2x", "flux") is entries[0]
-    assert for_speedup(entries, entries[-1].speedup, "flux") is entries[-1]
-    for bad in ("99x", "fast", True, float("nan"), 0):
-        with pytest.raises(ValueError, match="speedup"):
-            for_speedup(entries, bad, "flux")
-
-
 def test_a_speedup_excludes_naming_the_methods():
     with pytest.raises(ValueError, match=r"spatial='ralu-4x'"):
         accelerate(object(), spatial="ralu-4x", speedup="4x")
-
-
-def test_a_recommendation_says_which_number_of_steps_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(7.0, None, "taylorseer:3", "here", 20)
-    monkeypatch.setattr("ralu_cache.api.shipped", lambda family: [entry])
-    pipe = make_pipeline()
-    with accelerate(pipe, speedup="5x") as handle:
-        pipe(**call_arguments(num_inference_steps=20))
-        assert handle.report is not None and handle.report.notices == []
-        pipe(**call_arguments(num_inference_steps=8))
-        assert "measured with num_inference_steps=20, not 8" in handle.report.notices[0]
