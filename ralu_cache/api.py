@@ -54,9 +54,9 @@ def accelerate(
         a tuple of one bool a stage, or a `Guidance(...)`. In the other steps the pipeline's own formula is given the
         prediction with the prompt for both, so they cost half.
     speedup: instead of both, 4 or "4x": every call costs the denoiser at least that many times fewer FLOPs than the
-        same call in full, by a plan of coarse and fine steps made for its size and `num_inference_steps`; a call for which
-        that can't be is refused, with the most that can be had. Which plans draw well was measured on the embedded
-        models alone, and is said so once.
+        same call in full, by a plan of coarse and fine steps made for its size and `num_inference_steps`; a call for
+        which that can't be is refused, with the most that can be had. Which plans draw well was measured on the
+        embedded models alone, and is said so once.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown

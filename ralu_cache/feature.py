@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -138,7 +139,7 @@ class Feature:
         """Rows that ride along behind the layout's tokens."""
         return self.values.shape[1] - self.layout.tokens
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Memory of the values and of what is known of them."""
         return sum(getattr(self, name).nbytes for name in _TENSORS)

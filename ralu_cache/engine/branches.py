@@ -170,8 +170,8 @@ class Branch:
         self._computed = [0] * layout.batch
         self._marks = self._count()
 
-    def report(self) -> BranchRecord:
-        """What was decided in the latest call, and how far what is cached now holds."""
+    def report(self, flops: float = 0.0, saved_flops: float = 0.0) -> BranchRecord:
+        """What was decided in the latest call, what it cost, and how far what is cached now holds."""
         verdict = self._verdict
         assert verdict is not None
         empty, inherited, valid = (sum(column) for column in zip(*self._marks, strict=True))
@@ -187,6 +187,8 @@ class Branch:
             cached_bytes=sum(part.nbytes for part in (self.ledger, self.memory, self.layers) if part is not None),
             found=(found[Mark.EMPTY], found[Mark.INHERITED], found[Mark.VALID]),
             total=verdict.total,
+            flops=flops,
+            saved_flops=saved_flops,
         )
 
     def _readable(self, compute: bool) -> Tensor:

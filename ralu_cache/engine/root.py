@@ -204,7 +204,8 @@ class RootHook:
                 run.spare(self.adapter.flops(short) * (full / self.adapter.flops(given) - 1))
             if run.policy is not None:
                 branch = run.branch(module, rows, *self.adapter.conditioning(given))
-                state.active = LayoutCall(layout, positions, short, run.tables, run.extent)
+                if run.policy.signal is not None:  # which may ask the embedding for it
+                    state.active = LayoutCall(layout, positions, short, run.tables, run.extent)
                 groups = branch.plan(
                     run.situation(), lambda: self._signal(short), seen, compute=run.wants_text_attention
                 )

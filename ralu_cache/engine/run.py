@@ -100,6 +100,7 @@ class Run:
         self._on_layout = on_layout
         self._lay_out(stages)
         self._start = 0
+        self._situation: tuple[int, Situation] | None = None
         self._entered = False  # in mid-schedule
         self.index = 0
         self.calls = 0
@@ -406,7 +407,12 @@ class Run:
         return self._used[-1]
 
     def situation(self) -> Situation:
-        """Where the run stands, as a temporal policy needs to know it."""
+        """Where the run stands, as a temporal policy needs to know it; made once a step."""
+        if self._situation is None or self._situation[0] != self.index:
+            self._situation = self.index, self._situate()
+        return self._situation[1]
+
+    def _situate(self) -> Situation:
         stage, step = self.places[self.index]
         before = sum(s == stage for s, _ in self.places[: self._start])
         return Situation(
@@ -503,7 +509,7 @@ class Run:
     def _branch_records(self) -> tuple[BranchRecord, ...]:
         """What the branches did in this step; asked for before a transition moves what they have cached."""
         calls = zip(self._used, self._costs, strict=False)
-        return tuple(replace(branch.report(), flops=flops, saved_flops=saved) for branch, (flops, saved) in calls)
+        return tuple(branch.report(*cost) for branch, cost in calls)
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         rows, columns = grid
