@@ -236,8 +236,8 @@ def test_the_reported_marks_are_those_in_the_ledger(
     seen = []
     report = Branch.report
 
-    def compare(branch: Branch) -> BranchRecord:
-        record = report(branch)
+    def compare(branch: Branch, *cost: float) -> BranchRecord:
+        record = report(branch, *cost)
         seen.append((record.empty, record.inherited, record.valid))
         assert list(seen[-1]) == branch.ledger.counts("residual").sum(0).tolist()
         return record
