@@ -245,6 +245,47 @@ def test_a_batch_that_a_callback_shrinks(setting: Setting, guided: bool) -> None
             torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
 
 
+@pytest.mark.parametrize("policy", ["taylorseer", "toca"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_of_two_pictures_of_one_prompt_the_second_remains(name: str, policy: str) -> None:
+    """Nothing but their numbers tells them apart."""
+    setting = Setting(FAMILIES[name], policy, False)
+    family, pipe = setting.family, setting.family.make()
+
+    def arguments(samples: tuple[int, ...]) -> dict[str, Any]:
+        given = family.arguments(samples)
+        same = {key: value[:1].expand_as(value).clone() for key, value in given.items() if "prompt" in key}
+        first = family.arguments((0,))
+        return given | {key: first[key].expand_as(value).clone() for key, value in same.items()}
+
+    def last(pipe: Any, tensors: dict[str, Any]) -> None:
+        tensors.update({key: value[1:] for key, value in tensors.items() if value is not None})
+
+    with accelerate(pipe, **setting.options) as handle:
+        alone = _call(pipe, family, at(STEPS, last), arguments((1,)))
+        for step in (3, 4, 5):
+            found = _call(pipe, family, at(step, last), arguments((0, 1)))
+            check_accelerated(setting, handle.report)
+            torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("policy", ["taylorseer", "adaptive"])
+def test_two_calls_of_one_prompt_in_a_step_are_two_branches(policy: str) -> None:
+    """The second decides as the first, and its picture is that of one call a step."""
+    setting = Setting(FAMILIES["flux"], policy, False)
+    pipe = setting.family.make()
+    with accelerate(pipe, **setting.options) as handle:
+        with handle.call():
+            once = own_loop(setting.family, pipe, lambda step: ALONE)
+        with handle.call():
+            twice = own_loop(setting.family, pipe, lambda step: ("cond", "cond"))
+        check_accelerated(setting, handle.report)
+        for step in handle.report.steps:
+            first, second = step.branches
+            assert (first.reused, first.fresh, first.found) == (second.reused, second.fresh, second.found)
+    assert torch.equal(twice, once)
+
+
 # ---- another prompt
 
 

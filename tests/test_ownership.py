@@ -154,6 +154,24 @@ def test_a_pipeline_called_inside_a_callback(setting: Setting) -> None:
 
 
 @each_family
+def test_the_model_called_inside_its_own_call_is_stock(family: Family) -> None:
+    """By a hook on one of its blocks, say; the call that is under way goes on as it would have."""
+    pipe = family.make()
+    found: list[Tensor] = []
+
+    def nest(*_: Any) -> None:
+        hook.remove()
+        found.append(forward(family, pipe.transformer))
+
+    for policy, stages in (("taylorseer", True), ("toca", False)):
+        with accelerate(pipe, **Setting(family, policy, stages).options):
+            fast = family.run(pipe)
+            hook = family.block(pipe).register_forward_hook(nest)
+            assert torch.equal(family.run(pipe), fast)
+    assert [torch.equal(one, stock_forward(family.name)) for one in found] == [True] * 2
+
+
+@each_family
 def test_an_accelerated_pipeline_inside_the_callback_of_another(family: Family) -> None:
     setting = Setting(family, "adaptive", True)
     outer = family.make()
