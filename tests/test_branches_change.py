@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.engine.identity import Identity
 from tests import surroundings
 from tests.surroundings import (
     CLOSE,
@@ -194,6 +195,15 @@ def test_skip_layer_guidance_in_some_steps_leaves_the_others_alone(setting: Sett
         found = family.run(pipe, guided=True, skip_layer_guidance_scale=1e-6, **skipping)
         assert {step.samples for step in handle.report.steps} == {2, 3}
     torch.testing.assert_close(found, plain, atol=SLIGHT, rtol=SLIGHT)
+
+
+def test_what_leaves_layers_out_is_never_taken_for_what_does_not() -> None:
+    """Not even where samples and prompt are the same."""
+    prompt = {"encoder_hidden_states": torch.ones(2, 3, 4)}
+    plain, skipping = (Identity.of((0, 1), prompt, settings, False) for settings in ((), ((1,),)))
+    for one, other in ((plain, skipping), (skipping, plain)):
+        assert one.rows_in(other) is None and not one.is_still(other.samples, prompt, other.settings)
+        assert one.rows_in(one) == [0, 1] and one.is_still((0, 1), prompt, one.settings)
 
 
 # ---- a batch that shrinks

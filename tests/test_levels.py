@@ -286,3 +286,16 @@ def test_levels_of_the_callers_own(name: str, policy: str) -> None:
     check_accelerated(Setting(family, policy, True), handle.report)
     assert handle.report.steps[0].sigma == pytest.approx(begins[0], abs=CLOSE)
     assert handle.report.steps[-1].sigma_next == 0
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+def test_a_plan_is_laid_out_along_levels_of_the_callers_own(name: str) -> None:
+    """One stage has them as they are; several go through them at even distances in their number."""
+    family = FAMILIES[name]
+    pipe = family.make()
+    given: dict[str, Any] = {"sigmas": OWN, "num_inference_steps": len(OWN)}
+    with recorded(pipe.transformer) as calls:
+        family.run(pipe, **given)
+    with accelerate(pipe, spatial=RALU(split=(1,), ends=(1.0,))) as handle:
+        family.run(pipe, **given)
+    assert [step.sigma for step in handle.report.steps] == pytest.approx(levels(calls), abs=1e-3)

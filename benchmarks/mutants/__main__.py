@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", metavar="NAME", help="one mutant alone; the table is printed and not written")
+    parser.add_argument("--only", metavar="NAME", action="append", help="this mutant alone, or these; writes no table")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutants.md")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the models are tiny
@@ -27,15 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.mutants import GROUPS, MUTANTS, Mutant
     from benchmarks.mutants.runner import Outcome, copy_project, run_tests, warm_up
 
-    chosen = [mutant for mutant in MUTANTS if options.only in (None, mutant.name)]
-    if not chosen:
-        parser.error(f"unknown mutant {options.only!r}; there are {', '.join(mutant.name for mutant in MUTANTS)}")
+    names = [mutant.name for mutant in MUTANTS]
+    if unknown := set(options.only or ()).difference(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    chosen = [mutant for mutant in MUTANTS if options.only is None or mutant.name in options.only]
     found: dict[Mutant, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_project(ROOT, tree)
         warm_up()
-        whole = run_tests(tree, sorted({test for mutant in chosen for test in mutant.tests}))
+        whole = run_tests(tree, sorted({test for mutant in chosen for test in mutant.tests}), compiled=True)
         if whole.caught is not None:
             raise RuntimeError(f"{whole.caught} fails without any fault")
         print(f"without a fault all pass, in {whole.seconds:.0f} s", flush=True)

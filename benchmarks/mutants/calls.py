@@ -129,15 +129,6 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "measure = lambda name: _measure(self.ledger, self.layout, self.memory, self.layers, name)",
             (OWNERSHIP + "test_nothing_of_a_run_outlives_its_call[flux-adaptive-stages]",),
         ),
-        Mutant(
-            "a call that ends keeps its run",
-            "Who holds the traceback of a failed call holds nothing of its run.",
-            "ralu_cache/engine/call.py",
-            '        """End it: whoever still holds the call (a traceback, say) holds nothing of it."""\n'
-            "        self._end_run()\n",
-            '        """End it: whoever still holds the call (a traceback, say) holds nothing of it."""\n',
-            (OWNERSHIP + "test_a_held_traceback_keeps_nothing_of_a_run[flux-teacache-stages]",),
-        ),
     ),
     "A branch is the samples that it computes": (
         Mutant(
@@ -179,10 +170,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/identity.py",
             "if self.settings != earlier.settings or self.tensors.keys() != earlier.tensors.keys():",
             "if self.tensors.keys() != earlier.tensors.keys():",
-            (
-                BRANCHES + "test_skip_layer_guidance_in_some_steps_leaves_the_others_alone[sd3-taylorseer-alone]",
-                "tests/test_sd3.py::test_skip_layer_guidance_is_a_branch_of_its_own",
-            ),
+            (BRANCHES + "test_what_leaves_layers_out_is_never_taken_for_what_does_not",),
         ),
         Mutant(
             "the first rows remain",

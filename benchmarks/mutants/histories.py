@@ -40,7 +40,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/feature.py",
             "mark[:, :count] = self.mark.gather(1, children).view_as(ages).amin(2)",
             "mark[:, :count] = self.mark.gather(1, children).view_as(ages).amax(2)",
-            (LEDGER + "test_transfer_by_kind", LEDGER + "test_marks_decide_who_may_read"),
+            (LEDGER + "test_transfer_by_kind",),
         ),
         Mutant(
             "inherited is as good as computed",
@@ -64,7 +64,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/branches.py",
             'self._inherit = policy.transition in ("inherit", "kept")',
             "self._inherit = True",
-            ("tests/test_caching.py::test_what_a_transition_leaves_behind[reset]", LAWS + "test_law_3_inherited_only_where_the_policy_says_so_and_empty_never"),
+            ("tests/test_caching.py::test_what_a_transition_leaves_behind[reset]",),
         ),
         Mutant(
             "an interval of 1 reuses",
@@ -124,11 +124,11 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "the model's call does not end when it fails",
-            "Law 8: a run that dies leaves nothing behind.",
+            "Law 8: a call that dies leaves nothing behind, be it the model's alone.",
             "ralu_cache/engine/root.py",
             "with_kwargs=True, always_call=True),",
             "with_kwargs=True),",
-            ("tests/test_caching.py::test_a_failure_between_groups_leaves_nothing_behind",),
+            ("tests/test_ownership.py::test_a_loop_of_ones_own_that_tries_again[flux]",),
         ),
         Mutant(
             "a broken distance is none",
@@ -136,10 +136,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/temporal/base.py",
             "            reuse = reuse & distance.isfinite()\n",
             "            pass\n",
-            (
-                BASE + "test_a_broken_signal_means_compute_even_to_a_policy_that_does_not_look",
-                LAWS + "test_law_9_a_broken_value_anywhere_means_compute",
-            ),
+            (BASE + "test_a_broken_signal_means_compute_even_to_a_policy_that_does_not_look",),
         ),
     ),
 }

@@ -48,24 +48,25 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> Outcome:
-    """Run tests in the copy until the first fails.
+def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False) -> Outcome:
+    """Run tests in the copy until the first fails. compiled: keep the modules' bytecode, for later runs.
 
     Raises RuntimeError if they could not be run: nothing is found under an id, a module cannot be imported, they take
     too long, or something of ours came from elsewhere than the copy.
     """
+    named = tests[0] if len(tests) == 1 else f"{len(tests)} tests"
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     start = time.perf_counter()
-    process = context.Process(target=_run, args=(tree, tuple(tests), sender))
+    process = context.Process(target=_run, args=(tree, tuple(tests), compiled, sender))
     process.start()
     sender.close()
     try:
         if not receiver.poll(LIMIT):
-            raise RuntimeError(f"{', '.join(tests)}: no result within {LIMIT:g} seconds")
+            raise RuntimeError(f"{named}: no result within {LIMIT:g} seconds")
         code, failed, strays, shown = receiver.recv()
     except EOFError as error:
-        raise RuntimeError(f"{', '.join(tests)}: the process ended without a result") from error
+        raise RuntimeError(f"{named}: the process ended without a result") from error
     finally:
         process.kill()
         process.join()
@@ -73,7 +74,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> Outcome:
     if strays:
         raise RuntimeError(f"not from the copy at {tree}: {', '.join(strays)}")
     if code not in (0, 1) or (code == 1) != bool(failed):
-        raise RuntimeError(f"{', '.join(tests)}: pytest could not run them (exit code {code})\n{shown}")
+        raise RuntimeError(f"{named}: pytest could not run them (exit code {code})\n{shown}")
     return Outcome(failed[0] if failed else None, seconds)
 
 
@@ -95,19 +96,19 @@ class _Watch:
             self.failed.append(report.nodeid)
 
 
-def _run(tree: Path, tests: Sequence[str], sender: Any) -> None:
+def _run(tree: Path, tests: Sequence[str], compiled: bool, sender: Any) -> None:
     import pytest
 
     os.chdir(tree)
     sys.path[0] = str(tree)
-    sys.dont_write_bytecode = True  # a file is changed and restored within a second
+    sys.dont_write_bytecode = not compiled  # of a fault it could be taken for that of the next one in the same file
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
     importlib.invalidate_caches()
     watch, log = _Watch(), tree / "log.txt"
     with log.open("w") as shown, redirect_stdout(shown), redirect_stderr(shown):
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests], plugins=[watch])
-    sender.send((int(code), watch.failed, _strays(tree), log.read_text()[-3000:]))
+    sender.send((int(code), watch.failed, _strays(tree), log.read_text()[-1500:]))
 
 
 def _strays(tree: Path) -> list[str]:

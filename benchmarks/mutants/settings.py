@@ -23,7 +23,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/root.py",
             "with at_hand(self.module, self.adapter.blocks(self.module)[0]):",
             "if True:",
-            (OFFLOAD + "test_what_looks_at_weights_before_the_model_runs[flux-plane-submodules]",),
+            (OFFLOAD + "test_what_looks_at_weights_before_the_model_runs[wan-plane-submodules]",),
         ),
         Mutant(
             "offload hooks are not asked",
@@ -47,7 +47,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/blocks.py",
             "        if self._processors is not None:\n            self._processors.refresh()\n",
             "",
-            (REPLACED + "test_processors_set_between_two_calls_are_the_users_afterwards[adaptive-flux]",),
+            (REPLACED + "test_processors_set_between_two_calls_are_the_users_afterwards[flux-adaptive]",),
         ),
         Mutant(
             "layers of before",
@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/api.py",
             "autoencoder_of(call.pipe)",
             'vars(self).setdefault("_first", autoencoder_of(call.pipe))',
-            (REPLACED + "test_another_autoencoder", ),
+            (REPLACED + "test_another_autoencoder[flux-regions]",),
         ),
         Mutant(
             "tiny autoencoders are not known",
@@ -90,7 +90,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/pipeline.py",
             "while call.told < call.passed and not",
             "if call.told < call.passed and not",
-            (LEVELS + "test_callbacks_on_plans_with_steps_of_their_own",),
+            (LEVELS + "test_callbacks_on_plans_with_steps_of_their_own[flux-alike]",),
         ),
         Mutant(
             "callbacks go on after an interrupt",
@@ -106,7 +106,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/api.py",
             "step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps",
             "step, steps = run.index, len(run.places)",
-            (LEVELS + "test_a_controlnets_interval_means_noise_levels",),
+            (LEVELS + "test_a_controlnets_interval_means_noise_levels[flux-alike]",),
         ),
         Mutant(
             "sigmas of the caller's own are passed over",
@@ -114,7 +114,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/api.py",
             "            return redivided(stages, sigmas)",
             "            return stages",
-            (LEVELS + "test_levels_of_the_callers_own[flux-taylorseer]",),
+            (LEVELS + "test_a_plan_is_laid_out_along_levels_of_the_callers_own[flux]",),
         ),
         Mutant(
             "the bar counts the call's steps",
@@ -122,7 +122,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/pipeline.py",
             "bar = make(total=len(run.places) - run.index)",
             "bar = make(total=total)",
-            ("tests/test_flux.py::test_the_progress_bar_counts_the_real_steps",),
+            ("tests/test_adapter_conformance.py::test_conformance[the_progress_bar_counts_the_real_steps-sd3]",),
         ),
     ),
     "Modes and numbers": (
@@ -144,11 +144,11 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             "slopes of half precision",
-            "Differences are divided in float32.",
+            "Differences are taken and divided in float32.",
             "ralu_cache/temporal/forecast.py",
             "wide = torch.promote_types(newest[1].dtype, torch.float32)",
             "wide = newest[1].dtype",
-            (MODES + f"test_residuals_of_half_precision_that_change_fast[{SEER}-stages]",),
+            ("tests/test_temporal_forecast.py::test_a_slope_of_half_precision_is_taken_in_float32",),
         ),
         Mutant(
             "forecasts overflow",
@@ -172,7 +172,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/blocks.py",
             "residual = self.left - entered\n",
             "residual = (self.left - entered).detach()\n",
-            (MODES + "test_gradients_flow_through_what_is_reused",),
+            (MODES + "test_gradients_flow_through_what_is_reused[flux]",),
         ),
         Mutant(
             "counting steps asks the device",
@@ -180,7 +180,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/temporal/base.py",
             '"cpu" if self.signal is None else device',
             "device",
-            ("tests/test_host_reads.py::test_counting_steps_never_waits",),
+            ("tests/test_host_reads.py::test_counting_steps_never_waits[taylorseer:2-flux]",),
         ),
     ),
     "Refused by name, before anything was changed": (
@@ -198,7 +198,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "adapters/base.py",
             "if adapter.matches(transformer) and names.intersection(adapter.pipelines):",
             "if adapter.matches(transformer):",
-            (REFUSED + "test_pipelines_that_no_adapter_can_serve",),
+            (REFUSED + "test_pipelines_that_no_adapter_can_serve[VisualClozeGenerationPipeline-teacache]",),
         ),
         Mutant(
             "another cache is not noticed",
@@ -233,7 +233,10 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/guided.py",
             'index = [*asked, *range(batch, 2 * batch)] if form == "stack" else asked',
             'index = [*(batch + row for row in asked), *range(batch)] if form == "stack" else asked',
-            (GUIDANCE + "test_early_is_until_the_fine_stage_or_half_of_the_time[sd3]", GUIDANCE + "test_steps_without_guidance_are_those_of_the_pipeline_given_c_for_both[until-sd3-None-False-batch12]"),
+            (
+                GUIDANCE + "test_steps_without_guidance_are_those_of_the_pipeline_given_c_for_both"
+                "[until-sd3-None-False-batch12]",
+            ),
         ),
         Mutant(
             "another factor",
@@ -247,7 +250,8 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "guided steps are answered too",
             "A call is answered without the model only where no sample is guided.",
             "ralu_cache/engine/root.py",
-            "            guided = run.guided(len(conditional))\n            if any(guided):\n                return None\n",
+            "            guided = run.guided(len(conditional))\n"
+            "            if any(guided):\n                return None\n",
             "            guided = [False] * len(conditional)\n",
             (GUIDANCE + "test_early_is_until_the_fine_stage_or_half_of_the_time[flux]",),
         ),
