@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.engine.identity import Identity
 from tests import surroundings
 from tests.surroundings import (
     CLOSE,
@@ -196,6 +197,15 @@ def test_skip_layer_guidance_in_some_steps_leaves_the_others_alone(setting: Sett
     torch.testing.assert_close(found, plain, atol=SLIGHT, rtol=SLIGHT)
 
 
+def test_what_leaves_layers_out_is_never_taken_for_what_does_not() -> None:
+    """Not even where samples and prompt are the same."""
+    prompt = {"encoder_hidden_states": torch.ones(2, 3, 4)}
+    plain, skipping = (Identity.of((0, 1), prompt, settings, False) for settings in ((), ((1,),)))
+    for one, other in ((plain, skipping), (skipping, plain)):
+        assert one.rows_in(other) is None and not one.is_still(other.samples, prompt, other.settings)
+        assert one.rows_in(one) == [0, 1] and one.is_still((0, 1), prompt, one.settings)
+
+
 # ---- a batch that shrinks
 
 KEPT = [(0,), (2,), (0, 2)]
@@ -243,6 +253,47 @@ def test_a_batch_that_a_callback_shrinks(setting: Setting, guided: bool) -> None
                 found = _call(pipe, family, callback, family.arguments((0, 1), guided))
             check_accelerated(setting, handle.report)
             torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("policy", ["taylorseer", "toca"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_of_two_pictures_of_one_prompt_the_second_remains(name: str, policy: str) -> None:
+    """Nothing but their numbers tells them apart."""
+    setting = Setting(FAMILIES[name], policy, False)
+    family, pipe = setting.family, setting.family.make()
+
+    def arguments(samples: tuple[int, ...]) -> dict[str, Any]:
+        given = family.arguments(samples)
+        same = {key: value[:1].expand_as(value).clone() for key, value in given.items() if "prompt" in key}
+        first = family.arguments((0,))
+        return given | {key: first[key].expand_as(value).clone() for key, value in same.items()}
+
+    def last(pipe: Any, tensors: dict[str, Any]) -> None:
+        tensors.update({key: value[1:] for key, value in tensors.items() if value is not None})
+
+    with accelerate(pipe, **setting.options) as handle:
+        alone = _call(pipe, family, at(STEPS, last), arguments((1,)))
+        for step in (3, 4, 5):
+            found = _call(pipe, family, at(step, last), arguments((0, 1)))
+            check_accelerated(setting, handle.report)
+            torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("policy", ["taylorseer", "adaptive"])
+def test_two_calls_of_one_prompt_in_a_step_are_two_branches(policy: str) -> None:
+    """The second decides as the first, and its picture is that of one call a step."""
+    setting = Setting(FAMILIES["flux"], policy, False)
+    pipe = setting.family.make()
+    with accelerate(pipe, **setting.options) as handle:
+        with handle.call():
+            once = own_loop(setting.family, pipe, lambda step: ALONE)
+        with handle.call():
+            twice = own_loop(setting.family, pipe, lambda step: ("cond", "cond"))
+        check_accelerated(setting, handle.report)
+        for step in handle.report.steps:
+            first, second = step.branches
+            assert (first.reused, first.fresh, first.found) == (second.reused, second.fresh, second.found)
+    assert torch.equal(twice, once)
 
 
 # ---- another prompt

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal, temporal
+from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.report import BranchRecord
 from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
@@ -274,6 +275,16 @@ def test_controlnet_samples_are_not_added_twice(spatial: RALU | None) -> None:
         if stack_outputs[step].shape == stack_outputs[step - 1].shape:
             before, after = (stack_outputs[i] - embedded[i] for i in (step - 1, step))
             torch.testing.assert_close(before, after)
+
+
+def test_a_residual_of_another_shape_never_stands_in(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that could be broadcast either."""
+    skip = StackState.skip
+    accelerate(pipe, temporal=TaylorSeer(interval=2))
+    for shorten in (lambda residual: residual[:, :1], lambda residual: residual[:1], lambda residual: residual[:, 1:]):
+        monkeypatch.setattr(StackState, "skip", lambda stack, residual, cut=shorten: skip(stack, cut(residual)))
+        with pytest.raises(RuntimeError, match="cannot stand in for"):
+            latents(pipe)
 
 
 def test_kontext_and_img2img_cache_too() -> None:

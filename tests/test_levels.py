@@ -194,6 +194,22 @@ def test_what_a_callback_changes_in_a_step_of_several_levels_stays_changed(famil
     assert np.diff(seen)[-3:] == pytest.approx([100.0] * 3, abs=0.1), "the last step passes more than three"
 
 
+@each_family
+def test_nothing_is_told_after_an_interrupt(family: Family) -> None:
+    """Not the levels either that the same step of the plan has passed: its last one passes more than three."""
+    pipe = family.make()
+    told: list[int] = []
+
+    def stop(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        told.append(number)
+        pipe._interrupt = number == STEPS - 3
+        return tensors
+
+    with accelerate(pipe, spatial=RALU(steps=(1, 1, 1))):
+        family.run(pipe, callback_on_step_end=stop)
+    assert told == [*range(STEPS - 2)]
+
+
 @pytest.mark.parametrize("ratio", [0.2, 0.4, 0.7])
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_official_cutoff_callback_cuts_at_the_stock_noise_level(plan: str, ratio: float) -> None:
@@ -270,3 +286,16 @@ def test_levels_of_the_callers_own(name: str, policy: str) -> None:
     check_accelerated(Setting(family, policy, True), handle.report)
     assert handle.report.steps[0].sigma == pytest.approx(begins[0], abs=CLOSE)
     assert handle.report.steps[-1].sigma_next == 0
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+def test_a_plan_is_laid_out_along_levels_of_the_callers_own(name: str) -> None:
+    """One stage has them as they are; several go through them at even distances in their number."""
+    family = FAMILIES[name]
+    pipe = family.make()
+    given: dict[str, Any] = {"sigmas": OWN, "num_inference_steps": len(OWN)}
+    with recorded(pipe.transformer) as calls:
+        family.run(pipe, **given)
+    with accelerate(pipe, spatial=RALU(split=(1,), ends=(1.0,))) as handle:
+        family.run(pipe, **given)
+    assert [step.sigma for step in handle.report.steps] == pytest.approx(levels(calls), abs=1e-3)

@@ -17,6 +17,7 @@ from tests.surroundings import (
     PLAN,
     SOME,
     STAGED,
+    STEPS,
     Family,
     Setting,
     check_accelerated,
@@ -194,6 +195,28 @@ def test_gradients_flow_or_are_refused(setting: Setting, checkpointed: bool, dif
             check_accelerated(setting, handle.report)
             assert found is not None and found.isfinite().all() and found.any()
         assert setting.family.run(pipe).isfinite().all(), "without gradients it goes on"
+
+
+@each_family
+def test_gradients_flow_through_what_is_reused(family: Family) -> None:
+    """Of the first step's residual, which serves all others: what the picture really changes by."""
+    pipe = family.make()
+    given = family.arguments()
+    prompt = given.pop("prompt_embeds")
+    direction = torch.randn(prompt.shape, generator=torch.Generator().manual_seed(5))
+
+    def summed(share: Tensor) -> Tensor:
+        generator = [torch.Generator().manual_seed(1)]
+        words = {"prompt_embeds": prompt + share * direction, "generator": generator}
+        return type(pipe).__call__.__wrapped__(pipe, **given | words)[0].square().mean()
+
+    with accelerate(pipe, temporal=TaylorSeer(99, order=0, first=1, last=0)) as handle:
+        share = torch.zeros((), requires_grad=True)
+        (found,) = torch.autograd.grad(summed(share), share)
+        assert served(handle.report) == STEPS - 1
+        with torch.no_grad():
+            above, below = (summed(torch.tensor(step)) for step in (1e-2, -1e-2))
+    assert float(found) == pytest.approx(float(above - below) / 2e-2, rel=0.05)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])

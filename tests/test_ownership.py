@@ -27,6 +27,7 @@ from tests.surroundings import (
     Family,
     Setting,
     at,
+    branch_arguments,
     bystander,
     check_accelerated,
     each_family,
@@ -151,6 +152,24 @@ def test_a_pipeline_called_inside_a_callback(setting: Setting) -> None:
             check_accelerated(setting, handle.report)
             expected = [stock(family.name), stock_forward(family.name), second]
             assert [torch.equal(*pair) for pair in zip(inner, expected, strict=True)] == [True] * 3
+
+
+@each_family
+def test_the_model_called_inside_its_own_call_is_stock(family: Family) -> None:
+    """By a hook on one of its blocks, say; the call that is under way goes on as it would have."""
+    pipe = family.make()
+    found: list[Tensor] = []
+
+    def nest(*_: Any) -> None:
+        hook.remove()
+        found.append(forward(family, pipe.transformer))
+
+    for policy, stages in (("taylorseer", True), ("toca", False)):
+        with accelerate(pipe, **Setting(family, policy, stages).options):
+            fast = family.run(pipe)
+            hook = family.block(pipe).register_forward_hook(nest)
+            assert torch.equal(family.run(pipe), fast)
+    assert [torch.equal(one, stock_forward(family.name)) for one in found] == [True] * 2
 
 
 @each_family
@@ -487,6 +506,25 @@ def test_a_loop_of_ones_own(setting: Setting) -> None:
             torch.testing.assert_close(family.run(pipe, (0, 1), guided=True), fast, atol=CLOSE, rtol=CLOSE)
         assert torch.equal(own_loop(family, pipe), expected), "outside it is stock"
     assert torch.equal(own_loop(family, pipe), expected)
+
+
+@each_family
+def test_a_loop_of_ones_own_that_tries_again(family: Family) -> None:
+    """A call of the model that failed is over, though the pipeline's call goes on."""
+    pipe = family.make()
+
+    def failing(step: int) -> None:
+        if step == 4:
+            hook = family.block(pipe).register_forward_hook(burst)
+            with pytest.raises(Burst):
+                pipe.transformer(**branch_arguments(family, (0, 1))["cond"])
+            hook.remove()
+
+    with accelerate(pipe, **Setting(family, "none", True).options) as handle:
+        with handle.call():
+            fast = own_loop(family, pipe)
+        with handle.call():
+            assert torch.equal(own_loop(family, pipe, before_step=failing), fast)
 
 
 @each_family

@@ -80,6 +80,15 @@ def test_a_slope_is_the_change_with_sigma_of_each_token(seed: int, gap: float, b
     assert known.all()
 
 
+def test_a_slope_of_half_precision_is_taken_in_float32() -> None:
+    """The difference of two numbers that float16 holds may be more than it holds."""
+    for dtype in (torch.float16, torch.bfloat16):
+        newest, older = (torch.full((1, 2, 3), value, dtype=dtype) for value in (40000.0, -40000.0))
+        change, known = slope((torch.full((1, 2), 0.50), newest), (torch.full((1, 2), 0.53), older))
+        assert known.all() and change.dtype == torch.float32
+        torch.testing.assert_close(change, (newest.float() - older.float()) / -0.03)
+
+
 def test_no_slope_is_known_where_a_token_was_not_computed_twice() -> None:
     levels, values = torch.tensor([[0.5, 0.5, torch.nan]]), torch.ones(1, 3, 2)
     found, known = slope((levels, values), (torch.tensor([[0.7, 0.5, 0.7]]), 3 * values))
