@@ -21,6 +21,7 @@ class Entry:
     temporal: str | None
     measured: str
     steps: int
+    guidance: str | None = None
 
 
 def shipped(family: str) -> list[Entry]:
