@@ -102,7 +102,7 @@ def fresh_noise(pipe: Any, setting: Setting, value: str) -> Iterator[Prepared]:
     """A method of ours with the paper's noise at transitions, which is new for every token."""
     method = parse_method(value)
     assert method.spatial == "ralu-4x"
-    with accelerate(pipe, spatial=RALU(noise="paper"), temporal=method.temporal) as handle:
+    with accelerate(pipe, spatial=RALU(noise="paper"), temporal=method.temporal, guidance=method.guidance) as handle:
         yield Prepared(setting.steps, lambda: handle.report)
 
 

@@ -87,7 +87,7 @@ def record(lab: Lab, methods: Sequence[str], steps: int) -> dict[str, list[bool]
     found = {}
     for method in methods:
         parts = parse_method(method)
-        _, report = lab.accelerated(steps, "unguided", parts.spatial, parts.temporal)
+        _, report = lab.accelerated(steps, "unguided", parts.spatial, parts.temporal, parts.guidance)
         found[method] = list(majority(report))
     return found
 

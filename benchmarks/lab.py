@@ -44,10 +44,11 @@ class Lab:
         )  # fmt: skip
 
     def accelerated(
-        self, steps: int, guidance: str, spatial: str | RALU | None = None, temporal: str | Policy | None = None
-    ) -> tuple[Tensor, Report]:
-        """The images of an accelerated run, and its report."""
-        with accelerate(self.pipe, spatial=spatial, temporal=temporal) as handle:
+        self, steps: int, guidance: str, spatial: str | RALU | None = None, temporal: str | Policy | None = None,
+        guided: str | None = None,
+    ) -> tuple[Tensor, Report]:  # fmt: skip
+        """The images of an accelerated run, and its report. guidance: of the call; guided: `accelerate`'s guidance."""
+        with accelerate(self.pipe, spatial=spatial, temporal=temporal, guidance=guided) as handle:
             images = self.images(steps, guidance)
             assert handle.report is not None
             return images, handle.report

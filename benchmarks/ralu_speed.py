@@ -57,8 +57,8 @@ def seconds(lab: Lab, method: str | None, steps: int, batch: int, size: int) -> 
         start = time.perf_counter()
         lab.latents(steps, batch, size)
         return time.perf_counter() - start, STEPS / steps
-    parts = parse_method(method)
-    with accelerate(lab.pipe, parts.spatial, parts.temporal) as handle:
+    parts = parse_method(method).parts
+    with accelerate(lab.pipe, **parts) as handle:
         start = time.perf_counter()
         lab.latents(steps, batch, size)
         taken = time.perf_counter() - start

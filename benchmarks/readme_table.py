@@ -19,7 +19,7 @@ BEGIN, END = "<!-- measured table: begin -->", "<!-- measured table: end -->"
 WIDTH = 860  # pixels of the picture in docs/
 KINDS = {
     "full": "full run", "steps": "fewer plain steps", "peer": "peer", "spatial": "ours, spatial",
-    "temporal": "ours, temporal", "combined": "ours, both",
+    "temporal": "ours, temporal", "guidance": "ours, guidance", "combined": "ours, both",
 }  # fmt: skip
 TITLES = "| method | steps | kind | faster | fewer FLOPs | PSNR | SSIM | attributes |"
 ALIGNED = "|---|---:|---|---:|---:|---:|---:|---:|"

@@ -30,11 +30,11 @@ SEED = 77  # of the prompts
 def lines_of(lab: Lab, name: str, guidance: str) -> list[str]:
     """A line of the table for each damping."""
     method = parse_method(name)
-    uncached, _ = lab.accelerated(50, guidance, method.spatial)
+    uncached, _ = lab.accelerated(50, guidance, method.spatial, None, method.guidance)
     lines, without = [], None
     for damping in DAMPINGS:
         with patch.object(forecast, "DAMPING", damping):
-            images, _ = lab.accelerated(50, guidance, method.spatial, method.temporal)
+            images, _ = lab.accelerated(50, guidance, method.spatial, method.temporal, method.guidance)
         psnr = compare(images, uncached)[0].clamp_max(60.0)
         without = psnr if without is None else without
         gain = psnr - without

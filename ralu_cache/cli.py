@@ -13,7 +13,7 @@ from ralu_cache.calibration.options import add_calibrate
 from ralu_cache.sweep.options import add_recommend, add_sweep
 
 EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan")
-METHODS = "SPATIAL, +TEMPORAL or SPATIAL+TEMPORAL, such as ralu-4x+seacache:0.3"
+METHODS = "SPATIAL, +TEMPORAL, +guidance=..., or several such as ralu-4x+seacache:0.3+guidance=early"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +76,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--prompt", action="append", required=True, help="repeat it for a batch")
     add("--negative-prompt", help="for every prompt")
     add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
-    add("--guidance-scale", type=float)
+    add("--guidance-scale", type=float, help="of the pipeline")
     add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
     add("--temporal", default="none", metavar="NAME[:VALUE]", help="such as seacache:0.3; default: %(default)s")
+    add(
+        "--guidance", default="none", metavar="early[:T]", help="guide only in the stages that aren't fine, or until T"
+    )
     add("--height", type=_positive, help="pixels")
     add("--width", type=_positive, help="pixels")
     add("--steps", type=_positive, help="num_inference_steps; presets bring their own")

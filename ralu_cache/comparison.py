@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ralu_cache.methods import Method
 from ralu_cache.report import Report, StepRecord
 from ralu_cache.report_text import readable_flops
 from ralu_cache.videos import as_frames
@@ -27,16 +28,22 @@ CACHED = ("faster than uncached", "PSNR to uncached")  # beside them, if a metho
 
 @dataclass
 class Trial:
-    """One method and what was measured of it; `spatial` and `temporal` are None for plain sampling."""
+    """One method and what was measured of it; its parts are None for plain sampling."""
 
     name: str
     steps: int
     flops: float
     spatial: str | None = None
     temporal: str | None = None
+    guidance: str | None = None
     seconds: list[float] = field(default_factory=list)  # one per run, in the order of the interleaving
     pictures: dict[int, Pictures] = field(default_factory=dict)  # by seed
     reports: dict[int, Report] = field(default_factory=dict)  # by seed
+
+    @property
+    def method(self) -> Method:
+        """What `accelerate` is given for it."""
+        return Method(self.spatial, self.temporal, self.guidance)
 
 
 def comparison_row(

@@ -53,7 +53,7 @@ class DemoPlan:
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be one or more, all different; got {values}")
         parsed = [parse_method(name) for name in self.methods]
-        if len(set(parsed)) < len(parsed) or Method(None, None) in parsed:
+        if len(set(parsed)) < len(parsed) or Method() in parsed:
             raise ValueError(f"methods must be accelerations, all different; got {self.methods}")
 
 
@@ -140,10 +140,10 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
     folder = Path(out)
     trials = measure(plan, plan.model.load().to(plan.device))
     likeness = {"psnr": psnr, "ssim": ssim}
-    uncached = {Method(trial.spatial, None): trial for trial in reversed(trials) if trial.temporal is None}
+    uncached = {trial.method: trial for trial in reversed(trials) if trial.temporal is None}
     rows = {
         trial.name: comparison_row(
-            trial, trials[0], likeness, uncached[Method(trial.spatial, None)] if trial.temporal else None
+            trial, trials[0], likeness, uncached[trial.method.uncached] if trial.temporal else None
         )
         for trial in trials
     }
@@ -211,7 +211,7 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
         trials = [Trial("full", plan.steps, plan.steps * step), *fast, *plain]
 
         rounds = [(repeat, seed) for repeat in range(plan.repeats) for seed in plan.seeds]
-        bar.reset(total=len(rounds) * sum(trial.steps for trial in trials))
+        bar.reset(total=len(rounds) * sum(_steps_asked(plan, trial) for trial in trials))
         for repeat, seed in rounds:
             for trial in trials:
                 bar.set_description(f"round {repeat + 1}/{plan.repeats}, {trial.name}")
@@ -231,10 +231,15 @@ def _accelerated(methods: Sequence[str]) -> list[Trial]:
     names = {parse_method(name): name for name in methods}
     ordered: dict[Method, str] = {}
     for method, name in names.items():
-        if method.temporal and method.spatial and method.uncached not in names:
-            ordered.setdefault(method.uncached, method.spatial)
+        if method.temporal and method.uncached not in (Method(), *names):
+            ordered.setdefault(method.uncached, str(method.uncached))
         ordered[method] = name
-    return [Trial(name, 0, 0.0, method.spatial, method.temporal) for method, name in ordered.items()]
+    return [Trial(name, 0, 0.0, method.spatial, method.temporal, method.guidance) for method, name in ordered.items()]
+
+
+def _steps_asked(plan: DemoPlan, trial: Trial) -> int:
+    """`num_inference_steps` of the trial's calls: so often its callback is told, whatever steps a plan makes of it."""
+    return trial.steps if trial.method == Method() else plan.steps
 
 
 def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> tuple[Pictures, Report | None]:
@@ -245,11 +250,11 @@ def _sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: tqdm) -> tu
         return tensors
 
     batch = len(plan.prompts)
-    plain = trial.spatial is None and trial.temporal is None
-    with nullcontext() if plain else accelerate(pipe, trial.spatial, trial.temporal) as handle:
+    parts = trial.method.parts
+    with accelerate(pipe, **parts) if parts else nullcontext() as handle:
         call = {
             "negative_prompt": [""] * batch,
-            "num_inference_steps": trial.steps if plain else plan.steps,
+            "num_inference_steps": _steps_asked(plan, trial),
             "generator": [torch.Generator().manual_seed(1000 * seed + index) for index in range(batch)],
             "callback_on_step_end": count,
             "output_type": "np",

@@ -11,7 +11,7 @@ import torch
 
 from ralu_cache.api import accelerate
 from ralu_cache.embedded import EMBEDDED
-from ralu_cache.methods import Method, parse_method
+from ralu_cache.methods import GUIDANCE, Method, parse_method
 from ralu_cache.videos import latent_frames, save_gif, tall, to_images
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -34,6 +34,7 @@ class Request:
     guidance_scale: float | None = None
     spatial: str = "ralu"
     temporal: str = "none"
+    guidance: str = "none"
     height: int | None = None
     width: int | None = None
     steps: int | None = None
@@ -52,13 +53,15 @@ class Request:
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise ValueError(f"num-images must be at least 1, got {self.num_images}")
-        if (self.report or self.plot) and self.method == Method(None, None):
-            raise ValueError("--report and --plot need an acceleration, but --spatial and --temporal are none")
+        if (self.report or self.plot) and self.method == Method():
+            raise ValueError(
+                "--report and --plot need an acceleration, but --spatial, --temporal and --guidance are none"
+            )
 
     @property
     def method(self) -> Method:
-        """Both parts, read as the demo reads them."""
-        return parse_method(f"{self.spatial}+{self.temporal}")
+        """All parts, read as the demo reads them."""
+        return parse_method(f"{self.spatial}+{self.temporal}+{GUIDANCE}{self.guidance}")
 
 
 def generate(request: Request) -> list[Path]:
@@ -68,7 +71,7 @@ def generate(request: Request) -> list[Path]:
     pipe = load(request)
     arguments, videos = call_arguments(request, pipe), makes_videos(pipe)
     paths = output_paths(request.out, len(arguments["generator"]), VIDEOS if videos else PICTURES)
-    with accelerate(pipe, request.method.spatial, request.method.temporal) as handle:
+    with accelerate(pipe, **request.method.parts) as handle:
         drawn = pipe(**arguments, output_type="np" if videos else "pil")
     images = drawn.frames if videos else drawn.images
     for image, path in zip(images, paths, strict=True):

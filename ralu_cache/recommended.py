@@ -17,3 +17,4 @@ class Entry:
     temporal: str | None
     measured: str
     steps: int
+    guidance: str | None = None

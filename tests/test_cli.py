@@ -12,6 +12,7 @@ from PIL import Image
 from ralu_cache import cli
 from ralu_cache.embedded import EMBEDDED
 from ralu_cache.generate import PICTURES, VIDEOS, Request, call_arguments, makes_videos, output_paths
+from ralu_cache.methods import Method
 from tests.wan_pipelines import make_wan_pipeline
 
 PROMPT = "a red circle on a blue background"
@@ -89,6 +90,16 @@ def test_generate_passes_both_parts_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert "by temporal" in capsys.readouterr().out
 
 
+def test_generate_passes_guidance_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(
+        *("generate", "--prompt", PROMPT, "--spatial", "ralu-7x", "--guidance", "early", "--height", "64"),
+        *("--width", "64", "--out", str(tmp_path)),
+    )
+    assert "guided 5 of 10 steps" in capsys.readouterr().out
+    request = Request("some/model", ["a"], spatial="none", temporal="teacache", guidance="early:0.65")
+    assert request.method == Method(None, "teacache", "early:0.65")
+
+
 def test_generate_can_leave_the_pipeline_alone(tmp_path: Path) -> None:
     run(
         *("generate", "--prompt", PROMPT, "--spatial", "none", "--height", "64", "--width", "64", "--steps", "2"),
@@ -107,7 +118,9 @@ def test_generate_can_leave_the_pipeline_alone(tmp_path: Path) -> None:
         (("--temporal", "seacache:-1"), ("threshold", "-1")),
         (("--spatial", "seacache"), ("seacache", "'+seacache'")),
         (("--guidance-scale", "3", "--true-cfg-scale", "2", "--height", "40"), ("40",)),
-        (("--spatial", "none", "--report", "run.json"), ("--report", "--spatial")),
+        (("--spatial", "none", "--report", "run.json"), ("--report", "--spatial", "--guidance")),
+        (("--guidance", "late"), ("'late'", "early:0.65")),
+        (("--guidance", "early:2"), ("early:2", "from 0 to 1")),
         (("--model", "no/such/folder"), ("no/such/folder",)),
     ],
 )

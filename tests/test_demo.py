@@ -144,6 +144,33 @@ def test_runs_are_interleaved_and_pictures_kept_by_seed(monkeypatch: pytest.Monk
     assert [int(shown[0, 0, 0, 0]) for shown in trials[0].pictures.values()] == [3, 7]  # of the first round
 
 
+def test_the_progress_bar_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A callback is told once for each step that was asked for, which a plan's own are not."""
+    bars: list[Any] = []
+
+    class Bar(demo.tqdm):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, disable=False)
+            bars.append(self)
+
+    monkeypatch.setattr(demo, "tqdm", Bar)
+    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=("ralu-7x", "+seacache:0.3+guidance=early"), steps=6)
+    demo.measure(plan, plan.model.load())
+    (bar,) = bars
+    assert bar.n == bar.total > 0
+
+
+def test_guidance_is_a_part_of_a_demo(tmp_path: Path) -> None:
+    methods = ("ralu-7x+taylorseer:2+guidance=early",)
+    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods)
+    rows = run_demo(plan, tmp_path)["methods"]
+    assert list(rows)[:3] == ["full", "ralu-7x+guidance=early", *methods]
+    guided, both = (rows[name] for name in list(rows)[1:3])
+    assert both["uncached"] == "ralu-7x+guidance=early" and both["flops"] < guided["flops"]
+    alone = run_demo(replace(plan, methods=("ralu-7x",)), tmp_path)["methods"]["ralu-7x"]
+    assert guided["flops"] < 0.8 * alone["flops"]
+
+
 def test_speed_up_is_the_median_of_the_rounds_own_ratios() -> None:
     """A machine that slows down for a whole round changes nothing."""
     full = Trial("full", 50, 100.0, seconds=[10.0, 30.0, 10.0])

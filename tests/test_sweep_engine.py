@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from ralu_cache import Guidance
 from ralu_cache.engine.pipeline import handle_of
 from ralu_cache.generate import Request
 from ralu_cache.quality.base import Pictures
@@ -186,9 +187,18 @@ def test_contenders_leave_the_pipeline_as_it_was(bench: Bench, monkeypatch: pyte
 
 def test_the_uncached_plan_of_a_setting() -> None:
     plans = {"ralu-7x+teacache:0.4": "ralu-7x", "ralu-7x": None, "+teacache": None, "steps:4": None, "none": None}
+    plans |= {"+teacache+guidance=early": "+guidance=early", "ralu-7x+guidance=early": None, "+guidance=early": None}
+    plans["ralu-7x+guidance=early:0.3+teacache"] = "ralu-7x+guidance=early:0.3"
     for method, plan in plans.items():
         found = uncached(replace(SETTINGS[0], method=method))
         assert (found.method if found else None) == plan
+
+
+def test_guidance_is_passed_on(bench: Bench) -> None:
+    with prepare(bench.pipe, replace(SETTINGS[0], method="ralu-7x+guidance=early")) as prepared:
+        assert handle_of(bench.pipe).settings["guidance"] == "early" and prepared.steps == SETTINGS[0].steps
+    with prepare(bench.pipe, replace(SETTINGS[0], method="+guidance=early")):
+        assert handle_of(bench.pipe).guidance == Guidance(early=True), "guidance alone is an acceleration"
 
 
 def test_finished_tasks_are_left_out(tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def test_settings_are_those_of_the_grid_each_once(
     assert {setting.steps for setting in settings} == set(steps)
 
 
+def test_guidance_is_a_third_dimension() -> None:
+    grid = Grid(("none", "ralu-4x"), ("none", "seacache"), prompts=("a",), guidance=("none", "early"))
+    assert grid.all_methods() == [
+        "none", "+guidance=early", "+seacache", "+seacache+guidance=early",
+        "ralu-4x", "ralu-4x+guidance=early", "ralu-4x+seacache", "ralu-4x+seacache+guidance=early",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="unknown guidance 'late'"):
+        Grid(prompts=("a",), guidance=("late",))
+
+
 @given(prompts=st.integers(1, 9), seeds=st.integers(1, 4), batch=st.integers(1, 7))
 def test_batches_hold_every_prompt_with_every_seed_once(prompts: int, seeds: int, batch: int) -> None:
     grid = Grid(prompts=tuple(f"prompt {i}" for i in range(prompts)), seeds=tuple(range(seeds)), batch=batch)

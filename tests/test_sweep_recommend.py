@@ -1,5 +1,6 @@
 """Recommendations from a sweep, and those that are shipped."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,24 @@ def test_the_best_at_a_speed(tmp_path):
     save(path, row, "here")
     save(path, row, "there")
     assert path.read_text().count("speedup") == 1 and "there" in path.read_text()
+
+
+def test_guidance_is_recommended_and_saved_with_the_rest(tmp_path):
+    results = fabricated(failing=None)
+    fast = replace(results.records[0].setting, method="ralu-4x+guidance=early")
+    records = [replace(record, setting=fast) if record.setting.method == "ralu-7x" else record
+               for record in results.records]  # fmt: skip
+    row, _ = best_at(summarise(replace(results, records=records), {"distance": distance}), 7.35, "psnr", ("combined",))
+    assert row is not None and row.setting.method.startswith("ralu-4x+taylorseer")
+    row = next(row for row in summarise(replace(results, records=records)).rows if row.setting == fast)
+    assert row.family == "combined"
+    assert usage(fast).startswith('accelerate(pipe, spatial="ralu-4x", guidance="early")\n')
+    path = tmp_path / "flux.json"
+    path.write_text('[{"speedup": 2.0, "spatial": "ralu-4x", "temporal": null, "measured": "before", "steps": 50}]')
+    save(path, row, "here")
+    save(path, row, "there")
+    old, new = (Entry(**entry) for entry in json.loads(path.read_text()))
+    assert (old.guidance, new.guidance, new.measured) == (None, "early", "there"), "older entries are others"
 
 
 def test_sizes_are_not_mixed():

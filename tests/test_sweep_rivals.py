@@ -67,10 +67,19 @@ def test_sizes_do_not_meet():
 @given(POINTS, st.integers(0, 4), st.booleans())
 def test_the_fastest_of_each_group_that_keeps_the_quality(points, drop, higher):
     found = fastest_within(rows_of([("full", 1, 8), *points], higher), (8, 8), "q", drop)
-    assert found is not None and set(found) == set(FAMILIES)
+    assert found is not None and set(found) | {"guidance"} == set(FAMILIES)
+    assert ("guidance" in found) == any(name == "guidance" for name, _, _ in points)
     for family, row in found.items():
         fitting = [speed for name, speed, score in points if name == family and score >= 8 - drop]
         assert (row.speedup if row else None) == max(fitting, default=None)
+
+
+def test_guidance_alone_is_a_group_where_it_was_measured():
+    points = [("full", 1, 5), ("temporal", 2, 5), ("combined", 6, 5)]
+    found = fastest_within(rows_of(points, True), (8, 8), "q")
+    assert "guidance" not in found and gain_of_both(found) == 3
+    found = fastest_within(rows_of([*points, ("guidance", 3, 5)], True), (8, 8), "q")
+    assert found["guidance"].speedup == 3 and gain_of_both(found) == 2
 
 
 def test_what_cannot_be_told():

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[argparse.Namesp
     parser.add_argument("--negative-prompt", default="blurred, static, worst quality, subtitles")
     parser.add_argument("--spatial", default="ralu", help="as of accelerate(), or none")
     parser.add_argument("--temporal", default="seacache", help="as of accelerate(), or none")
+    parser.add_argument("--guidance", default="none", help="as of accelerate(): early, early:0.65, or none")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance-scale", type=float, default=5.0)
     parser.add_argument("--height", type=int, default=480)
@@ -72,14 +73,14 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[argparse.Namesp
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("out/wan.gif"))
     options = parser.parse_args(arguments)
-    method = parse_method(f"{options.spatial}+{options.temporal}")
+    method = parse_method(f"{options.spatial}+{options.temporal}+guidance={options.guidance}")
     pipe = load(options)
     draw(pipe, options, num_inference_steps=1)  # the first call of a shape is slower
     full, full_seconds = draw(pipe, options)
-    with accelerate(pipe, method.spatial, method.temporal) as handle:
+    with accelerate(pipe, **method.parts) as handle:
         fast, fast_seconds = draw(pipe, options)
     print(handle.report)
-    captions = f"full, {full_seconds:.1f} s", f"{options.spatial} + {options.temporal}, {fast_seconds:.1f} s"
+    captions = f"full, {full_seconds:.1f} s", f"{method}, {fast_seconds:.1f} s"
     save_gif(side_by_side({captions[0]: [full], captions[1]: [fast]}), options.out, FRAMES_PER_SECOND)
     print(f"{full_seconds / fast_seconds:.2f}x faster: {options.out}")
 

@@ -10,6 +10,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.forced import Forced
 from benchmarks.gpu.models import Shape
@@ -31,7 +32,7 @@ TIMES = 12.0  # fewer FLOPs that they must have there
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to call the pipeline: stock steps, spatial method, temporal policy.
+    """A way to call the pipeline: stock steps, spatial method, temporal policy, guidance.
 
     all_computed: reuse is impossible, so what it takes longer than as many plain steps is what caching costs.
     """
@@ -41,6 +42,12 @@ class Contestant:
     spatial: str | None = None
     temporal: Policy | None = None
     all_computed: bool = False
+    guidance: str | None = None
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """For `accelerate`."""
+        return {"spatial": self.spatial, "temporal": self.temporal, "guidance": self.guidance}
 
     @property
     def compiles(self) -> bool:
@@ -57,7 +64,7 @@ def contestants(shape: Shape, traces: Mapping[str, Sequence[bool]], fastest: Seq
         policy = resolve_temporal(parts.temporal)
         if policy is not None and method in traces:
             policy = Forced(policy, tuple(traces[method]))
-        found.append(Contestant(method, FULL_STEPS, parts.spatial, policy))
+        found.append(Contestant(method, FULL_STEPS, parts.spatial, policy, guidance=parts.guidance))
     nothing = {"teacache": TeaCache(0.0), "seacache": SeaCache(0.0), "taylorseer": TaylorSeer(max_age=0)}
     return found + [
         Contestant(f"{PLAIN}, {name}, all computed", PLAIN_STEPS, None, policy, True)

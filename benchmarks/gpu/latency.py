@@ -15,7 +15,7 @@ from ralu_cache import Report, accelerate
 
 
 def run(pipe: Any, contestant: Contestant, call: dict[str, Any]) -> tuple[Timed, Report | None]:
-    with accelerate(pipe, spatial=contestant.spatial, temporal=contestant.temporal) as handle:
+    with accelerate(pipe, **contestant.parts) as handle:
         timed = time_call(pipe, {**call, "num_inference_steps": contestant.steps})
         return timed, handle.report
 
@@ -124,7 +124,7 @@ def waits(pipe: Any, chosen: Sequence[Contestant], call: dict[str, Any]) -> dict
     """
     found = {}
     for contestant in chosen:
-        with accelerate(pipe, spatial=contestant.spatial, temporal=contestant.temporal) as handle:
+        with accelerate(pipe, **contestant.parts) as handle:
             latent = {**call, "output_type": "latent", "num_inference_steps": contestant.steps}
             counts = waits_by_step(pipe, latent)
             report = handle.report

@@ -58,6 +58,7 @@ def sweep(args: argparse.Namespace) -> Path:
     names = (
         "spatial",
         "temporal",
+        "guidance",
         "thresholds",
         "methods",
         "steps",

@@ -74,18 +74,18 @@ def prepare(pipe: Any, setting: Setting) -> AbstractContextManager[Prepared]:
     if name in _CONTENDERS:
         return _CONTENDERS[name](pipe, setting, value)
     method = parse_method(setting.method)
-    return _stock(setting.steps) if method == Method(None, None) else _ours(pipe, method, setting.steps)
+    return _stock(setting.steps) if method == Method() else _ours(pipe, method, setting.steps)
 
 
 def uncached(setting: Setting) -> Setting | None:
-    """The same spatial plan without caching, where that is neither the setting itself nor the stock run."""
+    """The same plan and guidance without caching, where that is neither the setting itself nor the stock run."""
     name = setting.method.partition(":")[0]
     if name == "steps" or name in _CONTENDERS:
         return None
     method = parse_method(setting.method)
-    if method.spatial is None or method.temporal is None:
+    if method.temporal is None or method.uncached == Method():
         return None
-    return Setting(method.spatial, setting.steps, setting.height, setting.width)
+    return Setting(str(method.uncached), setting.steps, setting.height, setting.width)
 
 
 @contextmanager
@@ -95,5 +95,5 @@ def _stock(steps: int) -> Iterator[Prepared]:
 
 @contextmanager
 def _ours(pipe: Any, method: Method, steps: int) -> Iterator[Prepared]:
-    with accelerate(pipe, spatial=method.spatial, temporal=method.temporal) as handle:
+    with accelerate(pipe, **method.parts) as handle:
         yield Prepared(steps, lambda: handle.report)

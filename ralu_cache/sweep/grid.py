@@ -8,14 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ralu_cache.methods import GUIDANCE
 from ralu_cache.sweep.contenders import check_method
 from ralu_cache.sweep.records import Batch, Setting
 
 
 @dataclass(frozen=True)
 class Grid:
-    """spatial, temporal: names, "none" for neither; every pair is a method. thresholds: main values for each temporal
-    policy that has none of its own; empty for their defaults. methods: further ones, as they are.
+    """spatial, temporal, guidance: names, "none" to leave one out; each with each is a method. thresholds: main values
+    for each temporal policy that has none of its own; empty for their defaults. methods: further ones, as they are.
     steps: asked of every setting, the most of them of the full run; plain_steps: the stock pipeline with fewer.
     sizes: (height, width) in pixels. prompts, seeds: every prompt runs with every seed, `batch` of them in one call.
 
@@ -32,6 +33,7 @@ class Grid:
     prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     batch: int = 4
+    guidance: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "sizes", "prompts", "seeds"):
@@ -48,8 +50,10 @@ class Grid:
     def all_methods(self) -> list[str]:
         """Every method once; the full run first, which shows the noise of the timing and the best of each metric."""
         found = ["none", *(f"steps:{steps}" for steps in self.plain_steps)]
-        for spatial, temporal in product(self.spatial or ("none",), self._policies()):
-            found.append("none" if (spatial, temporal) == ("none", "none") else f"{spatial}+{temporal}")
+        every = product(self.spatial or ("none",), self._policies(), self.guidance or ("none",))
+        for spatial, temporal, guidance in every:
+            guided = "" if guidance == "none" else f"+{GUIDANCE}{guidance}"
+            found.append(f"{spatial}+{temporal}".removesuffix("+none") + guided)
         tidy = [method.removesuffix("+none").removeprefix("none") or "none" for method in [*found, *self.methods]]
         return list(dict.fromkeys(tidy))
 

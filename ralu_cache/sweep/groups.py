@@ -22,10 +22,11 @@ LOOKS = {
     "peer": Look("peers", "#d55e00", "^"),
     "spatial": Look("ours: spatial only", "#cc79a7", "s"),
     "temporal": Look("ours: temporal only", "#0072b2", "o"),
-    "combined": Look("ours: both (stacked)", "#009e73", "D"),
+    "guidance": Look("ours: guidance only", "#e69f00", "v"),
+    "combined": Look("ours: stacked", "#009e73", "D"),
 }
 """By `Row.family`, in the order to show."""
-OURS = ("spatial", "temporal", "combined")
+OURS = ("spatial", "temporal", "guidance", "combined")
 OTHERS = ("steps", "peer")
 """What a user has without this library; the full run is of neither side."""
 

@@ -18,8 +18,9 @@ def fastest_within(
 ) -> Mapping[str, Row | None] | None:
     """By group (`Row.family`), the fastest row of a (height, width) that lost at most `drop` against the full run.
 
-    drop: in the metric's unit. Only rows measured on all pictures count. None for a group without such a row; None
-    altogether where the full run has no value of the metric. Raises ValueError for a drop below 0 or nan.
+    drop: in the metric's unit. Only rows measured on all pictures count. None for a group without such a row; guidance
+    alone is left out where it was not measured; None altogether where the full run has no value of the metric. Raises
+    ValueError for a drop below 0 or nan.
     """
     if not drop >= 0:
         raise ValueError(f"drop must be a number of at least 0, got {drop!r}")
@@ -29,7 +30,8 @@ def fastest_within(
         return None
     sign, start = (1 if summary.header.metrics[metric].higher else -1), full.quality[metric].mean
     kept = [row for row in rows if sign * (start - row.quality[metric].mean) <= drop and not math.isnan(row.speedup)]
-    groups = (group for group in LOOKS if group != "full")
+    there = {row.family for row in rows}
+    groups = (group for group in LOOKS if group != "full" and (group != "guidance" or group in there))
     return {
         group: max((row for row in kept if row.family == group), key=lambda row: row.speedup, default=None)
         for group in groups
@@ -37,8 +39,8 @@ def fastest_within(
 
 
 def gain_of_both(fastest: Mapping[str, Row | None]) -> float:
-    """How many times faster spatial and temporal together are than the faster of the two alone; nan if unknown."""
-    alone = [row.speedup for name in ("spatial", "temporal") if (row := fastest[name]) is not None]
+    """How many times faster several parts together are than the fastest of them alone; nan if unknown."""
+    alone = [row.speedup for name in ("spatial", "temporal", "guidance") if (row := fastest.get(name)) is not None]
     both = fastest["combined"]
     return both.speedup / max(alone) if both is not None and alone else math.nan
 

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ralu_cache.methods import parse_method
+from ralu_cache.methods import Method, parse_method
 from ralu_cache.recommended import Entry
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.summary import Row, Summary, steps_asked
 
-OURS = ("full", "steps", "spatial", "temporal", "combined")  # what a user of `accelerate` can have
+OURS = ("full", "steps", "spatial", "temporal", "guidance", "combined")  # what a user of `accelerate` can have
 ALL = (*OURS, "peer")
 
 
@@ -95,17 +95,15 @@ def save(path: Path, row: Row, measured: str) -> None:
     entries = json.loads(path.read_text()) if path.exists() else []
     steps = steps_asked(row.setting)
     key = {**arguments, "steps": steps}
-    entries = [entry for entry in entries if any(entry[name] != value for name, value in key.items())]
-    entry = Entry(round(row.speedup, 2), arguments["spatial"], arguments["temporal"], measured, steps)
+    entries = [entry for entry in entries if any(entry.get(name) != value for name, value in key.items())]
+    entry = Entry(round(row.speedup, 2), measured=measured, steps=steps, **arguments)
     entries = sorted([*entries, asdict(entry)], key=lambda each: each["speedup"])
     path.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 def _arguments(setting: Setting) -> dict[str, str | None]:
-    if setting.method.startswith("steps:"):
-        return {"spatial": None, "temporal": None}
-    method = parse_method(setting.method)
-    return {"spatial": method.spatial, "temporal": method.temporal}
+    method = Method() if setting.method.startswith("steps:") else parse_method(setting.method)
+    return asdict(method)
 
 
 def _candidates(summary: Summary, families: Collection[str]) -> list[Row]:

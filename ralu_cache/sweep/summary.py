@@ -113,17 +113,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def family(setting: Setting, full_steps: int) -> str:
-    """ "full", "steps" (plain step reduction), "spatial", "temporal", "combined", or "peer" for what is not ours."""
+    """ "full", "steps" (plain step reduction), "peer" for what is not ours; of ours "spatial", "temporal", "guidance",
+    or "combined" for several of them.
+    """
     if setting.method.startswith("steps:"):
         return "steps"
     try:
         method = parse_method(setting.method)
     except ValueError:
         return "peer"
-    if method.spatial and method.temporal:
-        return "combined"
-    if method.spatial or method.temporal:
-        return "spatial" if method.spatial else "temporal"
+    if method.parts:
+        return "combined" if len(method.parts) > 1 else next(iter(method.parts))
     return "full" if setting.steps == full_steps else "steps"
 
 

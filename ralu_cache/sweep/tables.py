@@ -86,7 +86,7 @@ def loss_title(info: MetricInfo) -> str:
 
 
 def loss_cells(summary: Summary, name: str) -> list[tuple[str, str, str, str]]:
-    """(size, group, speed, setting) in words; after each size how much both dimensions gain over one."""
+    """(size, group, speed, setting) in words; after each size how much several parts gain over one."""
     cells = []
     for height, width in summary.sizes:
         found, size = fastest_within(summary, (height, width), name), f"{width}x{height}"
@@ -97,7 +97,7 @@ def loss_cells(summary: Summary, name: str) -> list[tuple[str, str, str, str]]:
             cells.append((size, LOOKS[group].title, "" if row is None else times(row.speedup), what))
         gain = gain_of_both(found) if found else math.nan
         if not math.isnan(gain):
-            cells.append((size, "both over the better of one alone", times(gain), ""))
+            cells.append((size, "stacked over the best of one alone", times(gain), ""))
     return cells
 
 
