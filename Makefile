@@ -10,8 +10,9 @@ TYPING := build/typing/ralu_cache/adapters
 demo: $(STAMP)
 	$(BIN)/ralu-cache demo --out out/demo
 
+# Two workers of one thread each: the models of the tests are too small for two threads to help.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP) $(TYPING)
 	$(BIN)/ruff check .

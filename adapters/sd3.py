@@ -41,7 +41,7 @@ class SD3Adapter(TextImageAdapter):
     guidance = "stack"
     processor = SD3SparseProcessor
     control = ("block_controlnet_hidden_states",)
-    batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+    batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "controlnet_cond")
 
     def __init__(self, transformer: Any) -> None:
         config = transformer.config
