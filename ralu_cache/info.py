@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ralu_cache.adapters import known_adapters
+from ralu_cache.guidance import EARLY
 from ralu_cache.presets import PRESETS
 from ralu_cache.regions import scorer_names
 from ralu_cache.spatial import RALU
@@ -52,6 +53,11 @@ def describe() -> str:
         f"share, with ends {_list(default.ends)}, the sampler's own shift and Z 3": presets,
         "region scorers": [", ".join(scorer_names())],
         "temporal policies (a value after a colon sets the first option)": _policies(),
+        "guidance": [
+            "all        as the call says",
+            f"early      in the stages that aren't fine; without stages until t = {EARLY:g}",
+            "early:T    until t = T, from 0 (noise) to 1 (clean)",
+        ],
     }
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
 

@@ -49,6 +49,7 @@ def test_info_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in text
     for part in ("teacache   threshold 0.4, ", "seacache   threshold 0.3, ", "taylorseer interval 3, ", "max_age None"):
         assert part in text
+    assert "early      in the stages that aren't fine; without stages until t = 0.5" in text
 
 
 def test_generate_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
