@@ -16,7 +16,7 @@ Rope = tuple[Tensor, Tensor]
 
 
 def sinusoids(number: Tensor) -> Tensor:
-    """Sinusoidal features (B, 256) of noise levels or guidance scales (B,), times 1000 as the stock model takes them."""
+    """Sinusoids (B, 256) of 1000 times a noise level or guidance scale (B,), as the stock model takes them."""
     return get_timestep_embedding(number.float() * 1000, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
 
 
