@@ -26,7 +26,7 @@ as a staged sampler's do."""
 EARLIER = 64  # coarse estimates that wait to be lifted
 
 
-@dataclass
+@dataclass(eq=False)  # two walks are never the same
 class Walk:
     """One trajectory: tokens (N, 16) at the level sigmas[0]; its features of the prompt, (16, 96) and (64,)."""
 
