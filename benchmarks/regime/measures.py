@@ -125,8 +125,8 @@ def verdict(measure: Measure, values: Mapping[str, Each], judge: Mapping[str, Ea
     """Of a measure whose values (N,) of each run are given, the first the full run's, the last that of other seeds."""
     full, *fewer, _ = values
     start = fewer[0] if measure.compares else full  # with itself a picture is trivially alike
-    told = {name: bootstrap(each - values[start]).excludes_zero for name, each in values.items() if name != start}
     means = {name: bootstrap(each) for name, each in values.items() if not (measure.compares and name == full)}
+    told = {name: bootstrap(values[name] - values[start]).excludes_zero for name in means if name != start}
     order = [means[name].value for name in (full, *fewer) if name in means]
     mine, theirs = (np.stack([by_run[name] - by_run[full] for name in fewer]) for by_run in (values, judge))
     if measure.compares:
