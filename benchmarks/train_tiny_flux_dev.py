@@ -1,6 +1,6 @@
 """Distil the guidance of tiny FLUX into the tiny FLUX dev pipeline that ships with the library, with one command.
 
-    python -m benchmarks.train_tiny_flux_dev --out DIR [--minutes 68]
+    python -m benchmarks.train_tiny_flux_dev --out DIR [--minutes 78]
 
 Stages, each skipped when its output exists in DIR, so that a killed run continues where it was: `latents/` (rendered
 and encoded scenes, for mixed token sets), `transformer/`, `pipeline/`; at the end `transformer_log.json`, `loss.png`.
@@ -30,12 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for all stages' outputs")
     parser.add_argument("--flux", type=Path, default=TINY_FLUX.folder, help="the teacher's pipeline (the shipped one)")
-    parser.add_argument("--minutes", type=float, default=68.0, help="active minutes of training")
+    parser.add_argument("--minutes", type=float, default=78.0, help="active minutes of training")
     parser.add_argument("--steps", type=int, help="steps, instead of minutes")
     parser.add_argument("--scenes", type=int, default=2500, help="number of rendered scenes for the mixed sets")
     parser.add_argument("--data-seed", type=int, default=11, help="seed of the rendered scenes")
     parser.add_argument("--batch-scale", type=float, default=1.0, help="factor on the batch sizes 22 / 8 / 11")
-    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    parser.add_argument("--rate", type=float, default=0.4, help="factor on the learning rates")
     parser.add_argument("--hold", type=float, default=0.3, help="share of the budget before the rates decay")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     return parser
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = TrainingConfig(options.minutes, options.steps, batch, PHASES, options.rate, hold=options.hold)
         dtype = torch.float32 if options.float32 else torch.bfloat16
         launch(train, "cpu", 1, config, flux, text, latents, out, dtype)
-        plot_losses(out / "transformer_log.json", out / "loss.png", "tiny FLUX dev: squared error over guidance")
+        plot_losses(out / "transformer_log.json", out / "loss.png", "tiny FLUX dev: weighted squared error")
     if not (out / "pipeline").exists():
         save_pipeline(transformer, flux / "vae", text, out / "pipeline")
     print(f"pipeline: {out / 'pipeline'}")

@@ -12,7 +12,7 @@ from benchmarks.tiny_flux.fast_forward import FastForward
 from benchmarks.tiny_flux.pipeline import load_text_models
 from benchmarks.tiny_flux.text import TextModels
 from benchmarks.tiny_flux.tokens import COARSE, FINE, children, pack, position_ids
-from benchmarks.tiny_flux_dev.distil import guided
+from benchmarks.tiny_flux_dev.distil import SHIFT, error_weight, guided
 from benchmarks.tiny_flux_dev.network import with_guidance
 from benchmarks.tiny_flux_dev.trajectories import GUIDANCE, Trajectories, Walk, levels, lift, pools
 from benchmarks.train_tiny_flux_dev import main
@@ -93,6 +93,15 @@ def test_the_target_is_the_pipelines_true_cfg(teacher, inputs, text) -> None:
     expected = negative + guidance[:, None, None] * (stock(teacher, inputs, None) - negative)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
     assert not found.requires_grad
+
+
+def test_an_error_weighs_as_much_as_it_moves_the_picture() -> None:
+    """A thousand steps of the pipeline's schedule: their lengths are the weight's derivative."""
+    sigmas = torch.tensor(levels(1000, SHIFT), dtype=torch.float64)
+    lengths = -1000 * sigmas.diff()
+    middle = (sigmas[1:] + sigmas[:-1]) / 2
+    torch.testing.assert_close(error_weight(middle, torch.ones(1000)), lengths, rtol=1e-3, atol=0)
+    torch.testing.assert_close(error_weight(middle, torch.full((1000,), 3.0)), lengths / 9, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(("steps", "shift"), [(4, 1.3), (10, 3.0)])

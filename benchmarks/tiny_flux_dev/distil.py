@@ -17,6 +17,7 @@ from benchmarks.tiny_flux.workers import Worker
 from benchmarks.tiny_flux_dev.network import with_guidance
 from benchmarks.tiny_flux_dev.trajectories import GUIDANCE, pools
 
+SHIFT = 2.46  # e^0.9, the pipeline's at 256 tokens
 POOL = 4  # batches that a pool of trajectories holds
 OTHER_FRAMES = 0.2
 """Share of the batches whose positions are those of a staged sampler: coarse tokens in fine units, or the reverse."""
@@ -41,11 +42,20 @@ def guided(
     return torch.lerp(untold, told, guidance[:, None, None])
 
 
-class GuidanceTask:
-    """The squared error to the guided velocity, divided by the guidance.
+def error_weight(sigma: Tensor, guidance: Tensor) -> Tensor:
+    """What a squared error at each level and guidance (B,) weighs: dσ/dt of the shifted schedule over g².
 
-    Undivided, the largest guidance would decide alone: the part that is to be learnt grows with g - 1, its square with
-    the square. Coarse and fine batches are points on guided trajectories; mixed ones are noised scenes.
+    Unweighted, the first levels and the largest guidance decide alone: what is to be learnt there is a hundred times
+    as large. But an error moves the picture by itself times dσ, and the levels stand closest at the start.
+    """
+    t = sigma / (SHIFT - (SHIFT - 1) * sigma)
+    return SHIFT / (1 + (SHIFT - 1) * t).square() / guidance.square()
+
+
+class GuidanceTask:
+    """The squared error to the guided velocity, weighted by `error_weight`.
+
+    Coarse and fine batches are points on guided trajectories; mixed ones are noised scenes.
     """
 
     def __init__(
@@ -89,7 +99,7 @@ class GuidanceTask:
         empty = self.data.empty_words, self.data.empty_pooled
         target = guided(self.teacher, latents, sigma, guidance, positions, words, pooled, empty)
         predicted = self.network(latents, words, pooled, sigma, positions, guidance)
-        loss = ((predicted - target).square().mean((1, 2)) / guidance).mean()
+        loss = ((predicted - target).square().mean((1, 2)) * error_weight(sigma, guidance)).mean()
         return loss, target, predicted
 
     def _positions(self, kind: str) -> Tensor:
