@@ -87,6 +87,9 @@ def test_a_verdict_tells_what_is_there() -> None:
     compared = verdict(measures.MEASURES["perceptual"], distance, judge)
     assert "50" not in compared.means and compared.told == {"5": True, OTHER: False}
     assert (compared.within, compared.over_steps) == pytest.approx((1, 1)), "less distance is better"
+    assert compared.of_means == pytest.approx(1)
+    likeness = {**distance, OTHER: distance[OTHER] + 100}
+    assert verdict(measures.MEASURES["perceptual"], likeness, judge).of_means < 0.6, "other seeds draw as well"
 
 
 def test_the_study_of_measures_writes_what_it_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

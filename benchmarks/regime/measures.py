@@ -98,13 +98,15 @@ def runs(guidance: float) -> dict[str, PlainRun]:
 class Verdict:
     """What a measure says. means: per run. told: per run, whether it is told from the full run (95 %, paired).
 
-    ordered: share of neighbouring step counts that its means put in the order of the steps. over_steps, within: its
-    agreement with the judge over the step counts of one prompt, and over the prompts of one step count; 1 is full.
+    ordered: share of neighbouring step counts that its means put in the order of the steps. The others are agreement
+    with the judge (Spearman, 1 is full): of the means over all runs with a mean, that of other seeds among them; over
+    the step counts of one prompt; over the prompts of one step count (within).
     """
 
     means: dict[str, Interval]
     told: dict[str, bool]
     ordered: float
+    of_means: float
     over_steps: float | None = None
     within: float | None = None
 
@@ -134,16 +136,27 @@ def verdict(measure: Measure, values: Mapping[str, Each], judge: Mapping[str, Ea
     over_steps, within = (
         rank_agreement(zip(a, b, strict=True), measure.higher) for a, b in ((mine.T, theirs.T), (mine, theirs))
     )
-    return Verdict(means, told, ordered_share(order, measure.higher), over_steps, within)
+    of_means = means_agreement(means, judge, measure.higher)
+    return Verdict(means, told, ordered_share(order, measure.higher), of_means, over_steps, within)
 
 
-def set_verdict(measure: SetMeasure, shown: Mapping[str, Pictures], prompts: Sequence[str]) -> Verdict:
-    """Of a set measure; told: the value lies outside the interval of the full run's."""
+def means_agreement(means: Mapping[str, Interval], judge: Mapping[str, Each], higher: bool) -> float:
+    """Spearman's correlation of a measure's means with the judge's over the runs that have one."""
+    return rank_agreement(
+        [(np.array([one.value for one in means.values()]), np.array([judge[name].mean() for name in means]))], higher
+    )
+
+
+def set_verdict(
+    measure: SetMeasure, shown: Mapping[str, Pictures], prompts: Sequence[str], judge: Mapping[str, Each]
+) -> Verdict:
+    """Of a set measure on runs, the first the full one; told: the value lies above the interval of the full run's."""
     features = {name: measure.features(pictures, prompts) for name, pictures in shown.items()}
     means = {name: bootstrap(each, measure.value, draws=200) for name, each in features.items()}
-    full, *fewer, _ = means
-    told = {name: means[name].value > means[full].high for name in fewer}
-    return Verdict(means, told, ordered_share([means[name].value for name in (full, *fewer)], False))
+    full = next(iter(means))
+    told = {name: interval.value > means[full].high for name, interval in means.items() if name != full}
+    order = [interval.value for name, interval in means.items() if name != OTHER]
+    return Verdict(means, told, ordered_share(order, False), means_agreement(means, judge, False))
 
 
 def study(shelf: Shelf, guidance: float, count: int) -> tuple[dict[str, Verdict], dict[str, Pictures], dict[str, int]]:
@@ -162,7 +175,9 @@ def study(shelf: Shelf, guidance: float, count: int) -> tuple[dict[str, Verdict]
         "frechet": SetMeasure("Fréchet, scene classifier", True, own.features, own.value),
         "image frechet": SetMeasure("Fréchet, image network", False, other.features, other.value),
     }
-    found |= {name: set_verdict(measure, shown, prompts) for name, measure in sets.items()}
+    for name, measure in sets.items():
+        compared = {run: each for run, each in shown.items() if measure.grammar or run != OTHER}  # not with themselves
+        found[name] = set_verdict(measure, compared, prompts, values[JUDGE])
     points = ("attributes", "scenes", "probability", "shapes")
     needed = {name: pictures_needed(values[name]["10"] - values[name][str(max(STEPS))], 1.0) for name in points}
     return found, shown, needed
@@ -194,24 +209,29 @@ def table(verdicts: Mapping[str, Verdict], needed: Mapping[str, int], guidance: 
         "is compared with the full run's) by a paired bootstrap, 95 %; for Fréchet distances: beyond the full run's",
         'interval. "Other seeds": the full run again, as well drawn, with other noise; what is bold there measures',
         "likeness to one seed's picture, not how well it is drawn. In order: share of neighbouring step counts that",
-        "get worse. Agreement with the probability of the stated attributes (Spearman): over the 14 to 2 steps of one",
-        "prompt, then over the prompts of one step count, that is whether it sees which pictures broke.",
+        "get worse. Agreement with the probability of the stated attributes (Spearman): of the means, other seeds",
+        "among them; over the 14 to 2 steps of one prompt; over the prompts of one step count, that is whether it sees",
+        "which pictures broke. The image network's Fréchet distance is to the full runs of other seeds; the full run's",
+        "own is the floor of so few pictures.",
         "Made by `python -m benchmarks.regime.measures`.",
         "",
-        f"| measure | grammar | {' | '.join(names)} | in order | over steps | over prompts |",
-        "|---|---|" + "---:|" * (len(names) + 3),
+        f"| measure | grammar | {' | '.join(names)} | in order | means | over steps | over prompts |",
+        "|---|---|" + "---:|" * (len(names) + 4),
     ]
     for name, found in verdicts.items():
         grammar = name in SCENES_ONLY or (name in MEASURES and MEASURES[name].grammar)
         cells = [cell(found, run) for run in names] + [f"{found.ordered:.0%}"]
-        cells += ["–" if each is None else f"{each:.2f}" for each in (found.over_steps, found.within)]
+        cells += ["–" if each is None else f"{each:.2f}" for each in (found.of_means, found.over_steps, found.within)]
         lines.append(f"| {LABELS[name]} | {'yes' if grammar else 'no'} | {' | '.join(cells)} |")
-    free = {name: verdicts[name].within or 0 for name, each in MEASURES.items() if not each.grammar}
-    best = max(free, key=lambda name: free[name])
+    free = [name for name in verdicts if name not in SCENES_ONLY and not (name in MEASURES and MEASURES[name].grammar)]
+    drawn = max(free, key=lambda name: verdicts[name].of_means)
+    broken = max(free, key=lambda name: verdicts[name].within or 0)
     wanted = ", ".join(f"{count} for {LABELS[name]}" for name, count in needed.items())
     lines += [
         "",
-        f"Of single pictures' measures without a grammar, **{LABELS[best]}** sees best which broke ({free[best]:.2f}).",
+        f"Of the measures without a grammar, **{LABELS[drawn]}** agrees best with what is drawn ({LABELS[JUDGE]}): "
+        f"{verdicts[drawn].of_means:.2f} over the runs; **{LABELS[broken]}** sees best which pictures broke: "
+        f"{verdicts[broken].within or 0:.2f}.",
         "",
         f"Pictures that tell one point between 10 steps and the full run from none (95 %, paired): {wanted}.",
     ]
@@ -224,7 +244,7 @@ def record(verdicts: Mapping[str, Verdict]) -> dict[str, object]:
         name: {
             "means": {run: rounded(vars(interval)) for run, interval in found.means.items()},
             "told": found.told,
-            **rounded({"ordered": found.ordered, "over_steps": found.over_steps, "within": found.within}),
+            **rounded({name: getattr(found, name) for name in ("ordered", "of_means", "over_steps", "within")}),
         }
         for name, found in verdicts.items()
     }  # fmt: skip

@@ -68,11 +68,18 @@ class GuidanceTask:
         self.data, self.text, self.batch = data, text, batch
 
     def begin(self, seed: int, step: int, rank: int) -> None:
-        """See `Task.begin`. The trajectories begin anew too."""
+        """See `Task.begin`. The trajectories begin anew too, from noised scenes at all levels."""
         self._batches = Batches(self.data, seed, step, rank)
         self._rng = np.random.default_rng([seed, step, rank])
         sizes = {kind: POOL * self.batch[kind] for kind in ("half", "full")}
         self._pools = pools(sizes, self.text, [seed, step, rank])
+        for kind, pool in self._pools.items():
+            clean, words, pooled = getattr(self.data, kind), self.data.words, self.data.pooled
+            pool.walks = [
+                pool.walk(clean[i].float(), self._rng.uniform(0.05, 1), pool.draw_guidance(), words[i].float(),
+                          pooled[i].float())
+                for i in self.data.choose(self._rng, sizes[kind])
+            ]  # fmt: skip
 
     def choose_kind(self, chances: Chances) -> str:
         """See `Task.choose_kind`."""

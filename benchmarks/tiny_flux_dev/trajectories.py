@@ -74,17 +74,25 @@ class Trajectories:
 
     def begin(self) -> Walk:
         """A new walk, from noise or, at the fine resolution, from an earlier coarse one."""
+        if self.earlier and self.rng.random() < LIFTED:
+            coarse = self.earlier.popleft()
+            clean, start = lift(coarse.tokens[None])[0], float(self.rng.uniform(*LIFT_LEVELS))
+            return self.walk(clean, start, coarse.guidance, coarse.words, coarse.pooled)
+        words, pooled = self.text.encode([sample_scene(self.rng).prompt])
+        return self.walk(torch.zeros(self.side**2, 16), 1.0, self.draw_guidance(), words[0], pooled[0])
+
+    def walk(self, clean: Tensor, start: float, guidance: float, words: Tensor, pooled: Tensor) -> Walk:
+        """A walk from clean tokens (N, 16) noised to the level `start`, with steps and a shift of its own."""
         rng = self.rng
         steps, shift = (float(np.exp(rng.uniform(*np.log(bounds)))) for bounds in (STEPS, SHIFTS))
-        noise = torch.from_numpy(rng.standard_normal((self.side**2, 16), np.float32))
+        noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32))
+        sigmas = levels(max(1, round(steps * start)), shift, start)
         by_student = bool(rng.random() < OWN_STEPS)
-        if self.earlier and rng.random() < LIFTED:
-            coarse, start = self.earlier.popleft(), float(rng.uniform(*LIFT_LEVELS))
-            tokens = torch.lerp(lift(coarse.tokens[None])[0], noise, start)
-            sigmas = levels(max(1, round(steps * start)), shift, start)
-            return Walk(tokens, sigmas, coarse.guidance, coarse.words, coarse.pooled, by_student)
-        words, pooled = self.text.encode([sample_scene(rng).prompt])
-        return Walk(noise, levels(round(steps), shift), float(rng.uniform(*GUIDANCE)), words[0], pooled[0], by_student)
+        return Walk(torch.lerp(clean, noise, start), sigmas, guidance, words, pooled, by_student)
+
+    def draw_guidance(self) -> float:
+        """Uniform within `GUIDANCE`."""
+        return float(self.rng.uniform(*GUIDANCE))
 
     def draw(self, count: int) -> Points:
         """The points of `count` walks, chosen at random. Raises ValueError for more than there are."""
