@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.regime import guidance, measures, pictures
 from benchmarks.regime.drawing import judged
-from benchmarks.regime.measures import OTHER, ordered_share, rank_agreement, verdict
+from benchmarks.regime.measures import OTHER, good, ordered_share, rank_agreement, verdict
 from benchmarks.regime.pictures import BATCH, PlainRun, Shelf, scene_prompts
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
@@ -68,12 +68,15 @@ def test_what_is_on_the_shelf_is_not_drawn_again(tmp_path: Path) -> None:
 
 
 def test_order_and_agreement_of_known_numbers() -> None:
-    assert ordered_share([5, 4, 3, 3.5], higher=True) == pytest.approx(2 / 3)
-    assert ordered_share([1, 2, 3], higher=False) == 1
+    assert ordered_share([5, 4, 3, 3.5]) == pytest.approx(2 / 3)
+    numbers = np.array([-2.0, 1.0])
+    wanted = {"attributes": [-2, 1], "perceptual": [2, -1], "fine power": [-2, -1]}
+    for name, values in wanted.items():
+        assert good(measures.MEASURES[name], numbers).tolist() == values
     rising, falling, flat = np.arange(5.0), -np.arange(5.0), np.ones(5)
-    assert rank_agreement([(rising, rising**3), (rising, flat)], higher=True) == pytest.approx(1)
-    assert rank_agreement([(rising, falling)], higher=False) == pytest.approx(1)
-    assert rank_agreement([(flat, rising)], higher=True) == 0
+    assert rank_agreement([(rising, rising**3), (rising, flat)]) == pytest.approx(1)
+    assert rank_agreement([(rising, falling)]) == pytest.approx(-1)
+    assert rank_agreement([(flat, rising)]) == 0
 
 
 def test_a_verdict_tells_what_is_there() -> None:

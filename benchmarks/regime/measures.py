@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,15 +39,19 @@ OTHER = "other seeds"
 OTHER_SEED = 5000
 OUT = Path("benchmarks/results/regime")
 Each = NDArray[np.float64]
+Number = TypeVar("Number", float, Each)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number for each picture. grammar: needs a prompt of the scenes; compares: needs the full run's picture."""
+    """One number for each picture. higher: whether more is better; None if 0 is best, less and more alike worse.
+
+    grammar: needs a prompt of the scenes. compares: needs the full run's picture.
+    """
 
     label: str
     unit: str
-    higher: bool
+    higher: bool | None
     grammar: bool
     compares: bool
     of: Callable[[Pictures, Pictures, Sequence[str]], Sequence[float]]
@@ -75,8 +80,8 @@ MEASURES: Mapping[str, Measure] = {
         "probability of the stated", "%", True, True, False, lambda a, b, p: StatedProbability()(a, None, p)
     ),
     "shapes": Measure("shapes right", "%", True, True, False, lambda a, b, p: ShapeAccuracy()(a, None, p)),
-    "gradient": Measure("mean gradient to the full run's", "%", True, False, False, softness),
-    "fine power": Measure("power of fine detail", "dB", True, False, True, lambda a, b, p: fine_power(a, b)),
+    "gradient": Measure("mean gradient to the full run's", "%", None, False, False, softness),
+    "fine power": Measure("power of fine detail", "dB", None, False, True, lambda a, b, p: fine_power(a, b)),
     "spectrum": Measure("spectral distance", "dB", False, False, True, lambda a, b, p: spectral_distance(a, b)),
     "perceptual": Measure(
         "perceptual distance", "‰", False, False, True, lambda a, b, p: (1000 * np.array(perceptual_distance(a, b)))
@@ -111,16 +116,16 @@ class Verdict:
     within: float | None = None
 
 
-def ordered_share(means: Sequence[float], higher: bool) -> float:
-    """Share of neighbours, from more to fewer steps, between which the measure gets worse."""
-    worse = [(b < a) if higher else (b > a) for a, b in pairwise(means)]
-    return sum(worse) / len(worse)
+def ordered_share(goodness: Sequence[float]) -> float:
+    """Share of neighbours, from more to fewer steps, between which it falls."""
+    falls = [b < a for a, b in pairwise(goodness)]
+    return sum(falls) / len(falls)
 
 
-def rank_agreement(pairs: Iterable[tuple[Each, Each]], higher: bool) -> float:
-    """Mean of Spearman's correlations of the pairs in which something varies; higher: whether more is better."""
+def rank_agreement(pairs: Iterable[tuple[Each, Each]]) -> float:
+    """Mean of Spearman's correlations of the pairs in which something varies; 0 if nothing does."""
     each = [spearmanr(a, b).statistic for a, b in pairs if np.ptp(a) > 0 and np.ptp(b) > 0]
-    return float(np.mean(each)) * (1 if higher else -1) if each else 0.0
+    return float(np.mean(each)) if each else 0.0
 
 
 def verdict(measure: Measure, values: Mapping[str, Each], judge: Mapping[str, Each]) -> Verdict:
@@ -129,22 +134,26 @@ def verdict(measure: Measure, values: Mapping[str, Each], judge: Mapping[str, Ea
     start = fewer[0] if measure.compares else full  # with itself a picture is trivially alike
     means = {name: bootstrap(each) for name, each in values.items() if not (measure.compares and name == full)}
     told = {name: bootstrap(values[name] - values[start]).excludes_zero for name in means if name != start}
-    order = [means[name].value for name in (full, *fewer) if name in means]
+    goodness = {name: good(measure, one.value) for name, one in means.items()}
+    order = [goodness[name] for name in (full, *fewer) if name in means]
     mine, theirs = (np.stack([by_run[name] - by_run[full] for name in fewer]) for by_run in (values, judge))
     if measure.compares:
         mine = np.stack([values[name] for name in fewer])
-    over_steps, within = (
-        rank_agreement(zip(a, b, strict=True), measure.higher) for a, b in ((mine.T, theirs.T), (mine, theirs))
-    )
-    of_means = means_agreement(means, judge, measure.higher)
-    return Verdict(means, told, ordered_share(order, measure.higher), of_means, over_steps, within)
+    mine = good(measure, mine)
+    over_steps, within = (rank_agreement(zip(a, b, strict=True)) for a, b in ((mine.T, theirs.T), (mine, theirs)))
+    return Verdict(means, told, ordered_share(order), means_agreement(goodness, judge), over_steps, within)
 
 
-def means_agreement(means: Mapping[str, Interval], judge: Mapping[str, Each], higher: bool) -> float:
-    """Spearman's correlation of a measure's means with the judge's over the runs that have one."""
-    return rank_agreement(
-        [(np.array([one.value for one in means.values()]), np.array([judge[name].mean() for name in means]))], higher
-    )
+def good(measure: Measure, values: Number) -> Number:
+    """Values turned so that more is better."""
+    if measure.higher is None:
+        return -abs(values)
+    return values if measure.higher else -values
+
+
+def means_agreement(goodness: Mapping[str, float], judge: Mapping[str, Each]) -> float:
+    """Spearman's correlation of a measure's means, more is better, with the judge's over the runs that have one."""
+    return rank_agreement([(np.array([*goodness.values()]), np.array([judge[name].mean() for name in goodness]))])
 
 
 def set_verdict(
@@ -155,8 +164,9 @@ def set_verdict(
     means = {name: bootstrap(each, measure.value, draws=200) for name, each in features.items()}
     full = next(iter(means))
     told = {name: interval.value > means[full].high for name, interval in means.items() if name != full}
-    order = [interval.value for name, interval in means.items() if name != OTHER]
-    return Verdict(means, told, ordered_share(order, False), means_agreement(means, judge, False))
+    goodness = {name: -interval.value for name, interval in means.items()}
+    order = [value for name, value in goodness.items() if name != OTHER]
+    return Verdict(means, told, ordered_share(order), means_agreement(goodness, judge))
 
 
 def study(shelf: Shelf, guidance: float, count: int) -> tuple[dict[str, Verdict], dict[str, Pictures], dict[str, int]]:
