@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.regime import guidance, measures, pictures
+from benchmarks.regime import eye, guidance, measures, pictures
 from benchmarks.regime.drawing import judged
 from benchmarks.regime.measures import OTHER, good, ordered_share, rank_agreement, verdict
 from benchmarks.regime.pictures import BATCH, PlainRun, Shelf, scene_prompts
@@ -135,3 +135,24 @@ def test_every_judge_gives_every_picture_a_number() -> None:
     shown = renders(PlainRun("tiny-flux", 6.0, 50), 0)
     each = judged(shown, scene_prompts("train", BATCH))
     assert {len(values) for values in each.values()} == {BATCH} and "probability" in each
+
+
+def test_pairs_are_twenty_prompts_and_the_same_each_time() -> None:
+    names = ["14", "10", "5", OTHER]
+    found = eye.pairs(32, names)
+    assert found == eye.pairs(32, names) and len({pair.prompt for pair in found}) == eye.PAIRS
+    assert all(pair.a != pair.b for pair in found) and {pair.a for pair in found} == set(names)
+    assert sum(names.index(pair.a) < names.index(pair.b) for pair in found) in range(4, 17), (
+        "neither side is the better"
+    )
+
+
+def test_agreement_with_the_eye_of_known_answers() -> None:
+    assert eye.agreement([1.0, -2.0, 3.0, 0.0], ["A", "A", "=", "B"]) == pytest.approx((1 + 0 + 0.5) / 3)
+    shown = {run: renders(PlainRun("tiny-flux", 6.0, int(run)), 0) for run in ("50", "14", "3")}
+    prompts = scene_prompts("train", BATCH)
+    for name in ("perceptual", "probability", "fine power"):
+        measure = measures.MEASURES[name]
+        better = eye.preference(measure, shown, eye.Pair(2, "14", "3"), "50", prompts)
+        assert better > 0 and eye.preference(measure, shown, eye.Pair(2, "3", "14"), "50", prompts) == -better
+    assert eye.sheet(shown, [eye.Pair(0, "14", "3")] * 5, prompts).size == (4 * 524, 2 * 286)
