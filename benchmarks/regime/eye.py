@@ -84,9 +84,9 @@ def table(shares: Mapping[str, float], answers: Sequence[str]) -> str:
     lines = [
         "# Agreement of single pictures' measures with the eye",
         "",
-        f"{len(answers)} pairs of tiny FLUX at guidance 6 (`python -m benchmarks.regime.eye`), each looked at once, not",
-        f"told which is which; {decided} were decided, the others looked equally well drawn. Undecided by the measure",
-        f"counts as half. A standard error of a share near 80 % is {100 * (0.16 / max(decided, 1)) ** 0.5:.0f} points.",
+        f"{len(answers)} pairs of tiny FLUX at guidance 6 (`python -m benchmarks.regime.eye`), each looked at once,",
+        f"not told which is which; {decided} were decided, the others looked equally well drawn. Undecided by the",
+        f"measure counts as half. Standard error near 80 %: {100 * (0.16 / max(decided, 1)) ** 0.5:.0f} points.",
         "",
         "| measure | decides as the eye does |",
         "|---|---:|",
