@@ -8,11 +8,16 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
+from benchmarks.regime.pictures import BATCH, PlainRun, Shelf
+from benchmarks.tiny_flux.evaluate import HELD_OUT_SEED
 from benchmarks.tiny_flux.fast_forward import FastForward
 from benchmarks.tiny_flux.pipeline import load_text_models
+from benchmarks.tiny_flux.render import render
+from benchmarks.tiny_flux.scenes import sample_scene
 from benchmarks.tiny_flux.text import TextModels
 from benchmarks.tiny_flux.tokens import COARSE, FINE, children, pack, position_ids
 from benchmarks.tiny_flux_dev.distil import SHIFT, error_weight, guided
+from benchmarks.tiny_flux_dev.evaluate import compare
 from benchmarks.tiny_flux_dev.network import with_guidance
 from benchmarks.tiny_flux_dev.trajectories import GUIDANCE, Trajectories, Walk, levels, lift, pools
 from benchmarks.train_tiny_flux_dev import main
@@ -188,3 +193,20 @@ def test_command_trains_once_and_gives_a_loadable_pipeline(tmp_path: Path) -> No
         for g in (1.0, 8.0)
     )
     assert weak.shape == (64, 64, 3) and np.abs(weak - strong).max() > 1e-3, "the guidance says something by now"
+
+
+def test_the_evaluation_compares_the_same_seeds(tmp_path: Path) -> None:
+    """A made-up student that is 0.1 too bright: 20 dB, and as well drawn."""
+
+    def make(run: PlainRun, start: int) -> np.ndarray:
+        rng = np.random.default_rng(HELD_OUT_SEED)
+        scenes = [sample_scene(rng) for _ in range(start + BATCH)][start:]
+        taught = np.stack([render(scene) for scene in scenes]).astype(np.float32) / 255 * 0.8
+        return taught + (0.1 if run.model == "tiny-flux-dev" else 0.0)
+
+    found = compare(Shelf(tmp_path, make), 3.0, 50, BATCH, None)
+    assert found["psnr"]["value"] == pytest.approx(20, abs=0.2)
+    assert found["psnr of the mean squared error"] == pytest.approx(20, abs=0.2)
+    assert found["tiny-flux"]["attributes"]["value"] > 90
+    learnt, taught = (found[name]["probability"]["value"] for name in ("tiny-flux-dev", "tiny-flux"))
+    assert found["difference"]["probability"]["value"] == pytest.approx(learnt - taught, abs=0.01)

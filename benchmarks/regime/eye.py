@@ -66,7 +66,8 @@ def preference(measure: Measure, shown: Mapping[str, Pictures], pair: Pair, full
     """How much better A is than B in the measure's eyes; 0 where it sees no difference."""
     one = slice(pair.prompt, pair.prompt + 1)
     a, b = (
-        good(measure, float(measure.of(shown[run][one], shown[full][one], prompts[one])[0])) for run in (pair.a, pair.b)
+        good(measure, float(np.ravel(measure.of(shown[run][one], shown[full][one], prompts[one]))[0]))
+        for run in (pair.a, pair.b)
     )
     return a - b
 

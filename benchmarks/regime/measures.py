@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -54,7 +54,7 @@ class Measure:
     higher: bool | None
     grammar: bool
     compares: bool
-    of: Callable[[Pictures, Pictures, Sequence[str]], Sequence[float]]
+    of: Callable[[Pictures, Pictures, Sequence[str]], ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SetMeasure:
     label: str
     grammar: bool
     features: Callable[[Pictures, Sequence[str]], NDArray[np.float32]]
-    value: Callable[[Each], float]
+    value: Callable[[NDArray[Any]], float]
 
 
 def softness(shown: Pictures, full: Pictures, prompts: Sequence[str]) -> list[float]:

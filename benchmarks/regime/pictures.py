@@ -119,7 +119,7 @@ class Shelf:
                     np.save(file, to_bytes(self.make(run, start)))
                 unfinished.replace(path)
         drawn = np.concatenate([np.load(path) for path in paths])[:count]
-        shown: Pictures = drawn.astype(np.float32) / 255
+        shown: Pictures = (drawn / 255).astype(np.float32)
         return shown
 
 
