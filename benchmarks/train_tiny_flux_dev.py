@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, default=2500, help="number of rendered scenes for the mixed sets")
     parser.add_argument("--data-seed", type=int, default=11, help="seed of the rendered scenes")
     parser.add_argument("--batch-scale", type=float, default=1.0, help="factor on the batch sizes 22 / 8 / 11")
-    parser.add_argument("--rate", type=float, default=0.4, help="factor on the learning rates")
-    parser.add_argument("--hold", type=float, default=0.3, help="share of the budget before the rates decay")
+    parser.add_argument("--rate", type=float, default=0.15, help="factor on the learning rates")
+    parser.add_argument("--hold", type=float, default=0.4, help="share of the budget before the rates decay")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     return parser
 
