@@ -1,10 +1,11 @@
 """Train the tiny WanPipeline that ships with the library, with one command, on one CPU core.
 
-    python -m benchmarks.train_tiny_wan --out DIR --bfloat16
+    python -m benchmarks.train_tiny_wan --out DIR --bfloat16                                            # from nothing
+    python -m benchmarks.train_tiny_wan --out DIR --bfloat16 --init ralu_cache/tiny_wan --data-seed 6   # go on
 
 Tiny FLUX (the shipped one, or --flux DIR) lends its T5, and the latents that the autoencoder is taught.
 Stages, each skipped when its output exists in DIR, so that a killed run continues where it was: `vae/`, `latents/`,
-`transformer/`, `pipeline/`; at the end `transformer_log.json` and `loss.png`.
+`transformer/`, `pipeline/`; at the end `transformer_log.json` and `loss.png`. --init lends its autoencoder.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for all stages' outputs")
     parser.add_argument("--flux", type=Path, default=Path("ralu_cache/tiny_flux"), help="a tiny FLUX pipeline")
+    parser.add_argument("--init", type=Path, help="saved tiny Wan pipeline to go on from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16")
     budget = parser.add_argument_group("budget")
@@ -42,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--clips", type=int, default=6000, help="clips that the transformer is trained on")
     parser.add_argument("--data-seed", type=int, default=5, help="seed of the transformer's clips")
     parser.add_argument("--batch-scale", type=float, default=1.0, help="factor on the batch sizes 40 / 14 / 20")
-    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    parser.add_argument("--rate", type=float, help="factor on the learning rates (default: 1, or 0.15 with --init)")
     return parser
 
 
@@ -55,26 +57,31 @@ def main(arguments: list[str] | None = None) -> None:
     latents.mkdir(parents=True, exist_ok=True)
     text = build_text(flux)
 
-    if not (out / "vae").exists():
+    vae_folder = out / "vae" if options.init is None else options.init / "vae"
+    if not vae_folder.exists():
         autoencoder = AutoencoderConfig(
             options.vae_minutes, options.vae_steps, options.vae_batch, options.vae_clips, bfloat16=options.bfloat16
         )
-        train_autoencoder(autoencoder, flux, out / "vae")
+        train_autoencoder(autoencoder, flux, vae_folder)
     write_chunks(options.clips, options.data_seed, flux, text, latents)
 
     if not (out / "transformer").exists():
         sizes = {"half": 40, "full": 14, "mixed": 20}
         batch = {kind: max(1, round(size * options.batch_scale)) for kind, size in sizes.items()}
-        config = TrainingConfig(options.minutes, options.steps, batch, PHASES, options.rate, hold=0.5)
+        rate = options.rate or (1.0 if options.init is None else 0.15)
+        config = TrainingConfig(options.minutes, options.steps, batch, PHASES, rate, hold=0.5)
         torch.manual_seed(config.seed)
-        model = build_transformer()
+        if options.init is None:
+            model = build_transformer()
+        else:
+            model = WanTransformer3DModel.from_pretrained(options.init / "transformer", dtype=torch.float32)
         dtype = torch.bfloat16 if options.bfloat16 else torch.float32
         launch(train, "cpu", 1, config, model, text, latents, out, dtype)
         plot_losses(out / "transformer_log.json", out / "loss.png", "tiny Wan: training loss")
 
     if not (out / "pipeline").exists():
         trained = WanTransformer3DModel.from_pretrained(out / "transformer", dtype=torch.float32)
-        vae = AutoencoderKLWan.from_pretrained(out / "vae", dtype=torch.float32)
+        vae = AutoencoderKLWan.from_pretrained(vae_folder, dtype=torch.float32)
         save_pipeline(assemble(trained, vae, flux), out / "pipeline")
     print(f"pipeline: {out / 'pipeline'}")
 

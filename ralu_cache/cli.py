@@ -12,7 +12,8 @@ from typing import Any
 from ralu_cache.calibration.options import add_calibrate
 from ralu_cache.sweep.options import add_recommend, add_sweep
 
-EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan")
+EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-flux-dev")
+DEMO_MODELS = EMBEDDED[:3]
 METHODS = "SPATIAL, +TEMPORAL, +guidance=..., or several such as ralu-4x+seacache:0.3+guidance=early"
 
 
@@ -56,7 +57,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="out/demo", metavar="FOLDER", help="default: %(default)s; a folder a model in it"
     )
-    parser.add_argument("--models", nargs="+", choices=EMBEDDED, default=EMBEDDED, help="all, if not given")
+    parser.add_argument("--models", nargs="+", choices=DEMO_MODELS, default=DEMO_MODELS, help="all, if not given")
     parser.add_argument("--quick", action="store_true", help="two prompts, three methods, one round")
     parser.add_argument("--steps", type=_positive, help="steps of the full run (50)")
     parser.add_argument("--size", type=_positive, help="pixels of a side (128; 64 of tiny-wan)")

@@ -15,6 +15,8 @@ import torch
 class EmbeddedModel:
     """One of them. `arguments`: what its call needs beside prompt, negative prompt (""), size, steps and seed.
 
+    A negative prompt does nothing to one whose guidance is distilled: tiny-flux-dev.
+
     size: pixels of a side unless the call says otherwise. frames_per_second: of a model of videos; None of pictures.
     What it can draw says the README.md in its `folder`.
     """
@@ -55,4 +57,7 @@ TINY_WAN = EmbeddedModel(
     {"guidance_scale": 3.0, "max_sequence_length": 16, "num_frames": 9, "height": 64, "width": 64},
     size=64, frames_per_second=8,
 )  # fmt: skip
-EMBEDDED = {model.name: model for model in (TINY_FLUX, TINY_SD3, TINY_WAN)}
+TINY_FLUX_DEV = EmbeddedModel(
+    "tiny-flux-dev", "FluxPipeline", "tiny_flux_dev", {"guidance_scale": 3.0, "max_sequence_length": 16}
+)
+EMBEDDED = {model.name: model for model in (TINY_FLUX, TINY_SD3, TINY_WAN, TINY_FLUX_DEV)}

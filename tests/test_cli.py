@@ -172,7 +172,10 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_the_command_line_knows_the_embedded_models() -> None:
+    from ralu_cache import demo
+
     assert tuple(EMBEDDED) == cli.EMBEDDED
+    assert tuple(plan.model.name for plan in demo.DEMOS) == cli.DEMO_MODELS
 
 
 class PlainPipeline:

@@ -252,9 +252,7 @@ def test_law_5_every_token_is_computed_within_max_age_steps(
             assert not (passed & new).any(), "what is new, or has new noise"
 
 
-@given(
-    chains(2), st.sampled_from(["rows", *sorted(EAGER)]), st.floats(0.05, 2.0), st.booleans(), st.integers(0, 10**6)
-)
+@given(chains(2), st.sampled_from(["rows", *sorted(EAGER)]), st.floats(0.05, 2.0), st.booleans(), st.integers(0, 10**6))
 def test_law_6_a_sample_in_a_batch_is_the_sample_alone(
     chain: list[TokenLayout], name: str, threshold: float, trend: bool, seed: int
 ) -> None:

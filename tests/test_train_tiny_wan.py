@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, WanPipeline
+from diffusers import AutoencoderKL, AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 
 from benchmarks.tiny_flux.optimiser import Optimiser
 from benchmarks.tiny_flux.workers import Worker
@@ -125,6 +125,21 @@ def test_muon_trains_the_blocks_matrices() -> None:
         value.numel() for name, value in model.named_parameters() if name.startswith("blocks") and value.ndim == 2
     )
     assert int(optimiser._by_muon.sum()) == matrices > 0
+
+
+def test_training_goes_on_from_saved_weights(tmp_path: Path) -> None:
+    """One step of a tiny rate later the weights are still the shipped ones; the autoencoder is taken over."""
+    shipped = FLUX.parent / "tiny_wan"
+    command = ["--out", str(tmp_path), "--flux", str(FLUX), "--clips", "2", "--batch-scale", "0.05"]
+    main([*command, "--init", str(shipped), "--steps", "1", "--rate", "1e-6"])
+    assert not (tmp_path / "vae").exists()
+    for part, kind in (("transformer", WanTransformer3DModel), ("vae", AutoencoderKLWan)):
+        before, after = (
+            kind.from_pretrained(folder / part, dtype=torch.float32).state_dict()
+            for folder in (shipped, tmp_path / "pipeline")
+        )
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_command_trains_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:

@@ -87,9 +87,7 @@ def test_it_is_dropped_once_every_sample_was_computed_twice() -> None:
 
 @pytest.mark.parametrize("policy", [FEW, SeaCache(1e6, max_age=2), Adaptive((2, 9, 9))], ids=NAMES)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_a_run_takes_another_path_than_one_that_resets_at_the_same_cost(
-    policy: Rules, guidance: float
-) -> None:
+def test_a_run_takes_another_path_than_one_that_resets_at_the_same_cost(policy: Rules, guidance: float) -> None:
     pipe, found, flops = make_pipeline(), [], []
     for transition in ("trend", "reset"):
         with accelerate(pipe, spatial=PLAN, temporal=replace(policy, transition=transition)) as handle:

@@ -70,8 +70,8 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
             "an interval of 1 reuses",
             "Law 4: where nothing can be reused, the run is the uncached one.",
             "ralu_cache/temporal/taylorseer.py",
-            "reuse = age + 1 < per_stage(self.interval, situation.stage)",
-            "reuse = age < per_stage(self.interval, situation.stage)",
+            "due = reach >= per_stage(self.interval, situation.stage)",
+            "due = reach > per_stage(self.interval, situation.stage)",
             (LAWS + "test_law_4_a_policy_that_cannot_reuse_never_does",),
         ),
         Mutant(

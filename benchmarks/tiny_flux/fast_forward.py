@@ -1,7 +1,7 @@
 """A training forward of FluxTransformer2DModel that is faster on CPUs and equal to the stock one.
 
 Fused projections, and attention by two plain products: on a CPU the fused kernel's backward is slow at short lengths.
-Not for sampling: it knows no guidance embedding, no IP adapters and no ControlNet residuals.
+Not for sampling: it knows no IP adapters and no ControlNet residuals.
 """
 
 import torch
@@ -15,20 +15,32 @@ from benchmarks.tiny_flux.flat_parameters import FlatParameters, fused_names
 Rope = tuple[Tensor, Tensor]
 
 
+def sinusoids(number: Tensor) -> Tensor:
+    """Sinusoids (B, 256) of 1000 times a noise level or guidance scale (B,), as the stock model takes them."""
+    return get_timestep_embedding(number.float() * 1000, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
+
+
 class FastForward:
     """Velocity prediction from the leaves of `parameters`; call it like a function."""
 
     def __init__(self, model: FluxTransformer2DModel, dtype: torch.dtype, device: torch.device) -> None:
-        if model.config.guidance_embeds:
-            raise ValueError("FastForward has no guidance embedding; the model's guidance_embeds must be False")
         self.parameters = FlatParameters(model, fused_names(model), dtype, device)
         self.dtype = dtype
         self.position_embedding = model.pos_embed
         self.doubles, self.singles = model.config.num_layers, model.config.num_single_layers
         self.heads, self.head = model.config.num_attention_heads, model.config.attention_head_dim
         self.width = self.heads * self.head
+        self.takes_guidance = bool(model.config.guidance_embeds)
 
-    def __call__(self, latents: Tensor, words: Tensor, pooled: Tensor, sigma: Tensor, positions: Tensor) -> Tensor:
+    def __call__(
+        self,
+        latents: Tensor,
+        words: Tensor,
+        pooled: Tensor,
+        sigma: Tensor,
+        positions: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """Velocity (B, N, 16), float32.
 
         Args:
@@ -37,14 +49,19 @@ class FastForward:
             pooled: pooled text features (B, 64).
             sigma: noise level of every sample (B,), 1 noise to 0 clean.
             positions: ids of the image tokens (N, 3).
+            guidance: scale of every sample (B,), for a model with a guidance embedding and for no other.
+
+        Raises ValueError if a guidance is missing, or given to a model that takes none.
         """
-        time = get_timestep_embedding(sigma.float() * 1000, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
+        if (guidance is not None) != self.takes_guidance:
+            wanted = "needs a guidance" if self.takes_guidance else "takes no guidance"
+            raise ValueError(f"this model {wanted} (guidance_embeds is {self.takes_guidance}), got {guidance}")
         length = words.shape[1]
         rope = self.position_embedding(torch.cat([positions.new_zeros(length, 3), positions]))
-        condition = F.silu(
-            self._mlp("time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2", time)
-            + self._mlp("time_text_embed.text_embedder.linear_1", "time_text_embed.text_embedder.linear_2", pooled)
-        )
+        condition = self._embed("timestep_embedder", sinusoids(sigma)) + self._embed("text_embedder", pooled)
+        if guidance is not None:
+            condition = condition + self._embed("guidance_embedder", sinusoids(guidance))
+        condition = F.silu(condition)
         image = self._linear("x_embedder", latents.to(self.dtype))
         text = self._linear("context_embedder", words.to(self.dtype))
         for i in range(self.doubles):
@@ -109,7 +126,8 @@ class FastForward:
         leaves = self.parameters.leaves
         return F.linear(x, leaves[f"{name}.weight"], leaves[f"{name}.bias"])
 
-    def _mlp(self, first: str, second: str, x: Tensor) -> Tensor:
+    def _embed(self, name: str, x: Tensor) -> Tensor:
+        first, second = (f"time_text_embed.{name}.linear_{number}" for number in (1, 2))
         return self._linear(second, F.silu(self._linear(first, x.to(self.dtype))))
 
     def _gelu_mlp(self, name: str, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from ralu_cache.sweep.records import MetricInfo
 
 Scores = Mapping[str, NDArray[np.float32]]
 """For each attribute the scores of its classes (classes,)."""
+SHAPES = ("shape", "second shape")
 
 
 def shown_share(scores: Scores, statement: Statement) -> dict[str, float]:
@@ -25,14 +26,30 @@ def shown_share(scores: Scores, statement: Statement) -> dict[str, float]:
     return shares
 
 
-def attribute_shares(pictures: Pictures, prompts: Sequence[str]) -> list[dict[str, float]]:
-    """`shown_share` of each picture (B, Y, X, 3) and its prompt. Raises ValueError for prompts outside the grammar."""
+def stated_probability(scores: Scores, statement: Statement) -> dict[str, float]:
+    """For each stated attribute the probability, 0 to 1, that the classifier gives to what is stated.
+
+    Of several classes of one attribute (two colours of a background) each counts up to its equal share, so that one of
+    them alone is never enough.
+    """
+    probabilities = {}
+    for name, classes in statement.items():
+        powers = np.exp(scores[name].astype(np.float64) - scores[name].max())
+        stated = (powers / powers.sum())[[ATTRIBUTES[name].index(value) for value in classes]]
+        probabilities[name] = float(np.minimum(stated, 1 / len(classes)).sum())
+    return probabilities
+
+
+def attribute_shares(
+    pictures: Pictures, prompts: Sequence[str], judge: Callable[[Scores, Statement], dict[str, float]] = shown_share
+) -> list[dict[str, float]]:
+    """`judge` of each picture (B, Y, X, 3) and its prompt. Raises ValueError for prompts outside the grammar."""
     if len(pictures) != len(prompts):
         raise ValueError(f"{len(pictures)} pictures need as many prompts, got {len(prompts)}")
     statements = [read_prompt(prompt) for prompt in prompts]
     table = classify(pictures)[1]
     return [
-        shown_share({name: rows[index] for name, rows in table.items()}, statement)
+        judge({name: rows[index] for name, rows in table.items()}, statement)
         for index, statement in enumerate(statements)
     ]
 
@@ -61,3 +78,30 @@ class SceneAccuracy:
 
     def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
         return [100.0 * (min(shares.values()) == 1) for shares in attribute_shares(pictures, prompts)]
+
+
+class StatedProbability:
+    """A `Metric`: mean probability, in percent, that the classifier gives to the attributes that the prompt states.
+
+    Smooth where `AttributeAccuracy` counts: a shape that only just reads is worth less than one that surely does.
+    """
+
+    name = "probability"
+    info = MetricInfo("probability of the stated", "%")
+    reference = False
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        each = attribute_shares(pictures, prompts, stated_probability)
+        return [100 * float(np.mean(list(probabilities.values()))) for probabilities in each]
+
+
+class ShapeAccuracy:
+    """A `Metric`: percent of the one or two stated shapes that a picture shows; what few steps break first."""
+
+    name = "shapes"
+    info = MetricInfo("shapes right", "%")
+    reference = False
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        each = attribute_shares(pictures, prompts)
+        return [100 * float(np.mean([shares[name] for name in SHAPES if name in shares])) for shares in each]

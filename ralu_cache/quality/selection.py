@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy
+from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
 from ralu_cache.quality.base import Metric, SetMetric
 from ralu_cache.quality.frechet import FrechetDistance
 from ralu_cache.quality.likeness import LIKENESS
+from ralu_cache.quality.perceptual import PerceptualDistance
 from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, MissingError
 from ralu_cache.quality.scene_prompts import read_prompt
+from ralu_cache.quality.texture import SpectralDistance
 
 _PRETRAINED: Mapping[str, Callable[[str], Metric]] = {
+    "perceptual distance": PerceptualDistance.load,
     "CLIP score": ClipScore.load,
     "ImageReward": ImageReward.load,
     "LPIPS": Lpips.load,
@@ -21,11 +24,12 @@ _PRETRAINED: Mapping[str, Callable[[str], Metric]] = {
 def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metric], list[SetMetric], list[str]]:
     """(metrics, set metrics, notices of what was left out and why).
 
-    PSNR, SSIM and MS-SSIM always; attribute accuracy and Fréchet distance if every prompt is one of the embedded
-    model's scenes; CLIP score, ImageReward and LPIPS if their packages and weights are on this machine: nothing is
-    downloaded. device: where the metrics with downloaded weights run. Raises ImportError without torchmetrics.
+    PSNR, SSIM, MS-SSIM and spectral distance always; what attributes are shown and the Fréchet distance if every prompt
+    is one of the embedded model's scenes; perceptual distance, CLIP score, ImageReward and LPIPS if their packages and
+    weights are on this machine: nothing is downloaded. device: where the metrics with downloaded weights run. Raises
+    ImportError without torchmetrics.
     """
-    metrics: list[Metric] = [*LIKENESS]
+    metrics: list[Metric] = [*LIKENESS, SpectralDistance()]
     sets: list[SetMetric] = []
     notices = []
     try:
@@ -34,7 +38,7 @@ def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metri
     except ValueError:
         notices.append(f"attribute accuracy and Fréchet distance are left out: {prompt!r} is not a tiny-flux scene")
     else:
-        metrics += [AttributeAccuracy(), SceneAccuracy()]
+        metrics += [AttributeAccuracy(), SceneAccuracy(), StatedProbability(), ShapeAccuracy()]
         sets.append(FrechetDistance())
     for label, load in _PRETRAINED.items():
         try:
