@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -112,7 +112,7 @@ class RALU:
     frame: str = "own"
     anchor: str = "center"
     regions_over_time: str = "frame"
-    guidance: str | Guidance | tuple[bool, ...] | None = None
+    guidance: str | Guidance | tuple[bool, ...] | None = field(default=None, repr=False)  # no part of the plan
 
     def __post_init__(self) -> None:
         resolve_guidance(self.guidance)

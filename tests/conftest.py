@@ -1,10 +1,12 @@
 """Shared fixtures; the pipelines themselves are in tests/pipelines.py."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import diffusers
 import hypothesis
 import pytest
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from tests.pipelines import make_pipeline
 
@@ -16,3 +18,11 @@ hypothesis.settings.load_profile("ralu_cache")
 @pytest.fixture
 def pipe() -> Any:
     return make_pipeline()
+
+
+@pytest.fixture(autouse=True)
+def attention_backend() -> Iterator[None]:
+    """diffusers' `set_attention_backend` sets it for all models, those of other tests included."""
+    before, _ = _AttentionBackendRegistry.get_active_backend()
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)

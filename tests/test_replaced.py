@@ -5,7 +5,7 @@ An outcome is a picture, or the type of the error that was raised: what is refus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -35,14 +35,6 @@ from tests.surroundings import (
 from tests.wan_pipelines import make_wan_transformer
 
 one_thread = surroundings.one_thread
-
-
-@pytest.fixture(autouse=True)
-def attention_backend() -> Iterator[None]:
-    """`set_attention_backend` sets it for all models."""
-    before, _ = _AttentionBackendRegistry.get_active_backend()
-    yield
-    _AttentionBackendRegistry.set_active_backend(before)
 
 
 Change = Callable[[Any], Any]

@@ -178,7 +178,7 @@ def test_teacher_and_student_walk_their_own_trajectories(text) -> None:
 
 
 def test_command_trains_once_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:
-    command = ["--out", str(tmp_path), "--scenes", "2", "--batch-scale", "0.05", "--steps", "3"]
+    command = ["--out", str(tmp_path), "--scenes", "2", "--batch-scale", "0.05", "--steps", "3", "--rate", "1"]
     main(command)
     before = (tmp_path / "transformer_log.json").stat().st_mtime_ns
     main(command)
