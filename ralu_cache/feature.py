@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +81,7 @@ class Feature:
     coarse: (B, n) bool, the resolution of the token that it was computed for.
     epoch: (B, n) int32, raised whenever fresh noise was mixed into the token since.
     mark: (B, n) uint8, a `Mark`.
+    at: the level, where all tokens of all samples were computed at one and are VALID, and the host knows; else None.
 
     Raises ValueError for shapes that do not fit the layout.
     """
@@ -91,6 +93,7 @@ class Feature:
     coarse: Tensor
     epoch: Tensor
     mark: Tensor
+    at: float | None = None
 
     def __post_init__(self) -> None:
         n, shape = self.layout.tokens, tuple(self.values.shape)
@@ -132,6 +135,7 @@ class Feature:
             coarse=coarse,
             epoch=epoch,
             mark=marks,
+            at=sigma if mark == Mark.VALID else None,
         )
 
     @property
@@ -222,13 +226,14 @@ class Feature:
             raise StaleFeature("put", other.layout, self.layout)
         return self.put_samples(rows, other.samples())
 
-    def samples(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+    def samples(self, rows: Tensor | None = None) -> dict[str, Any]:
         """All that is held of the samples `rows` (k,), all by default."""
         return {name: getattr(self, name) if rows is None else getattr(self, name)[rows] for name in _TENSORS}
 
     def put_samples(self, rows: Tensor, held: dict[str, Tensor]) -> Feature:
         """This feature with what `samples` gave of another one, of the same layout, in the places of `rows` (k,)."""
-        return replace(self, **{name: getattr(self, name).index_copy(0, rows, held[name]) for name in _TENSORS})
+        changed = {name: getattr(self, name).index_copy(0, rows, held[name]) for name in _TENSORS}
+        return replace(self, at=None, **changed)
 
     def tokens(self, rows: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """All that is held of some tokens (k, m) int64 of the samples `rows` (k,)."""
@@ -237,7 +242,8 @@ class Feature:
     def put_tokens(self, rows: Tensor, tokens: Tensor, held: dict[str, Tensor]) -> Feature:
         """This feature with what `tokens` gave of another one, of the same layout, in the same places."""
         places = rows[:, None], tokens
-        return replace(self, **{name: getattr(self, name).index_put(places, held[name]) for name in _TENSORS})
+        changed = {name: getattr(self, name).index_put(places, held[name]) for name in _TENSORS}
+        return replace(self, at=None, **changed)
 
     def invalidate(self, rows: Tensor | None = None, tokens: Tensor | None = None) -> Feature:
         """EMPTY for the samples `rows` (all by default), or there only for the `tokens`, (B, n) bool."""
@@ -247,6 +253,7 @@ class Feature:
             void = void & chosen.index_fill(0, indices(rows), True)
         return replace(
             self,
+            at=None,
             step=self.step.masked_fill(void, -1),
             sigma=self.sigma.masked_fill(void, torch.nan),
             mark=self.mark.masked_fill(void, Mark.EMPTY),

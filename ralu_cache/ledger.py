@@ -130,6 +130,17 @@ class Ledger:
             feature = self.get(f"{name}/{len(found)}", layout)
         return found
 
+    def uniform_history(self, name: str, layout: TokenLayout, most: int) -> list[tuple[float, Tensor]] | None:
+        """As `history`, at most so many, where the host knows one level for all tokens of each; else None."""
+        found: list[tuple[float, Tensor]] = []
+        feature = self.get(name, layout)
+        while feature is not None and len(found) < most:
+            if feature.at is None:
+                return None
+            found.append((feature.at, feature.values))
+            feature = self.get(f"{name}/{len(found)}", layout)
+        return found or None
+
     def transfer(self, layout: TokenLayout, changed: Tensor | None = None) -> None:
         """Move every feature to another layout of the plane (see `Feature.transfer`); the old ones are dropped."""
         maps: dict[int, TokenMap] = {}

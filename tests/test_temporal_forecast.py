@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.temporal.forecast import DAMPING, along_trend, extrapolate, slope
+from ralu_cache.temporal.forecast import DAMPING, along_trend, extrapolate, extrapolate_uniform, slope
 
 seeds = st.integers(0, 10**6)
 
@@ -115,3 +115,24 @@ def test_what_was_computed_twice_does_without_a_trend_bit_for_bit(seed: int, ord
     forecast = extrapolate(along_trend(history, trend, torch.tensor([True, False, True])), 0.4, order)
     assert torch.equal(forecast[:2], extrapolate(history, 0.4, order)[:2])
     torch.testing.assert_close(forecast[2], newest[2] - 0.1 * DAMPING * trend[2])
+
+
+@given(
+    seeds,
+    st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=4),
+    st.floats(0.0, 1.0),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_levels_that_the_host_knows_give_the_same_forecast_bit_for_bit(
+    seed: int, levels: list[float], sigma: float, dtype: torch.dtype
+) -> None:
+    """(6) Whether all samples were computed at the same steps or not is no difference to any of them."""
+    values = [drawn(2, 3, 4, seed=seed + k).to(dtype) for k in range(len(levels))]
+    known = extrapolate_uniform(list(zip(levels, values, strict=True)), sigma)
+    history = [(torch.full((2,), level), value) for level, value in zip(levels, values, strict=True)]
+    assert torch.equal(known, extrapolate(history, sigma, len(levels) - 1))
+
+
+def test_a_forecast_from_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="the history is empty"):
+        extrapolate_uniform([], 0.5)

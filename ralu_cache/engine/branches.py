@@ -22,7 +22,7 @@ from ralu_cache.feature import Feature, Mark
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
 from ralu_cache.report import BranchRecord
-from ralu_cache.temporal.base import Policy, Situation, TokenView
+from ralu_cache.temporal.base import Policy, RuleState, Situation, TokenView
 from ralu_cache.temporal.forecast import History, along_trend, slope
 from ralu_cache.token_map import Kind, map_tokens, plane, take
 
@@ -255,19 +255,28 @@ class Branch:
         known = trend.token_levels(inherited=True).isfinite() if by_token else trend.readable(inherited=True)
         return along_trend(history, trend.values, known)
 
+    def _forecast(self, sigma: float) -> Callable[[Tensor | None], Tensor]:
+        """The residual at a level, of some samples or all."""
+        state = self.state
+        if isinstance(state, RuleState) and type(state).forecast is RuleState.forecast and "trend" not in self.ledger:
+            nodes = self.ledger.uniform_history("residual", self.layout, self.policy.order + 1)
+            if nodes is not None:
+                return partial(state.forecast_uniform, nodes, sigma)
+        return partial(state.forecast, self._history(), sigma)
+
     def _groups(self, verdict: Verdict, situation: Situation, fresh: Tensor | None) -> list[Group]:
         """The samples by kind, the computed first: the call itself is made for the first group."""
         kinds = [kind for kind in ("computed", "partial", "reused") if kind in verdict.kinds]
         if kinds == ["computed"]:
             return [Group()]
-        history = self._history()
+        forecast = self._forecast(situation.sigma)
         groups = []
         for kind in kinds:
             rows = None if len(kinds) == 1 else verdict.rows(kind, self.layout.refined.device)
             if kind == "computed":
                 groups.append(Group(rows))
                 continue
-            residual = self.state.forecast(history, situation.sigma, rows)
+            residual = forecast(rows)
             if kind == "reused":
                 groups.append(Group(rows, residual))
                 continue

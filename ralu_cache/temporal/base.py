@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.forecast import History, extrapolate
+from ralu_cache.temporal.forecast import History, extrapolate, extrapolate_uniform
 
 TRANSITIONS = ("reset", "trend", "inherit", "kept")
 
@@ -351,6 +351,11 @@ class RuleState:
         index = torch.tensor(rows, device=self.age.device)
         part.age, part.total = self.age[index], self.total[index]
         return part
+
+    def forecast_uniform(self, nodes: Sequence[tuple[float, Tensor]], sigma: float, rows: Tensor | None) -> Tensor:
+        """`forecast` from nodes whose levels are the same for all samples, and known on the host."""
+        residual = extrapolate_uniform(nodes, sigma)
+        return residual if rows is None else residual[rows]
 
     def _prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         if self.policy.signal is None:

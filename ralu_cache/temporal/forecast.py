@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -41,6 +42,32 @@ def extrapolate(history: History, sigma: float, order: int) -> Tensor:
         result = part if result is None else result + part
     assert result is not None
     return narrowed(result, newest.dtype)
+
+
+def extrapolate_uniform(nodes: Sequence[tuple[float, Tensor]], sigma: float) -> Tensor:
+    """`extrapolate` through all nodes, (level, values (B, n, d)) newest first, whose levels the host knows.
+
+    One level serves all samples and tokens of a node. The same values bit for bit, without the device's part in the
+    weights. Raises ValueError for no nodes.
+    """
+    if not nodes:
+        raise ValueError("nothing to extrapolate from: the history is empty")
+    newest = nodes[0][1]
+    if len(nodes) == 1:
+        return newest
+    wide = torch.promote_types(newest.dtype, torch.float32)
+    result: Tensor | None = None
+    for weight, (_, values) in zip(_uniform_weights(tuple(level for level, _ in nodes), sigma), nodes, strict=True):
+        if weight != 0:
+            part = weight * values.to(wide)
+            result = part if result is None else result + part
+    assert result is not None
+    return narrowed(result, newest.dtype)
+
+
+@lru_cache(maxsize=64)
+def _uniform_weights(levels: tuple[float, ...], sigma: float) -> tuple[float, ...]:
+    return tuple(_weights(torch.tensor(levels)[:, None], sigma)[:, 0].tolist())
 
 
 def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
