@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 # Two workers of one thread each: the models of the tests are too small for two threads to help.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP) $(TYPING)
 	$(BIN)/ruff check .

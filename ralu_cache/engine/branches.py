@@ -22,7 +22,7 @@ from ralu_cache.feature import Feature, Mark
 from ralu_cache.layer_cache import Fresh, LayerCache
 from ralu_cache.ledger import Ledger
 from ralu_cache.report import BranchRecord
-from ralu_cache.temporal.base import Policy, RuleState, Situation, TokenView
+from ralu_cache.temporal.base import CountState, Policy, RuleState, Situation, TokenView
 from ralu_cache.temporal.forecast import History, along_trend, slope
 from ralu_cache.token_map import Kind, map_tokens, plane, take
 
@@ -92,11 +92,15 @@ class Branch:
         modulated: gives the first block's modulated input (B, n + extra, d); canvas: gives the image (B, C, H, W);
         compute: nothing may be reused in this call, whatever the policy.
         """
-        signal = self._signal(modulated, canvas)
-        decision = self.state.decide(situation, signal, self._last_signal(), self._readable(compute))
-        self._keep_signal(decision.signal, situation)
-        fresh, valid = self._select(situation, decision.reuse)
-        verdict = self._verdict = Verdict.read(decision, fresh, valid)
+        fresh = None
+        if isinstance(self.state, CountState) and self.policy.caches == "stack":
+            verdict = self._verdict = Verdict.counted(self.state.count(situation, self._known(compute)))
+        else:
+            signal = self._signal(modulated, canvas)
+            decision = self.state.decide(situation, signal, self._last_signal(), self._readable(compute))
+            self._keep_signal(decision.signal, situation)
+            fresh, valid = self._select(situation, decision.reuse)
+            verdict = self._verdict = Verdict.read(decision, fresh, valid)
         self._found = self._marks
         # what is computed is VALID; to count the ledger's marks anew would be one more host read a call
         self._marks = [self._marks_after(row) for row in range(self.layout.batch)]
@@ -194,12 +198,15 @@ class Branch:
     def _readable(self, compute: bool) -> Tensor:
         """(B,) bool: the samples whose residual may be used; on the host for policies that look at no signal."""
         if self.policy.signal is None:
-            known = [not compute and not empty and (self._inherit or not old) for empty, old, _ in self._marks]
-            return torch.tensor(known)
+            return torch.tensor(self._known(compute))
         reading = self.ledger.read("residual", self.layout, inherited=self._inherit)
         if reading is None or compute:
             return torch.zeros(self.layout.batch, dtype=torch.bool, device=self.layout.refined.device)
         return reading.readable
+
+    def _known(self, compute: bool) -> list[bool]:
+        """The samples whose residual may be used, as the host knows it."""
+        return [not compute and not empty and (self._inherit or not old) for empty, old, _ in self._marks]
 
     def _select(self, situation: Situation, reuse: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """(B, n) bool twice: the tokens to compute in samples that reuse, and those whose feature is VALID."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +60,13 @@ class Verdict:
         kinds = tuple(_kind(bool(r), count, size) for r, count in zip(reuse, counts, strict=True))
         counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
         return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
+
+    @classmethod
+    def counted(cls, reuse: Sequence[bool]) -> Verdict:
+        """That of a policy that counts, on whole samples: the host knows it without asking."""
+        nothing = (0,) * len(reuse)
+        kinds = tuple("reused" if reused else "computed" for reused in reuse)
+        return cls(kinds, nothing, nothing, (math.nan,) * len(reuse), (0.0,) * len(reuse), math.nan)
 
     def rows(self, kind: str, device: torch.device) -> Tensor:
         """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""

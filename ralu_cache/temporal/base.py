@@ -385,18 +385,28 @@ class Counting:
 class CountState(RuleState):
     """The counters of a policy that counts, on the host."""
 
-    def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
-        """See `RuleState.admit`."""
+    @property
+    def age(self) -> Tensor:
+        return torch.tensor(self._ages, dtype=torch.int32)
+
+    @age.setter
+    def age(self, value: Tensor) -> None:
+        self._ages: list[int] = value.tolist()
+
+    def count(self, situation: Situation, readable: Sequence[bool]) -> list[bool]:
+        """Which samples reuse; called once a step, in place of `decide`, by who needs no tensors."""
         policy: Any = self.policy
         forced, most = policy.forced(situation), policy.max_age
-        ages = self.age.tolist()
         reuse = [
             good and not forced and (most is None or age + 1 < most) and policy.reuses(situation, age)
-            for age, good in zip(ages, readable.tolist(), strict=True)
+            for age, good in zip(self._ages, readable, strict=True)
         ]
-        ages = [age + 1 if reused else 0 for age, reused in zip(ages, reuse, strict=True)]
-        self.age = torch.tensor(ages, dtype=torch.int32)
-        return torch.tensor(reuse), self.total
+        self._ages = [age + 1 if reused else 0 for age, reused in zip(self._ages, reuse, strict=True)]
+        return reuse
+
+    def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RuleState.admit`."""
+        return torch.tensor(self.count(situation, readable.tolist())), self.total
 
 
 @dataclass(frozen=True, kw_only=True)
