@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ralu_cache import RALU, Guidance, accelerate
 from ralu_cache.guidance import resolve_guidance
-from tests.surroundings import CLOSE, FAMILIES, PLAN, POLICIES, Family, one_thread  # noqa: F401
+from tests.surroundings import CLOSE, FAMILIES, PLAN, POLICIES, Family, at, one_thread  # noqa: F401
 
 UNTIL = Guidance(end=0.4)
 LATER = Guidance(start=0.1, end=0.4)
@@ -254,3 +254,21 @@ def test_stages_of_another_number_are_refused() -> None:
     accelerate(pipe, spatial=RALU(steps=(2, 2), ends=(0.5, 1.0)), guidance=(True, True, False))
     with pytest.raises(ValueError, match="guidance for 3 stages, but the plan has 2"):
         FAMILIES["flux"].run(pipe, guided=True)
+
+
+def test_a_held_difference_goes_with_its_picture() -> None:
+    """Of two pictures the first goes after guidance has ended: the second keeps its own difference."""
+    family, pipe = FAMILIES["sd3"], FAMILIES["sd3"].make()
+
+    def shrink(pipe: Any, tensors: dict[str, Any]) -> None:
+        for name, value in tensors.items():
+            tensors[name] = value[1:] if name == "latents" else value[[1, 3]]
+
+    with accelerate(pipe, guidance=Guidance(end=0.2, held="scaled")) as handle:
+        alone = family.run(pipe, (1,), guided=True)
+        inputs = ["latents", "prompt_embeds", "pooled_prompt_embeds"]
+        found = family.run(
+            pipe, (0, 1), guided=True, callback_on_step_end=at(6, shrink), callback_on_step_end_tensor_inputs=inputs
+        )
+        assert not handle.report.steps[6].guided and handle.report.steps[0].guided
+    torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)

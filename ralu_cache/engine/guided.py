@@ -24,8 +24,8 @@ from ralu_cache.guidance import Guidance
 class Known:
     """What one denoiser's calls gave that later ones need.
 
-    step, conditional: the step, and its prediction c (B, ...), as the pipeline got it. flops: of that call. held: of
-    each sample, the last difference c - u and its level.
+    step, conditional: the step, and its prediction c (B, ...), as the pipeline got it. flops: of that call. held: by
+    the sample's number (`Run.number`), the last difference c - u and its level.
     """
 
     step: int = -1
@@ -117,7 +117,7 @@ def unconditional(
             continue
         u = next(rows)
         if guidance.held is not None:
-            known.held[sample] = c - u, run.sigma
+            known.held[run.number(sample)] = c - u, run.sigma
         if guidance.agreement is not None and _agreement(u, c) >= guidance.agreement:
             agreed.append(sample)
         found.append(u if factor == 1 else c + factor * (u - c))
@@ -126,9 +126,9 @@ def unconditional(
 
 
 def _held(guidance: Guidance, run: Run, known: Known, sample: int, c: Tensor) -> Tensor:
-    if guidance.held is None or sample not in known.held:
+    if guidance.held is None or (held := known.held.get(run.number(sample))) is None:
         return c
-    difference, sigma = known.held[sample]
+    difference, sigma = held
     return c - (run.sigma / sigma) * difference
 
 

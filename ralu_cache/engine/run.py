@@ -193,8 +193,6 @@ class Run:
 
     def enter_at(self, entry: int) -> None:
         """Begin where the stock schedule is after so many steps (`strength`): at its level, whatever the plan's are."""
-        if not entry:
-            return
         self.stock = self.stock.entered(entry)
         self._entered = True
         self.report.baseline_steps = self.stock.steps
@@ -203,10 +201,9 @@ class Run:
     def start_at(self, index: int) -> None:
         """Begin at a later place of the stock schedule, which is the run's own: no stages are there."""
         self.index = self._start = index
-        if index:
-            self._entered = True
-            self.stock = self.stock.entered(index)
-            self.report.baseline_steps = self.stock.steps
+        self._entered = True
+        self.stock = self.stock.entered(index)
+        self.report.baseline_steps = self.stock.steps
 
     def _lay_out(self, stages: tuple[Stage, ...]) -> None:
         self.stages = stages
@@ -278,9 +275,13 @@ class Run:
         self._paired, self._guided = True, any(found) or bool(self._guided)
         return found
 
+    def number(self, sample: int) -> int:
+        """Which of the pipeline's samples, as they were at the first step, is now at this place in its batch."""
+        return self._numbers[sample]
+
     def agreed(self, samples: Sequence[int]) -> None:
         """These samples' predictions agree: they are guided no more."""
-        self._unguided.update(self._numbers[sample] for sample in samples)
+        self._unguided.update(map(self.number, samples))
 
     def spare(self, flops: float) -> None:
         """Note what a part of a call that guidance leaves out would have cost."""
@@ -338,13 +339,11 @@ class Run:
         """The current layout for a call on these of its samples; the same object all through a stage."""
         assert self.layout is not None
         if rows not in self._layouts:
-            refined = self.layout.refined
-            whole = rows == self.rows(len(rows)) if len(rows) % self.layout.batch == 0 else False
-            copies = len(rows) // len(refined)
-            chosen = refined.repeat(copies, 1, 1) if whole else torch.stack([refined[row] for row in rows])
-            alike = whole and len(rows) == self.layout.batch
-            made = self.layout if alike else replace(self.layout, refined=chosen, counted=self.layout.count)
-            self._layouts[rows] = made
+            if len(rows) % self.layout.batch == 0 and rows == self.rows(len(rows)):
+                self._layouts[rows] = self.layout.repeat(len(rows))
+            else:
+                chosen = torch.stack([self.layout.refined[row] for row in rows])
+                self._layouts[rows] = replace(self.layout, refined=chosen, counted=self.layout.count)
         return self._layouts[rows]
 
     @property
