@@ -27,6 +27,7 @@ from ralu_cache import RALU, Guidance, accelerate
 from ralu_cache.embedded import EMBEDDED
 from ralu_cache.plots import save_grid
 from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy
+from ralu_cache.quality.likeness import EQUAL_DB, psnr
 
 OUT = Path("benchmarks/results/guidance")
 BATCH = 16
@@ -97,10 +98,6 @@ def gradient(images: NDArray[np.float32]) -> list[float]:
     return [float((np.abs(np.diff(x, axis=0)).mean() + np.abs(np.diff(x, axis=1)).mean()) / 2) for x in images]
 
 
-def psnr(image: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    return float(-10 * np.log10(max(((image - reference) ** 2).mean(), 1e-10)))
-
-
 def run(model: str, name: str, pictures: int, out: Path) -> None:
     pipe = EMBEDDED[model].load()
     pipe.set_progress_bar_config(disable=True)
@@ -132,7 +129,7 @@ def run(model: str, name: str, pictures: int, out: Path) -> None:
                 "attributes": AttributeAccuracy()(images, None, chosen),
                 "scenes": SceneAccuracy()(images, None, chosen),
                 "gradient": gradient(images),
-                "psnr": [psnr(*pair) for pair in zip(images, full, strict=True)],
+                "psnr": [min(value, EQUAL_DB) for value in psnr(images, full)],
             }  # fmt: skip
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ralu_cache.adapters.base import Adapter, find_adapter
-from ralu_cache.budget import UNKNOWN, Budget, coarse_cost, wanted_speedup
+from ralu_cache.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_speedup
 from ralu_cache.coefficients import Settled, settle
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
@@ -66,15 +66,14 @@ def accelerate(
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
     settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance}
     adapter = find_adapter(pipe)
-    if speedup is not None:
-        spatial = Budget(wanted_speedup(speedup))
-    names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
+    budget = None if speedup is None else Budget(wanted_speedup(speedup))
+    names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
     settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
-    method = resolve_spatial(spatial, adapter.default_preset)
+    method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
     check_scheduler(vars(pipe)["scheduler"])
-    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, guided)  # may refuse
+    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, guided, budget)  # may refuse
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
@@ -94,11 +93,15 @@ class Acceleration:
         temporal: Settled,
         settings: Mapping[str, Any],
         guidance: Guidance | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too."""
+        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
+        budget: gives each call a plan of its own in place of `method`, which has the same stages.
+        """
         self.settings = dict(settings)
         self.enabled = True
         self.guidance = guidance
+        self._budget = budget
         self._pipe, self._family, self._method, self._plan = weakref.ref(pipe), family, method, plan
         self._policy, self._temporal = temporal.policy, temporal
         self._report: Report | None = None
@@ -184,21 +187,24 @@ class Acceleration:
         if self._method is None and self._policy is None and self.guidance is None:
             return None
         num_inference_steps = len(sigmas) - 1
+        adapter, method = self._roots[0].adapter, self._method
+        notice = None if method is None else method.overrides(num_inference_steps)
+        if self._budget is not None:
+            method = self._budget.plan(num_inference_steps, _coarse_cost(call, adapter))
+            notice = self._budget.told(num_inference_steps)
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
-        if self._method is not None:
-            stages = self._staged(call, model_shift, sigmas, custom)
-        adapter = self._roots[0].adapter
+        if method is not None:
+            stages = _staged(method, call, model_shift, sigmas, custom)
         self._report = Report(
             pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
             baseline_steps=num_inference_steps,
         )  # fmt: skip
         self._tell(self._report, self._temporal.notice)
-        if self._method is not None:
-            self._tell(self._report, self._method.overrides(num_inference_steps))
+        self._tell(self._report, notice)
         modules = [root.module for root in self._roots]
         _reset_stock_caches(modules)
         return Run(
-            self._method, stages, _geometry(call.pipe, adapter), autoencoder_of(call.pipe), self._report, self._policy,
+            method, stages, _geometry(call.pipe, adapter), autoencoder_of(call.pipe), self._report, self._policy,
             lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, self.guidance,
         )  # fmt: skip
 
@@ -245,24 +251,6 @@ class Acceleration:
         inside = step / steps >= start and (step + 1) / steps <= end
         return {"conditioning_scale": scale * float(inside)}
 
-    def _staged(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> tuple[Stage, ...]:
-        assert self._method is not None
-        if isinstance(self._method, Budget):
-            stages = self._method.stages(len(sigmas) - 1, model_shift, _coarse_cost(call, self._roots[0].adapter))
-        else:
-            stages = self._method.stages(len(sigmas) - 1, model_shift)
-        if custom:
-            if getattr(self._method, "shifts", "model") != "model":
-                raise ValueError(
-                    "custom sigmas= or timesteps= are not supported together with a plan that has shifts of its own: "
-                    f"shifts={getattr(self._method, 'shifts', None)!r}; use shifts='model', whose stages are laid out "
-                    "along yours"
-                )
-            return redivided(stages, sigmas)
-        if terminal := call.scheduler.config.shift_terminal:
-            stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
-        return stages
-
     def _refresh(self, pipe: Any) -> None:
         """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
         with self._lock:
@@ -300,6 +288,23 @@ class Acceleration:
         if notice not in self._told:
             logger.warning(notice)
             self._told.add(notice)
+
+
+def _staged(
+    method: SpatialMethod, call: Call, model_shift: float, sigmas: list[float], custom: bool
+) -> tuple[Stage, ...]:
+    """The stages of a call whose stock levels are `sigmas`; see `Acceleration.new_run`."""
+    stages = method.stages(len(sigmas) - 1, model_shift)
+    if custom:
+        if (shifts := getattr(method, "shifts", "model")) != "model":
+            raise ValueError(
+                "custom sigmas= or timesteps= are not supported together with a plan that has shifts of its own: "
+                f"{shifts=}; use shifts='model', whose stages are laid out along yours"
+            )
+        return redivided(stages, sigmas)
+    if terminal := call.scheduler.config.shift_terminal:
+        stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
+    return stages
 
 
 def _geometry(pipe: Any, adapter: Adapter) -> Geometry:

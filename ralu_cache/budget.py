@@ -7,12 +7,11 @@ best where few steps break pictures (`benchmarks/results/guidance`). Pure number
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ralu_cache.presets import LATE_PLANS
-from ralu_cache.regions import Scorer
-from ralu_cache.spatial import RALU, Stage
+from ralu_cache.spatial import RALU
 
+BASE = RALU.preset("ralu-12x")  # whose steps are divided anew
 MOST_COARSE = 16  # more of them add little to what a coarse stage can decide
 FINE_SHARE = 0.3  # of the budget, at least one step
 UNKNOWN = 0.5  # cost of a coarse step in fine ones where the call does not tell its size
@@ -39,26 +38,12 @@ def wanted_speedup(spec: str | float) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """A spatial method that divides the steps of each call anew, so that `speedup` is reached in all of them."""
+    """How many times less each call is to cost; its plan is made anew for each."""
 
     speedup: float
 
-    @property
-    def base(self) -> RALU:
-        late = LATE_PLANS["ralu-12x"]
-        return RALU(steps=late.steps, ends=late.ends, shifts=late.shifts, z=late.z)
-
-    noise = property(lambda self: self.base.noise)
-    start = property(lambda self: self.base.start)
-    lift = property(lambda self: self.base.lift)
-    frame = property(lambda self: self.base.frame)
-    anchor = property(lambda self: self.base.anchor)
-    regions_over_time = property(lambda self: self.base.regions_over_time)
-    shifts = property(lambda self: self.base.shifts)
-
-    @property
-    def scorer(self) -> Scorer:
-        return self.base.scorer
+    def __post_init__(self) -> None:
+        wanted_speedup(self.speedup)
 
     def steps(self, num_inference_steps: int, coarse: float) -> tuple[int, int]:
         """(coarse, fine) steps for a call of so many, where a coarse one costs `coarse` fine ones.
@@ -76,14 +61,11 @@ class Budget:
         low = min(MOST_COARSE, math.floor((budget - fine) / coarse + 1e-9))
         return low, max(fine, math.floor(budget - low * coarse + 1e-9))
 
-    def stages(self, num_inference_steps: int, model_shift: float, coarse: float = UNKNOWN) -> tuple[Stage, ...]:
-        """See `SpatialMethod.stages`; coarse: see `steps`."""
-        late = LATE_PLANS["ralu-12x"]
-        steps = self.steps(num_inference_steps, coarse)
-        plan = RALU(steps=steps, ends=late.ends, shifts=late.shifts, z=late.z)
-        return plan.stages(num_inference_steps, model_shift)
+    def plan(self, num_inference_steps: int, coarse: float) -> RALU:
+        """The plan of one call; the arguments and errors of `steps`."""
+        return replace(BASE, steps=self.steps(num_inference_steps, coarse))
 
-    def overrides(self, num_inference_steps: int) -> str | None:
+    def told(self, num_inference_steps: int) -> str:
         """What to say of it once: nothing here was measured on the user's model."""
         return (
             f"speedup={self.speedup:g}: num_inference_steps={num_inference_steps} are divided into coarse and fine "

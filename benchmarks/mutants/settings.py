@@ -112,8 +112,8 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "sigmas of the caller's own are passed over",
             "The caller's own levels are those that a plan divides.",
             "ralu_cache/api.py",
-            "            return redivided(stages, sigmas)",
-            "            return stages",
+            "        return redivided(stages, sigmas)",
+            "        return stages",
             (LEVELS + "test_a_plan_is_laid_out_along_levels_of_the_callers_own[flux]",),
         ),
         Mutant(

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from benchmarks.regime.drawing import JUDGES, intervals, judged
 from benchmarks.regime.measures import OUT
-from benchmarks.regime.pictures import SHELF, PlainRun, Shelf, scene_prompts, sheet
+from benchmarks.regime.options import read
+from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.embedded import EMBEDDED
 from ralu_cache.quality.intervals import bootstrap
 
@@ -79,16 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     images = [name for name, model in EMBEDDED.items() if model.output == "images"]
     parser.add_argument("--models", nargs="+", choices=images, default=images)
-    parser.add_argument("--prompts", type=int, default=32, help="at least 2")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--shelf", type=Path, default=SHELF)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    if options.prompts < 2:
-        parser.error(f"--prompts must be at least 2, got {options.prompts}")
-    torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = read(parser, arguments, OUT)
     record = options.out / "guidance.json"
     found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     for model in options.models:

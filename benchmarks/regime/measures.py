@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 
 from benchmarks.regime.drawing import rounded
-from benchmarks.regime.pictures import SHELF, PlainRun, Shelf, scene_prompts, sheet
+from benchmarks.regime.options import read
+from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
 from ralu_cache.quality.base import Pictures
@@ -262,16 +262,8 @@ def record(verdicts: Mapping[str, Verdict]) -> dict[str, object]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=32, help="at least 2")
     parser.add_argument("--guidance", type=float, default=6.0)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--shelf", type=Path, default=SHELF)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    if options.prompts < 2:
-        parser.error(f"--prompts must be at least 2, got {options.prompts}")
-    torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = read(parser, arguments, OUT)
     verdicts, shown, needed = study(Shelf(options.shelf), options.guidance, options.prompts)
     setting = {"model": TINY_FLUX.name, "guidance": options.guidance, "prompts": options.prompts, "needed": needed}
     (options.out / "measures.json").write_text(json.dumps(setting | {"measures": record(verdicts)}, indent=1) + "\n")

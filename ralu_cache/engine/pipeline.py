@@ -57,6 +57,7 @@ def _pipeline_class(stock: Any) -> type:
 def _accelerated(stock_call: Any) -> Callable[..., Any]:
     """`stock_call` within a `Call`; so is what it wraps (without no_grad, say)."""
     signature = inspect.signature(stock_call)
+    defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
 
     @wraps(stock_call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -67,7 +68,6 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             return stock_call(self, *args, **kwargs)  # which says what is wrong
-        defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
         given = defaults | {name: value for name, value in bound.arguments.items() if name != "self"}
         for name in ("callback_on_step_end", "callback"):
             if (callback := given.get(name)) is None:

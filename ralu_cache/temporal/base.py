@@ -347,7 +347,7 @@ class RuleState:
 
     def pick(self, rows: Sequence[int]) -> RuleState:
         """The state of some samples alone."""
-        part = RuleState(self.policy, len(rows), self.age.device)
+        part = type(self)(self.policy, len(rows), self.age.device)
         index = torch.tensor(rows, device=self.age.device)
         part.age, part.total = self.age[index], self.total[index]
         return part
@@ -372,10 +372,6 @@ class Counting:
     def reuses(self, situation: Situation, age: int) -> bool:
         """True where the policy's own rule lets a sample's residual be reused, after `age` reuses in a row."""
         raise NotImplementedError
-
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
-        """See `Rules.admits`."""
-        return torch.tensor([self.reuses(situation, count) for count in age.tolist()], device=age.device)
 
     def start(self, batch: int, device: torch.device | str) -> RuleState:
         """See `Rules.start`; nothing of it is on the device."""
