@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.flops import TransformerShape, embedding_flops, forward_flops, replay_flops, sparse_flops
-from ralu_cache.token_map import take
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import take
+from ralu_cache.report.flops import TransformerShape, embedding_flops, forward_flops, replay_flops, sparse_flops
 
 if TYPE_CHECKING:
     from ralu_cache.adapters.sparse import SparseProcessor
-    from ralu_cache.attention import Rows
     from ralu_cache.engine.root import LayoutCall
     from ralu_cache.engine.run import Run
+    from ralu_cache.history.attention import Rows
 
 
 class Removable(Protocol):

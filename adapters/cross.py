@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter
-from ralu_cache.cross_flops import CrossInputs, CrossShape, block_flops, embedding_flops, mlp_flops
+from ralu_cache.report.cross_flops import CrossInputs, CrossShape, block_flops, embedding_flops, mlp_flops
 
 if TYPE_CHECKING:
     from ralu_cache.engine.run import Run

@@ -15,8 +15,8 @@ from ralu_cache.adapters.base import Hook, attention_heads, text_share
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
 from ralu_cache.adapters.sparse import FluxSparseProcessor
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.flops import TransformerShape
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.report.flops import TransformerShape
 
 if TYPE_CHECKING:
     from ralu_cache.engine.root import LayoutCall

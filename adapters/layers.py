@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import Hook
 from ralu_cache.adapters.rotary import turned
-from ralu_cache.layer_cache import LayerCache
+from ralu_cache.history.layer_cache import LayerCache
 
 
 class Role(Enum):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.adapters.base import TextImageAdapter
-from ralu_cache.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 
 
 class PackedAdapter(TextImageAdapter):

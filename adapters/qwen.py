@@ -15,9 +15,9 @@ from ralu_cache.adapters.base import Hook, attention_heads, text_share
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.flops import TransformerShape
-from ralu_cache.token_map import corners, take, token_at
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import corners, take, token_at
+from ralu_cache.report.flops import TransformerShape
 
 if TYPE_CHECKING:
     from ralu_cache.engine.root import LayoutCall

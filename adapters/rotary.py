@@ -9,7 +9,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
 
-from ralu_cache.token_map import take
+from ralu_cache.plane.token_map import take
 
 
 class PerSampleTable:

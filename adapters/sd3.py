@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.base import Hook, TextImageAdapter, attention_heads, text_share
 from ralu_cache.adapters.sparse import SD3SparseProcessor
 from ralu_cache.adapters.weights import at_hand
-from ralu_cache.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.flops import TransformerShape
+from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.report.flops import TransformerShape
 
 if TYPE_CHECKING:
     from ralu_cache.engine.root import LayoutCall

@@ -1,4 +1,4 @@
-"""Attention processors through which a call may bring some of its tokens alone: see `ralu_cache.attention`.
+"""Attention processors through which a call may bring some of its tokens alone: see `ralu_cache.history.attention`.
 
 While no call of ours is under way they are the stock processors, which do the work. With all tokens they compute what
 the stock ones compute, bit for bit, and keep the keys and values.
@@ -17,7 +17,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, _get_qkv_projections
 from torch import Tensor, nn
 
-from ralu_cache.attention import Rows
+from ralu_cache.history.attention import Rows
 
 Current = Callable[[], Rows | None]
 

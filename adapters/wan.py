@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.base import Hook
 from ralu_cache.adapters.cross import CrossTextAdapter
 from ralu_cache.adapters.wan_sparse import WanSparseProcessor
-from ralu_cache.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.cross_flops import CrossInputs, CrossShape
-from ralu_cache.token_map import take
+from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.plane.token_map import take
+from ralu_cache.report.cross_flops import CrossInputs, CrossShape
 
 if TYPE_CHECKING:
     from ralu_cache.engine.root import LayoutCall

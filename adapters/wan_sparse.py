@@ -1,4 +1,4 @@
-"""Wan's self-attention with some of the tokens of a call alone: see `ralu_cache.attention`."""
+"""Wan's self-attention with some of the tokens of a call alone: see `ralu_cache.history.attention`."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 Fits polynomials of degree 4 and 1 on a few prompts, without stages and on the "ralu-4x" plan, and chooses on the same
 prompts, for each choice of coefficients, the thresholds at which it computes about as many steps as the others. Other
 prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
-decisions judged with hindsight (`ralu_cache.calibration.hindsight`). The oracle decides by how much the model's output
-changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
+decisions judged with hindsight (`ralu_cache.tune.calibration.hindsight`). The oracle decides by how much the model's
+output changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
 one decides by the mean over a picture's guidance branches, one for each branch apart. What is reused is the last
 residual as it is (order 0). Nothing is timed. Writes calibration.json, calibration.md, calibration.png, the profiles
 and their plots into a folder for each model.
@@ -32,14 +32,14 @@ from benchmarks.calibration_page import ORACLE, ORACLES, Fitted, Point, save_cur
 from benchmarks.forced import Forced
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Acceleration, Report, TeaCache, accelerate
-from ralu_cache.calibration.fit import fit_profile, stage_pairs
-from ralu_cache.calibration.hindsight import changes, judge, oracle, replay, situations, threshold_for
-from ralu_cache.calibration.plot import save_fits
-from ralu_cache.calibration.watch import Trace, watch_runs, watching
-from ralu_cache.comparison import Pictures, describe_hardware
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.quality.likeness import EQUAL_DB, psnr, ssim
+from ralu_cache.sweep.comparison import Pictures, describe_hardware
 from ralu_cache.temporal import Policy
+from ralu_cache.tune.calibration.fit import fit_profile, stage_pairs
+from ralu_cache.tune.calibration.hindsight import changes, judge, oracle, replay, situations, threshold_for
+from ralu_cache.tune.calibration.plot import save_fits
+from ralu_cache.tune.calibration.watch import Trace, watch_runs, watching
 
 PLANS = {"plain": None, "ralu-4x": "ralu-4x"}
 SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)  # of the steps that no rule forces, computed

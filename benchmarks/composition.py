@@ -22,14 +22,14 @@ import numpy as np
 from benchmarks.composition_tables import questions_text, save_fronts
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, accelerate
-from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.generate import Request
-from ralu_cache.methods import parse_method
+from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.command import MakeBench, header_of
 from ralu_cache.sweep.contenders import Prepared, register_contender
 from ralu_cache.sweep.executors import run_here
 from ralu_cache.sweep.grid import Grid
+from ralu_cache.sweep.methods import parse_method
 from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.runner import run_sweep

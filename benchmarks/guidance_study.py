@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, Guidance, accelerate
-from ralu_cache.embedded import EMBEDDED
-from ralu_cache.plots import save_grid
+from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy
 from ralu_cache.quality.likeness import EQUAL_DB, psnr
+from ralu_cache.report.figures import save_grid
 
 OUT = Path("benchmarks/results/guidance")
 BATCH = 16

@@ -12,8 +12,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, Report, accelerate
-from ralu_cache.embedded import TINY_FLUX
-from ralu_cache.plots import save_grid
+from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.report.figures import save_grid
 from ralu_cache.temporal import Policy
 
 GUIDANCE: dict[str, dict[str, Any]] = {"unguided": {}, "guided": {"negative_prompt": "", "true_cfg_scale": 3.0}}

@@ -24,8 +24,8 @@ import numpy as np
 from benchmarks import peer_caches
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import RALU, accelerate, register_spatial
-from ralu_cache.embedded import EMBEDDED, TINY_FLUX, TINY_SD3
 from ralu_cache.generate import Request
+from ralu_cache.models.embedded import EMBEDDED, TINY_FLUX, TINY_SD3
 from ralu_cache.quality.selection import metrics_for
 from ralu_cache.sweep.command import MakeBench, header_of
 from ralu_cache.sweep.contenders import Prepared, register_contender

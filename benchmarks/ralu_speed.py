@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.composition import both
 from benchmarks.lab import Lab
 from ralu_cache import accelerate
-from ralu_cache.methods import parse_method
+from ralu_cache.sweep.methods import parse_method
 
 STEPS = 50
 PRESETS = ("ralu-4x", "ralu-5x", "ralu-7x")

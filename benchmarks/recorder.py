@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ralu_cache import RALU, accelerate
-from ralu_cache.embedded import EMBEDDED
+from ralu_cache.models.embedded import EMBEDDED
 from tests.surroundings import FAMILIES
 
 PLANS: dict[str, Any] = {

@@ -18,9 +18,9 @@ from typing import TypeVar
 import torch
 
 from ralu_cache import Adaptive, TaylorSeer, accelerate
-from ralu_cache.comparison import describe_hardware
-from ralu_cache.embedded import TINY_FLUX
 from ralu_cache.generate import Request, load
+from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.sweep.comparison import describe_hardware
 from ralu_cache.temporal import Policy
 
 SHARES = (0.1, 0.2, 0.3, 0.5)

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from benchmarks.lab import GUIDANCE, Lab, strip
 from benchmarks.readme_table import shrink
-from ralu_cache.quality.base import Metric, Pictures, SetMetric
+from ralu_cache.quality.base import Metric, MetricInfo, Pictures, SetMetric
 from ralu_cache.quality.selection import metrics_for
-from ralu_cache.sweep.records import MetricInfo
 
 STEPS = (50, 28, 18, 12, 10, 8, 6, 5, 4)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.classifier_pictures import Pool, render_pool
 from benchmarks.tiny_flux.budget import Budget, learning_rate_factor
-from ralu_cache.embedded import TINY_FLUX
+from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.quality.classifier import SceneClassifier, classifier_folder
 from ralu_cache.quality.scene_prompts import ATTRIBUTES
 

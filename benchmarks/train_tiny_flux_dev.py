@@ -18,7 +18,7 @@ from benchmarks.tiny_flux.pipeline import load_text_models, save_pipeline
 from benchmarks.tiny_flux.trainer import TrainingConfig
 from benchmarks.tiny_flux.workers import launch
 from benchmarks.tiny_flux_dev.distil import train
-from ralu_cache.embedded import TINY_FLUX
+from ralu_cache.models.embedded import TINY_FLUX
 
 PHASES = ((1.0, (0.22, 0.66, 0.12)),)
 """The chances of half-size, full-size and mixed batches."""

@@ -1,4 +1,4 @@
-"""How much of a residual's trend should go on behind a transition? `ralu_cache.temporal.forecast.DAMPING`, tried out.
+"""How much of a residual's trend should go on behind a transition? `ralu_cache.history.residuals.DAMPING`, tried out.
 
     python -m benchmarks.trend_damping [--prompts 24] [--guidance unguided] [--out benchmarks/results/composition]
 
@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from benchmarks.composition import seer
 from benchmarks.lab import GUIDANCE, Lab, compare
-from ralu_cache.methods import parse_method
+from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import forecast
 
 DAMPINGS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ralu_cache.api import Acceleration, accelerate
-    from ralu_cache.guidance import Guidance
-    from ralu_cache.regions import Scorer, register_scorer
-    from ralu_cache.report import Report
-    from ralu_cache.spatial import RALU, register_spatial
+    from ralu_cache.plane.guidance import Guidance
+    from ralu_cache.plane.regions import Scorer, register_scorer
+    from ralu_cache.plane.spatial import RALU, register_spatial
+    from ralu_cache.report.record import Report
     from ralu_cache.temporal import Adaptive, SeaCache, TaylorSeer, TeaCache, ToCa, register_temporal
 
 _HOMES = {
     "Acceleration": "api",
     "accelerate": "api",
-    "Guidance": "guidance",
-    "RALU": "spatial",
-    "register_spatial": "spatial",
-    "Report": "report",
-    "Scorer": "regions",
-    "register_scorer": "regions",
+    "Guidance": "plane.guidance",
+    "RALU": "plane.spatial",
+    "register_spatial": "plane.spatial",
+    "Report": "report.record",
+    "Scorer": "plane.regions",
+    "register_scorer": "plane.regions",
     "Adaptive": "temporal",
     "SeaCache": "temporal",
     "TaylorSeer": "temporal",

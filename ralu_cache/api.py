@@ -13,8 +13,6 @@ from typing import Any
 from torch import nn
 
 from ralu_cache.adapters.base import Adapter, find_adapter
-from ralu_cache.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_speedup
-from ralu_cache.coefficients import Settled, settle
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
@@ -24,11 +22,13 @@ from ralu_cache.engine.pipeline import handle_of, undress, wear
 from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.run import Geometry, Run
 from ralu_cache.engine.scheduler import check_scheduler
-from ralu_cache.guidance import Guidance, resolve_guidance
-from ralu_cache.report import Report
-from ralu_cache.schedule import end_before_zero
-from ralu_cache.spatial import SpatialMethod, Stage, resolve_spatial
+from ralu_cache.plane.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_speedup
+from ralu_cache.plane.guidance import Guidance, resolve_guidance
+from ralu_cache.plane.schedule import end_before_zero
+from ralu_cache.plane.spatial import SpatialMethod, Stage, resolve_spatial
+from ralu_cache.report.record import Report
 from ralu_cache.temporal import Policy, resolve_temporal
+from ralu_cache.temporal.coefficients import Settled, settle
 
 logger = logging.getLogger("ralu_cache")
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ralu_cache.calibration.options import add_calibrate
 from ralu_cache.sweep.options import add_recommend, add_sweep
+from ralu_cache.tune.calibration.options import add_calibrate
 
 EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-flux-dev")
 DEMO_MODELS = EMBEDDED[:3]
@@ -112,8 +112,8 @@ def _demo(args: argparse.Namespace) -> None:
     _silence_loading()
     from dataclasses import replace
 
-    from ralu_cache.comparison import markdown_table
     from ralu_cache.demo import DEMOS, quick, run_demo
+    from ralu_cache.sweep.comparison import markdown_table
 
     options = {name: getattr(args, name) for name in ("steps", "size", "seeds", "repeats", "methods", "device")}
     given: dict[str, Any] = {

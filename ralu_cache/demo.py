@@ -20,11 +20,11 @@ import torch
 from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
-from ralu_cache.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
-from ralu_cache.embedded import TINY_FLUX, TINY_SD3, TINY_WAN, EmbeddedModel
-from ralu_cache.methods import Method, parse_method
-from ralu_cache.report import RegionMask, Report, finite
-from ralu_cache.videos import beside, latent_frames, save_gif, side_by_side, still, to_images
+from ralu_cache.models.embedded import TINY_FLUX, TINY_SD3, TINY_WAN, EmbeddedModel
+from ralu_cache.report.record import RegionMask, Report, finite
+from ralu_cache.report.videos import beside, latent_frames, save_gif, side_by_side, still, to_images
+from ralu_cache.sweep.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
+from ralu_cache.sweep.methods import Method, parse_method
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
 
     Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
     """
-    from ralu_cache import plots  # noqa: F401  (what is missing should not cost a run)
     from ralu_cache.quality.likeness import psnr, ssim
+    from ralu_cache.report import figures  # noqa: F401  (what is missing should not cost a run)
 
     folder = Path(out)
     trials = measure(plan, plan.model.load().to(plan.device))
@@ -168,7 +168,8 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
 
 def _draw(plan: DemoPlan, trials: list[Trial], rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """The figures, of the first seed."""
-    from ralu_cache import composition, plots
+    from ralu_cache.report import composition
+    from ralu_cache.report import figures as plots
 
     seed = plan.seeds[0]
     reports = {trial.name: trial.reports[seed] for trial in trials if trial.reports}

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ralu_cache.api import accelerate
-from ralu_cache.embedded import EMBEDDED
-from ralu_cache.methods import GUIDANCE, Method, parse_method
-from ralu_cache.videos import latent_frames, save_gif, tall, to_images
+from ralu_cache.models.embedded import EMBEDDED
+from ralu_cache.report.videos import latent_frames, save_gif, tall, to_images
+from ralu_cache.sweep.methods import GUIDANCE, Method, parse_method
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".gif",)
@@ -67,7 +67,7 @@ class Request:
 def generate(request: Request) -> list[Path]:
     """Draws, saves and prints what was done. Returns the paths of the pictures, or of the videos' GIFs."""
     if request.plot:  # a missing matplotlib should not cost a run
-        from ralu_cache import plots  # noqa: F401
+        from ralu_cache.report import figures  # noqa: F401
     pipe = load(request)
     arguments, videos = call_arguments(request, pipe), makes_videos(pipe)
     paths = output_paths(request.out, len(arguments["generator"]), VIDEOS if videos else PICTURES)

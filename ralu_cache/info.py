@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from ralu_cache.adapters import known_adapters
-from ralu_cache.guidance import EARLY
-from ralu_cache.presets import PRESETS
-from ralu_cache.regions import scorer_names
-from ralu_cache.spatial import RALU
+from ralu_cache.plane.guidance import EARLY
+from ralu_cache.plane.presets import PRESETS
+from ralu_cache.plane.regions import scorer_names
+from ralu_cache.plane.spatial import RALU
 from ralu_cache.temporal import resolve_temporal, temporal_names
 
 PACKAGES = (

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.adapters import Adapter, find_adapter
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.root import LayoutCall
+from ralu_cache.plane.canvas import TokenLayout
 from tests.pipelines import make_pipeline, make_sd3_pipeline, nothing_under_way, pictures
 from tests.pipelines_qwen import make_qwen_pipeline, qwen_pictures
 from tests.test_caching import Scripted

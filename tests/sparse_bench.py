@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchmarks.bare import BareCall
 from ralu_cache.adapters import find_adapter
-from ralu_cache.attention import KeyValueMemory, Rows
-from ralu_cache.canvas import TokenLayout, patchify
 from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.root import LayoutCall
+from ralu_cache.history.attention import KeyValueMemory, Rows
+from ralu_cache.plane.canvas import TokenLayout, patchify
 from ralu_cache.temporal.adaptive import Adaptive
 from tests.adapter_conformance import FAMILIES, SMALL, Family, stock_call
 from tests.pipelines import make_controlnet, make_pipeline, make_sd3_controlnet, make_sd3_pipeline, random_image

@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Situation
 
 

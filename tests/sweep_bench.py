@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ralu_cache.embedded import TINY_FLUX
-from ralu_cache.quality.base import Pictures
+from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.quality.base import MetricInfo, Pictures
 from ralu_cache.sweep.engine import Bench
 from ralu_cache.sweep.executors import run_here
 from ralu_cache.sweep.grid import Grid
-from ralu_cache.sweep.records import Header, MetricInfo
+from ralu_cache.sweep.records import Header
 from ralu_cache.sweep.runner import run_sweep
 
 CALL: dict[str, Any] = {"max_sequence_length": 16}

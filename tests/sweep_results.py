@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ralu_cache.sweep.records import Batch, Header, MetricInfo, Record, Results, Setting, append, write_header
+from ralu_cache.quality.base import MetricInfo
+from ralu_cache.sweep.records import Batch, Header, Record, Results, Setting, append, write_header
 
 SPEEDS = {
     "none": (1.0, 50.0), "steps:28": (1.8, 36.0), "steps:18": (2.8, 29.0), "steps:12": (4.1, 24.0),

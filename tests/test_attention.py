@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache import attention
-from ralu_cache.attention import KeyValueMemory, Packing, Rows, packed_attention, packs
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import StaleFeature
-from ralu_cache.token_map import Kind, map_tokens, put, take
+from ralu_cache.history import attention
+from ralu_cache.history.attention import KeyValueMemory, Packing, Rows, packed_attention, packs
+from ralu_cache.history.feature import StaleFeature
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import Kind, map_tokens, put, take
 from tests.strategies import layouts, pairs
 
 TEXT, HEADS, SIZE = 3, 2, 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ralu_cache import accelerate
-from ralu_cache.budget import Budget, coarse_cost, wanted_speedup
+from ralu_cache.plane.budget import Budget, coarse_cost, wanted_speedup
 from tests.surroundings import FAMILIES, one_thread  # noqa: F401
 
 

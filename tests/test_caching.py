@@ -13,7 +13,7 @@ from torch import Tensor
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal, temporal
 from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
-from ralu_cache.report import BranchRecord
+from ralu_cache.report.record import BranchRecord
 from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
 from tests.pipelines import (
     TOKENS,

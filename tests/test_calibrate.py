@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ralu_cache import RALU, TeaCache, accelerate
-from ralu_cache.calibration.fit import calibrate, fit, fit_stages
-from ralu_cache.calibration.watch import watch_runs
 from ralu_cache.cli import main
 from ralu_cache.temporal import resolve_temporal
 from ralu_cache.temporal.profile import Curve, Profile, StageFit, read_profile
+from ralu_cache.tune.calibration.fit import calibrate, fit, fit_stages
+from ralu_cache.tune.calibration.watch import watch_runs
 from tests.pipelines import call_arguments, make_sd3_pipeline, pictures
 
 PLAN = RALU(steps=(3, 3, 3), ends=(0.3, 0.6, 1.0))

@@ -19,7 +19,7 @@ from transformers import (
 import ralu_cache.demo
 from benchmarks import calibration
 from benchmarks.calibration_page import Point, at_cost
-from ralu_cache.calibration.watch import Trace
+from ralu_cache.tune.calibration.watch import Trace
 from tests.pipelines import make_sd3_pipeline
 from tests.strategies import situations
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ralu_cache.canvas import TokenLayout, coarsen, patchify, pool, replicate, unpatchify
+from ralu_cache.plane.canvas import TokenLayout, coarsen, patchify, pool, replicate, unpatchify
 from tests.strategies import layouts
 
 

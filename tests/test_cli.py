@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from ralu_cache import cli
-from ralu_cache.embedded import EMBEDDED
 from ralu_cache.generate import PICTURES, VIDEOS, Request, call_arguments, makes_videos, output_paths
-from ralu_cache.methods import Method
+from ralu_cache.models.embedded import EMBEDDED
+from ralu_cache.sweep.methods import Method
 from tests.wan_pipelines import make_wan_pipeline
 
 PROMPT = "a red circle on a blue background"
@@ -151,7 +151,8 @@ def test_traceback_shows_the_source() -> None:
 
 
 def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from ralu_cache import comparison, demo
+    from ralu_cache import demo
+    from ralu_cache.sweep import comparison
 
     plans: list[tuple[demo.DemoPlan, Path]] = []
     monkeypatch.setattr(demo, "run_demo", lambda plan, out: plans.append((plan, out)))

@@ -12,10 +12,10 @@ import torch
 
 import ralu_cache.demo
 from ralu_cache import RALU, TeaCache, accelerate
-from ralu_cache.calibration.fit import calibrate
 from ralu_cache.cli import main
-from ralu_cache.coefficients import find_profile, model_folder, profile_name, settle
+from ralu_cache.temporal.coefficients import find_profile, model_folder, profile_name, settle
 from ralu_cache.temporal.profile import Profile, StageFit, read_profile
+from ralu_cache.tune.calibration.fit import calibrate
 from tests.pipelines import make_pipeline, make_sd3_pipeline, make_sd3_transformer, pictures
 
 TINY = Path(ralu_cache.demo.__file__).parent / "tiny_flux"

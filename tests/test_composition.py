@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.report import BranchRecord, Report, StepRecord
+from ralu_cache.report.record import BranchRecord, Report, StepRecord
 
 pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ralu_cache import composition
+from ralu_cache.report import composition
 
 NAN = float("nan")
 

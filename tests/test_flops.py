@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ralu_cache.flops import (
+from ralu_cache.report.flops import (
     TransformerShape,
     attention_flops,
     block_flops,

@@ -16,7 +16,7 @@ from diffusers import FluxPipeline
 from ralu_cache import RALU, accelerate
 from ralu_cache.adapters.flux import text_attention
 from ralu_cache.engine.scheduler import _staged_class
-from ralu_cache.regions import scorer_names
+from ralu_cache.plane.regions import scorer_names
 from tests.pipelines import (
     HEIGHT,
     TOKENS,

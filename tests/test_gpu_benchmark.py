@@ -29,7 +29,7 @@ from benchmarks.gpu.models import (
 from benchmarks.gpu.page import page
 from benchmarks.gpu.timing import Deadline
 from ralu_cache import TaylorSeer
-from ralu_cache.methods import parse_method
+from ralu_cache.sweep.methods import parse_method
 
 CPU = torch.device("cpu")
 TRACE = {"ralu-7x+taylorseer:3,first=1": [False, True, False, True, False, False, True, False, True, False]}

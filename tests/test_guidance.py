@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, Guidance, accelerate
-from ralu_cache.guidance import resolve_guidance
+from ralu_cache.plane.guidance import resolve_guidance
 from tests.surroundings import CLOSE, FAMILIES, PLAN, POLICIES, Family, at, one_thread  # noqa: F401
 
 UNTIL = Guidance(end=0.4)

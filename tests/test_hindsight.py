@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ralu_cache import TeaCache
-from ralu_cache.calibration.hindsight import judge, oracle, replay, stale, threshold_for
-from ralu_cache.calibration.watch import Trace
+from ralu_cache.tune.calibration.hindsight import judge, oracle, replay, stale, threshold_for
+from ralu_cache.tune.calibration.watch import Trace
 from tests.strategies import situations
 
 NAN = float("nan")

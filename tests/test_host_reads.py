@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks.gpu.timing import step_ends
 from ralu_cache import RALU, accelerate
-from ralu_cache.attention import KeyValueMemory
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.run import Run
+from ralu_cache.history.attention import KeyValueMemory
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal import Policy, resolve_temporal
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
 from tests.simulated_device import DEVICE, OnDevice, Simulated, Wait, move

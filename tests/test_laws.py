@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import Adaptive, SeaCache, TaylorSeer, TeaCache
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.verdict import Group
-from ralu_cache.feature import StaleFeature
+from ralu_cache.history.feature import StaleFeature
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import Kind, map_tokens, put, take
 from ralu_cache.temporal.base import TRANSITIONS, Rules, Situation
-from ralu_cache.token_map import Kind, map_tokens, put, take
 from tests.strategies import chains, layouts, situations
 
 LAWS = {

@@ -19,16 +19,16 @@ from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.adapters.layers import received
 from ralu_cache.adapters.qwen import QwenAdapter
 from ralu_cache.adapters.sd3 import SD3Adapter
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.blocks import BlockStack
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.layers import LayerStack, Mode
-from ralu_cache.feature import StaleFeature
-from ralu_cache.layer_cache import Fresh, LayerCache
-from ralu_cache.ledger import Ledger
+from ralu_cache.history.feature import StaleFeature
+from ralu_cache.history.layer_cache import Fresh, LayerCache
+from ralu_cache.history.ledger import Ledger
+from ralu_cache.history.residuals import extrapolate
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import map_tokens, take
 from ralu_cache.temporal import TaylorSeer
-from ralu_cache.temporal.forecast import extrapolate
-from ralu_cache.token_map import map_tokens, take
 from tests.pipelines import SIZES, make_sd3_transformer
 from tests.pipelines_qwen import make_qwen_transformer
 from tests.strategies import pairs

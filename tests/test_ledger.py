@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import Feature, Mark, StaleFeature
-from ralu_cache.ledger import Ledger
-from ralu_cache.temporal.forecast import extrapolate
-from ralu_cache.token_map import Kind, map_tokens, plane, take
+from ralu_cache.history.feature import Feature, Mark, StaleFeature
+from ralu_cache.history.ledger import Ledger
+from ralu_cache.history.residuals import extrapolate
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import Kind, map_tokens, plane, take
 from tests.strategies import chains, layouts, pairs
 
 FIELDS = ("values", "step", "sigma", "coarse", "epoch", "mark")

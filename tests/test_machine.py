@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ralu_cache import RALU, Acceleration, Adaptive, Report, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.engine.run import Run
-from ralu_cache.feature import Mark
-from ralu_cache.ledger import Ledger
+from ralu_cache.history.feature import Mark
+from ralu_cache.history.ledger import Ledger
 from ralu_cache.temporal.adaptive import SCORES
 from ralu_cache.temporal.base import TRANSITIONS, Rules
 from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, nothing_under_way, random_image

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ralu_cache.methods import Method, parse_method
+from ralu_cache.sweep.methods import Method, parse_method
 
 
 @pytest.mark.parametrize(

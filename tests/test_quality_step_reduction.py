@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.step_reduction import Value, judge, table
-from ralu_cache.sweep.records import MetricInfo
+from ralu_cache.quality.base import MetricInfo
 
 INFOS = {"likeness": MetricInfo("PSNR", "dB"), "content": MetricInfo("accuracy", "%"), "set": MetricInfo("distance")}
 

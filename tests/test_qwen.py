@@ -16,11 +16,11 @@ from ralu_cache import RALU, Adaptive, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters import find_adapter
 from ralu_cache.adapters.layers import received
 from ralu_cache.adapters.qwen import QwenAdapter, rotary_factors
-from ralu_cache.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.run import Run
-from ralu_cache.schedule import solve_nt_dm, stage_sigmas
-from ralu_cache.token_map import corners, take, token_at
+from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.plane.schedule import solve_nt_dm, stage_sigmas
+from ralu_cache.plane.token_map import corners, take, token_at
 from tests.pipelines import HEIGHT, TOKENS, WIDTH, random_image
 from tests.pipelines_qwen import make_qwen_pipeline, make_qwen_scheduler, make_qwen_transformer, qwen_pictures
 from tests.strategies import layouts

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache import regions
-from ralu_cache.regions import Evidence, Scorer, get_scorer, register_scorer, scorer_names, select_top
+from ralu_cache.plane import regions
+from ralu_cache.plane.regions import Evidence, Scorer, get_scorer, register_scorer, scorer_names, select_top
 
 NAMES = (
     "canny", "sobel", "latent-gradient", "step-variance", "step-variance-moving", "velocity-variance",

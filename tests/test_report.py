@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.comparison import Trial, comparison_row
-from ralu_cache.report import BranchRecord, Report, StepRecord, finite, stage_kind
-from ralu_cache.report_text import readable_bytes, readable_flops
+from ralu_cache.report.record import BranchRecord, Report, StepRecord, finite, stage_kind
+from ralu_cache.report.text import readable_bytes, readable_flops
+from ralu_cache.sweep.comparison import Trial, comparison_row
 
 PLAN = ((2, 64), (3, 118), (5, 256))  # steps and tokens of the coarse, mixed and fine stage on a 16x16 grid
 
@@ -210,7 +210,7 @@ def test_region_is_drawn_where_the_mask_is(report: Report) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    from ralu_cache.plots import draw_regions
+    from ralu_cache.report.figures import draw_regions
 
     axis = Figure().subplots()
     draw_regions(axis, np.zeros((64, 64, 3)), [report.regions[0][0]])
@@ -229,8 +229,8 @@ def test_missing_matplotlib_is_named(report: Report, tmp_path: Path, monkeypatch
             raise ImportError(name)
         return stock(name, *args)
 
-    monkeypatch.delitem(sys.modules, "ralu_cache.plots", raising=False)
-    monkeypatch.delattr("ralu_cache.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "ralu_cache.report.figures", raising=False)
+    monkeypatch.delattr("ralu_cache.report.figures", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     with pytest.raises(ImportError, match=r"ralu-cache\[plot\]"):
         report.plot(tmp_path / "run.png")

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, accelerate
 from ralu_cache.adapters import find_adapter
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.branches import Branch
-from ralu_cache.feature import Mark, StaleFeature
+from ralu_cache.history.feature import Mark, StaleFeature
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import put, take
 from ralu_cache.temporal.base import Rules, Situation, TokenView
-from ralu_cache.token_map import put, take
 from tests.adapter_conformance import FAMILIES, PLAN, PLANS, Family, watched
 from tests.pipelines import make_pipeline, nothing_under_way
 from tests.sparse_bench import CASES, Bench, drawn

@@ -13,7 +13,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ralu_cache.schedule import end_before_zero, renoised_sigma, solve_nt_dm, split_steps, stage_sigmas, stage_starts
+from ralu_cache.plane.schedule import (
+    end_before_zero,
+    renoised_sigma,
+    solve_nt_dm,
+    split_steps,
+    stage_sigmas,
+    stage_starts,
+)
 
 CASES = json.loads((Path(__file__).parent / "data" / "ralu_ntdm.json").read_text())["cases"]
 case = pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c["N"])))
@@ -63,7 +70,7 @@ def test_solver_remembers_what_it_solved():
 
 
 def test_scipy_is_imported_by_the_solver_alone():
-    code = "import sys, ralu_cache.schedule as s; assert 'scipy' not in sys.modules; s.solve_nt_dm((3,), (1.0,));"
+    code = "import sys, ralu_cache.plane.schedule as s; assert 'scipy' not in sys.modules; s.solve_nt_dm((3,), (1.0,));"
     subprocess.run([sys.executable, "-c", code + "assert 'scipy' not in sys.modules"], check=True)
 
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from ralu_cache import RALU, register_spatial, spatial
-from ralu_cache.presets import PRESETS
-from ralu_cache.schedule import renoised_sigma, solve_nt_dm
-from ralu_cache.spatial import resolve_spatial, spatial_names
+from ralu_cache.plane.presets import PRESETS
+from ralu_cache.plane.schedule import renoised_sigma, solve_nt_dm
+from ralu_cache.plane.spatial import resolve_spatial, spatial_names
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -48,7 +48,7 @@ def test_nt_dm_for_the_models_shift() -> None:
 
 
 def test_a_published_plan_needs_no_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ralu_cache.schedule.solve_nt_dm", lambda *_: pytest.fail("solved"))
+    monkeypatch.setattr("ralu_cache.plane.schedule.solve_nt_dm", lambda *_: pytest.fail("solved"))
     RALU(steps=(5, 6, 7), ends=(0.3, 0.45, 1.0), shifts="nt-dm").stages(50, 3.0)
     for name in PRESETS:
         RALU.preset(name).stages(50, 3.0)

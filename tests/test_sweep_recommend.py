@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ralu_cache import accelerate
-from ralu_cache.recommended import Entry
 from ralu_cache.sweep.recommend import ALL, OURS, at_size, best_at, fastest, save, usage
+from ralu_cache.sweep.recommended import Entry
 from ralu_cache.sweep.summary import summarise
 from tests.sweep_results import distance, fabricated
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ralu_cache.quality.base import MetricInfo
 from ralu_cache.sweep.groups import OTHERS, OURS
 from ralu_cache.sweep.loss import fastest_within, gain_of_both, loss_metric
-from ralu_cache.sweep.records import Header, MetricInfo, Setting
+from ralu_cache.sweep.records import Header, Setting
 from ralu_cache.sweep.rivals import ERRORS, defeats
 from ralu_cache.sweep.summary import Quality, Row, Summary, summarise
 from tests.sweep_results import distance, fabricated

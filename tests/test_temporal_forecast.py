@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.temporal.forecast import DAMPING, along_trend, extrapolate, extrapolate_uniform, slope
+from ralu_cache.history.residuals import DAMPING, along_trend, extrapolate, extrapolate_uniform, slope
 
 seeds = st.integers(0, 10**6)
 

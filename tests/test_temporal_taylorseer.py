@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.ledger import Ledger
+from ralu_cache.history.ledger import Ledger
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.taylorseer import TaylorSeer
 from tests.strategies import situations
 

@@ -7,7 +7,7 @@ pytest.importorskip("torchmetrics")
 
 from benchmarks.tiny_wan.methods import METHODS, Lab, Row, compare, measure, ralu, table
 from ralu_cache import RALU
-from ralu_cache.embedded import TINY_WAN
+from ralu_cache.models.embedded import TINY_WAN
 
 
 def test_the_plan_varied_is_the_preset() -> None:

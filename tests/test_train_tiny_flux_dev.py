@@ -21,7 +21,7 @@ from benchmarks.tiny_flux_dev.evaluate import compare
 from benchmarks.tiny_flux_dev.network import with_guidance
 from benchmarks.tiny_flux_dev.trajectories import GUIDANCE, Trajectories, Walk, levels, lift, pools
 from benchmarks.train_tiny_flux_dev import main
-from ralu_cache.embedded import TINY_FLUX
+from ralu_cache.models.embedded import TINY_FLUX
 
 CPU = torch.device("cpu")
 

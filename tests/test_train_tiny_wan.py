@@ -17,7 +17,7 @@ from benchmarks.tiny_wan.parts import assemble, build_text, build_transformer, e
 from benchmarks.tiny_wan.scenes import FRAMES, MOTIONS, sample_clip
 from benchmarks.tiny_wan.task import CELLS, LATENT_FRAMES, place, random_refined
 from benchmarks.train_tiny_wan import main
-from ralu_cache.canvas import patchify
+from ralu_cache.plane.canvas import patchify
 
 FLUX = Path(__file__).parents[1] / "ralu_cache" / "tiny_flux"
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout, coarsen, pool, replicate
-from ralu_cache.schedule import renoised_sigma
-from ralu_cache.transition import (
+from ralu_cache.plane.canvas import TokenLayout, coarsen, pool, replicate
+from ralu_cache.plane.schedule import renoised_sigma
+from ralu_cache.plane.transition import (
     coarse_noise,
     detail,
     level_ratio,

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, ToCa, accelerate
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.branches import Branch
+from ralu_cache.history.residuals import DAMPING
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import map_tokens, take
 from ralu_cache.temporal.base import Rules, Situation
-from ralu_cache.temporal.forecast import DAMPING
-from ralu_cache.token_map import map_tokens, take
 from tests.pipelines import call_arguments, make_pipeline
 from tests.strategies import chains
 

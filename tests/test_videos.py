@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from ralu_cache.videos import (
+from ralu_cache.report.videos import (
     BETWEEN,
     LABEL,
     LINE,

@@ -19,12 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ralu_cache import RALU, Adaptive, Scorer, SeaCache, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters.wan import rotary_tables
-from ralu_cache.canvas import TokenLayout, join_frames, split_frames
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.root import LayoutCall
-from ralu_cache.regions import Evidence, get_scorer, share_over_time
+from ralu_cache.plane.canvas import TokenLayout, join_frames, split_frames
+from ralu_cache.plane.regions import Evidence, get_scorer, share_over_time
+from ralu_cache.plane.transition import make_lift
 from ralu_cache.temporal.seacache import spectral_filter
-from ralu_cache.transition import make_lift
 from tests.adapter_conformance import (
     Family,
     check_a_permuted_ribbon_is_the_stock_forward,

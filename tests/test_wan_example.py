@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from benchmarks.examples import wan
-from ralu_cache.videos import LINE, MARGIN, side_by_side
+from ralu_cache.report.videos import LINE, MARGIN, side_by_side
 from tests.wan_pipelines import make_wan_pipeline, videos
 
 SMALL = ["--height", "64", "--width", "96", "--frames", "5", "--steps", "4"]

@@ -21,8 +21,8 @@ from PIL import Image
 
 from ralu_cache import accelerate
 from ralu_cache.generate import FRAMES_PER_SECOND
-from ralu_cache.methods import parse_method
-from ralu_cache.videos import save_gif, side_by_side
+from ralu_cache.report.videos import save_gif, side_by_side
+from ralu_cache.sweep.methods import parse_method
 
 CHECKPOINT = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 

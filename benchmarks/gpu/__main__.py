@@ -43,7 +43,7 @@ from benchmarks.gpu.models import SHAPES, Shape, build, call_arguments
 from benchmarks.gpu.page import page, plot
 from benchmarks.gpu.rows import rows
 from benchmarks.gpu.timing import Deadline
-from ralu_cache.report import finite
+from ralu_cache.report.record import finite
 
 WATCHED = (FULL, PLAIN, "ralu-4x", "+teacache:0.4", "+taylorseer:5", "ralu-4x+seacache:0.5", "ralu-4x+adaptive:2")
 BATCH = 4

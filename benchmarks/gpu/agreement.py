@@ -26,10 +26,10 @@ from benchmarks.gpu.models import Shape, build, call_arguments
 from benchmarks.gpu.rows import attention_backend, unavailable
 from ralu_cache import TeaCache, accelerate
 from ralu_cache.adapters import find_adapter
-from ralu_cache.attention import KeyValueMemory
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.blocks import BlockStack
 from ralu_cache.engine.root import LayoutCall
+from ralu_cache.history.attention import KeyValueMemory
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal import Adaptive
 
 FACTOR = 1.5

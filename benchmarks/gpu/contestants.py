@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.forced import Forced
 from benchmarks.gpu.models import Shape
 from ralu_cache import SeaCache, TaylorSeer, TeaCache
-from ralu_cache.methods import parse_method
+from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import Policy, resolve_temporal
 
 PEERS = Path("benchmarks/results/peers/table.csv")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.gpu.contestants import FULL, PLAIN, fastest_faithful
-from ralu_cache.methods import parse_method
+from ralu_cache.sweep.methods import parse_method
 
 SPEEDUPS = {"ralu-4x": 4.2, "ralu-7x": 7.0}
 OF_FLOPS = 0.95

@@ -13,7 +13,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "equal shapes prove it",
             "Law 1: a feature is never read under another layout, be it of the same shape.",
-            "ralu_cache/ledger.py",
+            "ralu_cache/history/ledger.py",
             "if feature is not None and feature.layout is not layout:",
             "if feature is not None and feature.layout.tokens != layout.tokens:",
             (LEDGER + "test_no_feature_is_read_under_another_layout",),
@@ -21,7 +21,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "keys and values of any layout",
             "Law 1: keys and values are never read under another layout.",
-            "ralu_cache/attention.py",
+            "ralu_cache/history/attention.py",
             "        if layout is not self.layout:\n",
             "        if layout.batch != self.layout.batch:\n",
             ("tests/test_row_sparse.py::test_no_memory_is_read_under_another_layout",),
@@ -29,7 +29,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "a merged token is its first child",
             "Law 2: merged tokens get their children's mean, and transfers compose.",
-            "ralu_cache/feature.py",
+            "ralu_cache/history/feature.py",
             "means = _mean(take(self.values, children), tokens.children)",
             "means = values[:, :count]",
             (LEDGER + "test_transfer_by_kind",),
@@ -37,7 +37,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "one child that was computed suffices",
             "Law 3: a token with an empty child is empty.",
-            "ralu_cache/feature.py",
+            "ralu_cache/history/feature.py",
             "mark[:, :count] = self.mark.gather(1, children).view_as(ages).amin(2)",
             "mark[:, :count] = self.mark.gather(1, children).view_as(ages).amax(2)",
             (LEDGER + "test_transfer_by_kind",),
@@ -45,7 +45,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "inherited is as good as computed",
             "Law 3: inherited tokens are reused only where the policy says so.",
-            "ralu_cache/feature.py",
+            "ralu_cache/history/feature.py",
             "good = self.mark >= (Mark.INHERITED if inherited else Mark.VALID)\n        if oldest",
             "good = self.mark >= Mark.INHERITED\n        if oldest",
             (LEDGER + "test_marks_decide_who_may_read",),
@@ -53,7 +53,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "fresh noise changes nothing",
             "Law 3: a token into which fresh noise was mixed is inherited at best.",
-            "ralu_cache/feature.py",
+            "ralu_cache/history/feature.py",
             "weaker, epoch = weaker | changed, epoch + changed.int()",
             "epoch = epoch + changed.int()",
             (LEDGER + "test_transfer_by_kind",),
@@ -109,7 +109,7 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "one draw of noise for all",
             "Law 6: a sample's noise comes from its own seed.",
-            "ralu_cache/transition.py",
+            "ralu_cache/plane/transition.py",
             "        bits = sample.detach()",
             "        bits = noise[0].detach()",
             ("tests/test_transition.py::test_seeded_noise_is_per_sample_and_leaves_the_global_generator_alone",),

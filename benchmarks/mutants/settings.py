@@ -145,7 +145,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "slopes of half precision",
             "Differences are taken and divided in float32.",
-            "ralu_cache/temporal/forecast.py",
+            "ralu_cache/history/residuals.py",
             "wide = torch.promote_types(newest[1].dtype, torch.float32)",
             "wide = newest[1].dtype",
             ("tests/test_temporal_forecast.py::test_a_slope_of_half_precision_is_taken_in_float32",),
@@ -153,7 +153,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "forecasts overflow",
             "A forecast of float16 values is finite.",
-            "ralu_cache/temporal/forecast.py",
+            "ralu_cache/history/residuals.py",
             "    if dtype == torch.float16 and values.dtype != dtype:",
             "    if dtype == torch.bfloat16:",
             (MODES + f"test_residuals_of_half_precision_that_change_fast[{SEER}-alone]",),
@@ -241,7 +241,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "another factor",
             "A scale of guidance is that of the call with this scale.",
-            "ralu_cache/guidance.py",
+            "ralu_cache/plane/guidance.py",
             "(wanted - 1) / (scale - 1)",
             "wanted / scale",
             (GUIDANCE + "test_a_scale_of_a_stage_is_that_of_the_call[flux]",),
@@ -274,7 +274,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "early by time on every plan",
             "On stages, early means the stages that are not fine.",
-            "ralu_cache/guidance.py",
+            "ralu_cache/plane/guidance.py",
             "return not fine[stage] if len(fine) > 1 else 1 - sigma < EARLY",
             "return 1 - sigma < EARLY",
             (GUIDANCE + "test_early_is_until_the_fine_stage_or_half_of_the_time[flux]",),

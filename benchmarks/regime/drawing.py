@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from benchmarks.regime.pictures import SHELF, SPLITS, PlainRun, Shelf, scene_prompts, sheet
-from ralu_cache.embedded import EMBEDDED
+from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
 from ralu_cache.quality.base import Metric, Pictures
 from ralu_cache.quality.intervals import bootstrap

@@ -23,7 +23,7 @@ from benchmarks.regime.drawing import JUDGES, intervals, judged
 from benchmarks.regime.measures import OUT
 from benchmarks.regime.options import read
 from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
-from ralu_cache.embedded import EMBEDDED
+from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.intervals import bootstrap
 
 SCALES = (3.0, 4.5, 6.0, 8.0, 10.0)

@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from benchmarks.regime.drawing import rounded
 from benchmarks.regime.options import read
 from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
-from ralu_cache.embedded import TINY_FLUX
+from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.frechet import FrechetDistance

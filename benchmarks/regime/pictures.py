@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.tiny_flux.evaluate import HELD_OUT_SEED
 from benchmarks.tiny_flux.scenes import sample_scene
-from ralu_cache.embedded import EMBEDDED
+from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.base import Pictures
 
 SPLITS = {"train": 2026, "held-out": HELD_OUT_SEED}

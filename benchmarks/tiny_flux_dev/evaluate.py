@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.regime.drawing import intervals, judged, rounded
 from benchmarks.regime.pictures import SHELF, PlainRun, Shelf, scene_prompts, sheet
-from ralu_cache.embedded import TINY_FLUX, TINY_FLUX_DEV
+from ralu_cache.models.embedded import TINY_FLUX, TINY_FLUX_DEV
 from ralu_cache.quality.intervals import bootstrap
 from ralu_cache.quality.likeness import psnr
 

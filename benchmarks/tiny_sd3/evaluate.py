@@ -25,7 +25,7 @@ from benchmarks.tiny_flux.scenes import sample_scene
 from benchmarks.tiny_sd3.distil import Placed, place
 from benchmarks.tiny_sd3.network import TokenVelocity
 from benchmarks.tiny_sd3.parts import encode_prompts
-from ralu_cache.embedded import TINY_FLUX, TINY_SD3
+from ralu_cache.models.embedded import TINY_FLUX, TINY_SD3
 from ralu_cache.quality.attributes import AttributeAccuracy
 
 GUIDED_STEPS = 28

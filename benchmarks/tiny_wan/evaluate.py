@@ -21,8 +21,8 @@ from benchmarks.tiny_wan.latents import encode_clips
 from benchmarks.tiny_wan.network import TokenVelocity
 from benchmarks.tiny_wan.scenes import sample_clip
 from benchmarks.tiny_wan.task import LATENT_FRAMES, place
-from ralu_cache.embedded import TINY_FLUX, TINY_WAN
-from ralu_cache.videos import still, to_images
+from ralu_cache.models.embedded import TINY_FLUX, TINY_WAN
+from ralu_cache.report.videos import still, to_images
 
 STEPS = 50
 PROMPTS = (

@@ -17,7 +17,7 @@ from benchmarks.tiny_flux.render import halve
 from benchmarks.tiny_wan.autoencoder import frame_latents, pair_frames
 from benchmarks.tiny_wan.parts import encode_prompts
 from benchmarks.tiny_wan.scenes import Clip, sample_clip
-from ralu_cache.canvas import patchify
+from ralu_cache.plane.canvas import patchify
 
 CHUNK_CLIPS = 250
 PATCH = 2

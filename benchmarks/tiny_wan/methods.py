@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.tiny_wan.scenes import sample_clip
 from ralu_cache import RALU, accelerate
-from ralu_cache.embedded import TINY_WAN
+from ralu_cache.models.embedded import TINY_WAN
 from ralu_cache.quality.likeness import psnr, ssim
 
 STEPS, SEED = 50, 2026

@@ -14,7 +14,7 @@ from benchmarks.tiny_flux.workers import Worker
 from benchmarks.tiny_wan.latents import PATCH, ClipData, Text
 from benchmarks.tiny_wan.network import TokenVelocity
 from benchmarks.tiny_wan.scenes import FRAMES
-from ralu_cache.canvas import TokenLayout
+from ralu_cache.plane.canvas import TokenLayout
 
 LATENT_FRAMES = (FRAMES + 1) // 2
 CELLS = 4  # coarse tokens along a side of a frame

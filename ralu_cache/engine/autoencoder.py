@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ralu_cache.transition import Codec
+from ralu_cache.plane.transition import Codec
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import Adapter, Hook, Processors
-from ralu_cache.attention import Rows
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.layers import LayerStack, Mode
+from ralu_cache.history.attention import Rows
+from ralu_cache.history.residuals import narrowed
+from ralu_cache.plane.token_map import put, take
 from ralu_cache.temporal.base import Policy
-from ralu_cache.temporal.forecast import narrowed
-from ralu_cache.token_map import put, take
 
 
 @dataclass

@@ -14,17 +14,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ralu_cache.attention import KeyValueMemory, Rows
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.identity import Identity
 from ralu_cache.engine.verdict import Group, Verdict, indices_of
-from ralu_cache.feature import Feature, Mark
-from ralu_cache.layer_cache import Fresh, LayerCache
-from ralu_cache.ledger import Ledger
-from ralu_cache.report import BranchRecord
+from ralu_cache.history.attention import KeyValueMemory, Rows
+from ralu_cache.history.feature import Feature, Mark
+from ralu_cache.history.layer_cache import Fresh, LayerCache
+from ralu_cache.history.ledger import Ledger
+from ralu_cache.history.residuals import History, along_trend, slope
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import Kind, map_tokens, plane, take
+from ralu_cache.report.record import BranchRecord
 from ralu_cache.temporal.base import CountState, Policy, RuleState, Situation, TokenView
-from ralu_cache.temporal.forecast import History, along_trend, slope
-from ralu_cache.token_map import Kind, map_tokens, plane, take
 
 
 class Branch:

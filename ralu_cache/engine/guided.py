@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ralu_cache.engine.context import current
 from ralu_cache.engine.run import Run
-from ralu_cache.guidance import Guidance
+from ralu_cache.plane.guidance import Guidance
 
 
 @dataclass

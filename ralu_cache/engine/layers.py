@@ -19,9 +19,9 @@ from ralu_cache.adapters.base import Adapter
 from ralu_cache.adapters.layers import Projections, Role, Site, find_sites, is_single
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
-from ralu_cache.layer_cache import Fresh, LayerCache
-from ralu_cache.temporal.forecast import History
-from ralu_cache.token_map import take
+from ralu_cache.history.layer_cache import Fresh, LayerCache
+from ralu_cache.history.residuals import History
+from ralu_cache.plane.token_map import take
 
 _SITE = "_ralu_cache_site"  # in the instance of a submodule: which site of its block it is
 

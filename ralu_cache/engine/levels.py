@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ralu_cache.spatial import Stage
+from ralu_cache.plane.spatial import Stage
 
 SAME = 1e-6  # levels closer than this are one
 

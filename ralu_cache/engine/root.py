@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from ralu_cache.adapters.base import Adapter, Hook
 from ralu_cache.adapters.weights import at_hand
-from ralu_cache.attention import Rows
-from ralu_cache.canvas import TokenLayout
 from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
@@ -25,7 +23,9 @@ from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.verdict import Group
-from ralu_cache.layer_cache import LayerCache
+from ralu_cache.history.attention import Rows
+from ralu_cache.history.layer_cache import LayerCache
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Policy
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout, split_frames
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
 from ralu_cache.engine.levels import StockSchedule, entering
-from ralu_cache.guidance import Guidance
-from ralu_cache.regions import Evidence, get_scorer, select_top, share_over_time
-from ralu_cache.report import BranchRecord, Report, StepRecord
-from ralu_cache.spatial import ANCHORS, SpatialMethod, Stage
+from ralu_cache.plane.canvas import TokenLayout, split_frames
+from ralu_cache.plane.guidance import Guidance
+from ralu_cache.plane.regions import Evidence, get_scorer, select_top, share_over_time
+from ralu_cache.plane.spatial import ANCHORS, SpatialMethod, Stage
+from ralu_cache.plane.transition import coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
+from ralu_cache.report.record import BranchRecord, Report, StepRecord
 from ralu_cache.temporal.base import Policy, Situation
-from ralu_cache.transition import coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
 
 HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
 

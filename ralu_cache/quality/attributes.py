@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.quality.base import Pictures
+from ralu_cache.quality.base import MetricInfo, Pictures
 from ralu_cache.quality.classifier import classify
 from ralu_cache.quality.scene_prompts import ATTRIBUTES, Statement, read_prompt
-from ralu_cache.sweep.records import MetricInfo
 
 Scores = Mapping[str, NDArray[np.float32]]
 """For each attribute the scores of its classes (classes,)."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ralu_cache.sweep.records import MetricInfo
-
 Pictures = NDArray[np.float32]
 """(B, Y, X, 3) in [0, 1]"""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric is shown: its label, its unit ("dB", "%", or ""), and whether more is better."""
+
+    label: str
+    unit: str = ""
+    higher: bool = True
 
 
 class Metric(Protocol):

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from ralu_cache.quality.base import Pictures
+from ralu_cache.quality.base import MetricInfo, Pictures
 from ralu_cache.quality.classifier import classifier_folder, classify
-from ralu_cache.sweep.records import MetricInfo
 
 _FILE = "renders.safetensors"
 

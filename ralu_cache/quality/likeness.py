@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from numpy.typing import ArrayLike
 
-from ralu_cache.quality.base import Pictures, check_pairs
-from ralu_cache.sweep.records import MetricInfo
+from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs
 
 try:
     from torchmetrics.functional.image import (

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from ralu_cache.quality.base import Pictures, check_pairs
+from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs
 from ralu_cache.quality.frechet import Gaussian, frechet_distance
 from ralu_cache.quality.lite0 import HEAD, load_lite0, see
-from ralu_cache.sweep.records import MetricInfo
 
 FEATURES = 24  # numbers a picture that the Fréchet distance keeps: its covariance must be known from few pictures
 _SEED = 20

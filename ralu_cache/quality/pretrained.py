@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
 
-from ralu_cache.quality.base import Pictures, check_pairs, check_pictures
-from ralu_cache.sweep.records import MetricInfo
+from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs, check_pictures
 
 CLIP = "openai/clip-vit-large-patch14"
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

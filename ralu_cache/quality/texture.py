@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ralu_cache.quality.base import Pictures, check_pairs, check_pictures
-from ralu_cache.sweep.records import MetricInfo
+from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs, check_pictures
 
 BANDS = 12
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601

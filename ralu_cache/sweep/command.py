@@ -9,18 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ralu_cache.comparison import describe_hardware
 from ralu_cache.demo import DEMO
-from ralu_cache.embedded import EMBEDDED
 from ralu_cache.generate import Request, call_arguments, device_of, load, makes_videos
-from ralu_cache.quality.base import Metric, SetMetric
+from ralu_cache.models.embedded import EMBEDDED
+from ralu_cache.quality.base import Metric, MetricInfo, SetMetric
 from ralu_cache.quality.selection import metrics_for
+from ralu_cache.sweep.comparison import describe_hardware
 from ralu_cache.sweep.engine import UNCACHED, Bench
 from ralu_cache.sweep.executors import Executor, run_here, run_on_ray
 from ralu_cache.sweep.grid import Grid, grid_from
 from ralu_cache.sweep.outputs import write_outputs
 from ralu_cache.sweep.pictures import PictureFolder
-from ralu_cache.sweep.records import Header, MetricInfo
+from ralu_cache.sweep.records import Header
 from ralu_cache.sweep.runner import run_sweep
 
 LIBRARIES = ("torch", "diffusers", "ralu-cache")

@@ -1,7 +1,7 @@
 """Contenders: ways to run a pipeline faster, by name, each a context that leaves the pipeline as it found it.
 
 "none" is the stock pipeline, "steps:12" the same with fewer steps, anything else a method of ours as
-`ralu_cache.methods` writes it. `register_contender` adds others, peers that a study compares with.
+`ralu_cache.sweep.methods` writes it. `register_contender` adds others, peers that a study compares with.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ralu_cache.api import accelerate
-from ralu_cache.methods import Method, parse_method
-from ralu_cache.report import Report
+from ralu_cache.report.record import Report
+from ralu_cache.sweep.methods import Method, parse_method
 from ralu_cache.sweep.records import Setting
 
 

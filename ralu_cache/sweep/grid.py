@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ralu_cache.methods import GUIDANCE
 from ralu_cache.sweep.contenders import check_method
+from ralu_cache.sweep.methods import GUIDANCE
 from ralu_cache.sweep.records import Batch, Setting
 
 

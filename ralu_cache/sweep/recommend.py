@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ralu_cache.methods import Method, parse_method
-from ralu_cache.recommended import Entry
+from ralu_cache.sweep.methods import Method, parse_method
+from ralu_cache.sweep.recommended import Entry
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.summary import Row, Summary, steps_asked
 

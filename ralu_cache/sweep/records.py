@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ralu_cache.report import finite
+from ralu_cache.quality.base import MetricInfo
+from ralu_cache.report.record import finite
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: a method as `ralu_cache.methods` writes it (or a peer's name), steps asked for, and a size."""
+    """What is measured: a method (`ralu_cache.sweep.methods`) or a peer's name, steps asked for, and a size."""
 
     method: str
     steps: int
@@ -55,15 +56,6 @@ class Record:
     @property
     def key(self) -> tuple[Setting, Batch]:
         return self.setting, self.batch
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """How a metric is shown: its label, its unit ("dB", "%", or ""), and whether more is better."""
-
-    label: str
-    unit: str = ""
-    higher: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.methods import parse_method
 from ralu_cache.sweep.engine import UNCACHED
+from ralu_cache.sweep.methods import parse_method
 from ralu_cache.sweep.records import Header, Record, Results, Setting
 
 Pair = tuple[str, int]  # a prompt and its seed

@@ -6,9 +6,9 @@ import csv
 import io
 import math
 
+from ralu_cache.quality.base import MetricInfo
 from ralu_cache.sweep.groups import LOOKS
 from ralu_cache.sweep.loss import DROP, fastest_within, gain_of_both, loss_metric
-from ralu_cache.sweep.records import MetricInfo
 from ralu_cache.sweep.rivals import ERRORS, Defeat, defeats
 from ralu_cache.sweep.summary import Quality, Row, Summary, steps_asked
 

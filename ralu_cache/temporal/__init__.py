@@ -1,4 +1,8 @@
-"""Temporal policies by name: teacache, seacache, taylorseer, toca, adaptive, and those that others register."""
+"""Temporal policies by name: teacache, seacache, taylorseer, toca, adaptive, and those that others register.
+
+One policy a file: when to compute, and what stands in where nothing is. Pure: imports `plane` and `history` alone, and
+never diffusers, transformers or matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ralu_cache.history.residuals import extrapolate
 from ralu_cache.temporal.adaptive import Adaptive
 from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation
-from ralu_cache.temporal.forecast import extrapolate
 from ralu_cache.temporal.seacache import SeaCache
 from ralu_cache.temporal.taylorseer import TaylorSeer
 from ralu_cache.temporal.teacache import TeaCache

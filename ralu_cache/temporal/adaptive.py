@@ -7,19 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import (
-    MEASURES,
-    TRANSITIONS,
-    Counting,
-    Forecasting,
-    Situation,
-    TokenView,
-    check_choice,
-    check_integer,
-    check_per_stage,
-    check_share,
-    per_stage,
-)
+from ralu_cache.plane.checks import check_choice, check_integer, check_per_stage, check_share
+from ralu_cache.temporal.base import MEASURES, TRANSITIONS, Counting, Forecasting, Situation, TokenView, per_stage
 
 SCORES = ("region", "staleness", "random", "change", "key", "value")
 

@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.forecast import History, extrapolate, extrapolate_uniform
+from ralu_cache.history.residuals import History, extrapolate, extrapolate_uniform
+from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage
 
 TRANSITIONS = ("reset", "trend", "inherit", "kept")
 
@@ -198,7 +199,7 @@ class Rules:
     transition: "reset" computes the first step of every stage and forgets what was cached. "trend" computes it too, but
         every token keeps (or gets from its parent) the change of the residual with sigma in which the stage before it
         ended, and is forecast along that until the new stage has computed twice: of a residual after a transition the
-        value is new, but `ralu_cache.temporal.forecast.DAMPING` of its movement goes on (only with an order of 1 or
+        value is new, but `ralu_cache.history.residuals.DAMPING` of its movement goes on (only with an order of 1 or
         more and one residual of the whole stack). "inherit" lets residuals serve the first step that were carried over
         the transition; "kept" lets those tokens use theirs that the transition left as they are, and computes the
         others (only where `caches` is "rows").
@@ -454,37 +455,3 @@ def relative_change(signal: Tensor, previous: Tensor) -> Tensor:
 def per_stage(setting: T | tuple[T, ...], stage: int) -> T:
     """A setting that is one for all stages, or one for each, the last of them serving all later ones."""
     return setting[min(stage, len(setting) - 1)] if isinstance(setting, tuple) else setting
-
-
-def check_per_stage(name: str, setting: object, check: Callable[[Any], None]) -> None:
-    """Raises ValueError for an empty tuple, and whatever `check` raises for the setting or each of a tuple's."""
-    if setting == ():
-        raise ValueError(f"{name} must be a number or one for each stage, got ()")
-    for value in setting if isinstance(setting, tuple) else (setting,):
-        check(value)
-
-
-def check_number(name: str, value: object, low: float) -> None:
-    """Raises ValueError unless `value` is a finite number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
-        raise ValueError(f"{name} must be a finite number of at least {low}, got {value!r}")
-
-
-def check_share(name: str, value: object) -> None:
-    """Raises ValueError unless `value` is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
-
-
-def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raises ValueError unless `value` is an integer of at least `low`, and at most `high` if given."""
-    good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= (value if high is None else high)
-    if not good:
-        accepted = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be an integer {accepted}, got {value!r}")
-
-
-def check_choice(name: str, value: object, accepted: tuple[object, ...]) -> None:
-    """Raises ValueError unless `value` is one of `accepted`."""
-    if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in accepted):
-        raise ValueError(f"{name} must be one of {', '.join(repr(choice) for choice in accepted)}, got {value!r}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import Accumulating, Situation, check_choice, check_integer, check_number
+from ralu_cache.plane.checks import check_choice, check_integer, check_number
+from ralu_cache.temporal.base import Accumulating, Situation
 
 CLEAREST = 1e-6  # sigma is kept this far from 0 and 1, as in the published code
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ralu_cache.temporal.base import Accumulating, check_integer
+from ralu_cache.plane.checks import check_integer
+from ralu_cache.temporal.base import Accumulating
 from ralu_cache.temporal.profile import Curve, read_profile
 
 # Fitted by the authors on FLUX.1-dev at 28 steps, highest power first; smallest value 0.1803, at a change of 0.053.
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 COEFFICIENTS = {"flux": FLUX, "identity": (1.0, 0.0)}
-AUTO = "auto"  # `ralu_cache.coefficients` puts what serves the model in its place
+AUTO = "auto"  # `ralu_cache.temporal.coefficients` puts what serves the model in its place
 
 
 @dataclass(frozen=True)

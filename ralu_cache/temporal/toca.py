@@ -8,19 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import (
-    Counting,
-    Refresh,
-    Rules,
-    Situation,
-    TokenView,
-    check_choice,
-    check_integer,
-    check_number,
-    check_per_stage,
-    check_share,
-    per_stage,
-)
+from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage, check_share
+from ralu_cache.temporal.base import Counting, Refresh, Rules, Situation, TokenView, per_stage
 
 MEASURED = ("value", "key", "attention")
 SCORES = (*MEASURED, "staleness", "even", "round-robin", "random")

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
-from ralu_cache.calibration.watch import Trace, watch_runs
-from ralu_cache.report import Report
-from ralu_cache.spatial import SpatialMethod
-from ralu_cache.temporal.base import check_integer
+from ralu_cache.plane.checks import check_integer
+from ralu_cache.plane.spatial import SpatialMethod
+from ralu_cache.report.record import Report
 from ralu_cache.temporal.profile import Profile, StageFit
+from ralu_cache.tune.calibration.watch import Trace, watch_runs
 
 DEGREE = 4  # of the published polynomials
 PAIRS_EACH = 3  # pairs that a coefficient needs

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ralu_cache.methods import Method
-from ralu_cache.report import Report, StepRecord
-from ralu_cache.report_text import readable_flops
-from ralu_cache.videos import as_frames
+from ralu_cache.report.record import Report, StepRecord
+from ralu_cache.report.text import readable_flops
+from ralu_cache.report.videos import as_frames
+from ralu_cache.sweep.methods import Method
 
 Pictures = NDArray[np.float32]  # (B, Y, X, 3) in [0, 1], or videos (B, F, Y, X, 3)
 Metric = Callable[[Pictures, Pictures], list[float]]

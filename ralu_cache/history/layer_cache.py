@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import StaleFeature
-from ralu_cache.token_map import TokenMap, put_, take
+from ralu_cache.history.feature import StaleFeature
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import TokenMap, put_, take
 
 
 @dataclass(frozen=True, eq=False)

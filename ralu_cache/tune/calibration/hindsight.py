@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ralu_cache.calibration.watch import Trace
 from ralu_cache.temporal.base import Accumulating, Situation
 from ralu_cache.temporal.teacache import TeaCache
+from ralu_cache.tune.calibration.watch import Trace
 
 HALVINGS = 25  # of the span in which a threshold is sought: as many binary digits as float32 has
 UNBOUNDED = 1e30  # a threshold that no sum reaches

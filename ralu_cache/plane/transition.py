@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ralu_cache.canvas import coarsen, join_frames, pool, replicate, split_frames
+from ralu_cache.plane.canvas import coarsen, join_frames, pool, replicate, split_frames
 
 NOISES = ("rewind", "paper")
 STARTS = ("pooled", "subsampled")

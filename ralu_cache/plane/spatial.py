@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from ralu_cache import presets, schedule
-from ralu_cache.guidance import Guidance, resolve_guidance
-from ralu_cache.regions import Scorer, get_scorer
-from ralu_cache.transition import LIFTS, NOISES, STARTS
+from ralu_cache.plane import presets, schedule
+from ralu_cache.plane.guidance import Guidance, resolve_guidance
+from ralu_cache.plane.regions import Scorer, get_scorer
+from ralu_cache.plane.transition import LIFTS, NOISES, STARTS
 
 FRAMES = ("own", "fine")
 SHIFTS = ("model", "nt-dm")
@@ -76,7 +76,7 @@ class RALU:
         ends: where each stage ends, in the paper's time t = 1 - sigma; the last is 1. Early ends keep the picture of
             the full run (measured: benchmarks/results/ralu), late ends leave more of it to the coarse tokens.
         ratio: share of the coarse cells refined in the mixed stage; one value for each mixed stage, or one for all.
-        regions: the scorer that chooses them, a name (`ralu_cache.regions.scorer_names()`) or a `Scorer`.
+        regions: the scorer that chooses them, a name (`ralu_cache.plane.regions.scorer_names()`) or a `Scorer`.
         regions_over_time: of a video, "frame": each frame refines its own cells, as many in all, so that regions go
             along with what moves; "shared": all frames refine the same cells, those that score highest on average,
             so that none changes between coarse and fine within the video. Images take "frame" alone.
@@ -156,7 +156,7 @@ class RALU:
 
         "ralu-4x", "ralu-5x", "ralu-7x" (published for FLUX), "ralu-2x" or "ralu-3x" (for SD3): the steps and refined
         share, hence the cost, of a published plan, with our levels and transitions. "ralu-12x", "ralu-15x", "ralu-18x",
-        "ralu-22x": ours with late ends, for calls with strong guidance (see `ralu_cache.presets.LatePlan`).
+        "ralu-22x": ours with late ends, for calls with strong guidance (see `ralu_cache.plane.presets.LatePlan`).
         """
         if name in presets.LATE_PLANS:
             late = presets.LATE_PLANS[name]

@@ -6,19 +6,19 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from ralu_cache.calibration.fit import fit_profile, stage_pairs
-from ralu_cache.calibration.watch import watch_runs
-from ralu_cache.coefficients import model_folder, profile_name
 from ralu_cache.demo import demo_prompts
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.sweep.grid import grid_from
+from ralu_cache.temporal.coefficients import model_folder, profile_name
 from ralu_cache.temporal.profile import Profile
+from ralu_cache.tune.calibration.fit import fit_profile, stage_pairs
+from ralu_cache.tune.calibration.watch import watch_runs
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the profile, and the plot if one is wanted; prints a line for each stage."""
     if args.plot:  # a missing matplotlib should not cost a run
-        from ralu_cache.calibration import plot
+        from ralu_cache.tune.calibration import plot
     fields = vars(args).keys() & Request.__dataclass_fields__.keys() - {"plot", "out"}
     base = Request(prompt=["-"], **{name: getattr(args, name) for name in fields})
     grid = grid_from({"prompts": args.prompts or demo_prompts(args.model), "seeds": args.seeds, "batch": 1})

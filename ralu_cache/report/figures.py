@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.report import RegionMask, Report, StageRecord
+from ralu_cache.report.record import RegionMask, Report, StageRecord
 
 try:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout, replicate
+from ralu_cache.plane.canvas import TokenLayout, replicate
 
 
 class Kind(IntEnum):

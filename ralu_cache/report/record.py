@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.report_text import describe
+from ralu_cache.report.text import describe
 
 StageKind = Literal["coarse", "mixed", "fine"]
 RegionMask = NDArray[np.bool_]
@@ -265,12 +265,12 @@ class Report:
         image: a PIL image, a (Y, X, 3) array, or a list of them in the order of the batch.
         Raises ImportError if matplotlib is missing.
         """
-        from ralu_cache import plots
+        from ralu_cache.report import figures as plots
 
         if not self.caches:
             plots.save_report(self, path, image)
             return
-        from ralu_cache import composition
+        from ralu_cache.report import composition
 
         composition.save_composition(self, path, image)
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.token_map import Kind, TokenMap, describe, map_tokens, take
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import Kind, TokenMap, describe, map_tokens, take
 
 _TENSORS = ("values", "step", "sigma", "coarse", "epoch", "mark")
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ralu_cache.temporal.base import check_choice, check_number, check_share
+from ralu_cache.plane.checks import check_choice, check_number, check_share
 
 EARLY = 0.5  # without stages, "early" ends at this t
 HELD = (None, "scaled")

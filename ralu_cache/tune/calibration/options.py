@@ -31,6 +31,6 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ralu_cache.calibration.command import run
+    from ralu_cache.tune.calibration.command import run
 
     run(args)

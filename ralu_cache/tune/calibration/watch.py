@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ralu_cache.api import Acceleration, accelerate
-from ralu_cache.report import Report
-from ralu_cache.spatial import SpatialMethod
+from ralu_cache.history.residuals import History
+from ralu_cache.plane.spatial import SpatialMethod
+from ralu_cache.report.record import Report
 from ralu_cache.temporal.base import Decision, PolicyState, Refresh, Situation, TokenView, relative_change
-from ralu_cache.temporal.forecast import History
 from ralu_cache.temporal.teacache import TeaCache
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import StaleFeature
-from ralu_cache.temporal.forecast import SMALLEST_GAP
-from ralu_cache.token_map import TokenMap, take
+from ralu_cache.history.feature import StaleFeature
+from ralu_cache.history.residuals import SMALLEST_GAP
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import TokenMap, take
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (k, q, H, d), keys and values (k, L, H, d) -> (k, q, H, d)."""

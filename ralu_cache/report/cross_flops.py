@@ -1,6 +1,7 @@
 """Analytic cost of a diffusion transformer whose image tokens attend to themselves and then to the text (Wan).
 
-Counted as in `ralu_cache.flops`, all of one sample: the text has no blocks of its own, but each block projects it anew.
+Counted as in `ralu_cache.report.flops`, all of one sample: the text has no blocks of its own, but each block projects
+it anew.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ralu_cache.flops import _linear, attention_flops
+from ralu_cache.report.flops import _linear, attention_flops
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ralu_cache.canvas import TokenLayout
-from ralu_cache.feature import Feature, Mark, StaleFeature, covers, fresh_tokens, indices, part_of
-from ralu_cache.token_map import TokenMap, map_tokens
+from ralu_cache.history.feature import Feature, Mark, StaleFeature, covers, fresh_tokens, indices, part_of
+from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import TokenMap, map_tokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,5 +4,6 @@
     profile.save("teacache.json")
     accelerate(pipe, "ralu", TeaCache(threshold=0.2, coefficients="teacache.json"))
 
-with `calibrate` from `ralu_cache.calibration.fit`. Beside the model (`ralu_cache.coefficients`) it is found by itself.
+with `calibrate` from `ralu_cache.tune.calibration.fit`. Beside the model
+(`ralu_cache.temporal.coefficients`) it is found by itself.
 """

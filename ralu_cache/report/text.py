@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ralu_cache.report import BranchTotals, Report, StageRecord
+    from ralu_cache.report.record import BranchTotals, Report, StageRecord
 
 NUMBERS = 46  # columns left of what a branch's line shares with its stage's
 

@@ -8,9 +8,9 @@ from os import PathLike
 import numpy as np
 import torch
 
-from ralu_cache.calibration.fit import Pairs
-from ralu_cache.plots import COLOURS, INK, Figure, save
+from ralu_cache.report.figures import COLOURS, INK, Figure, save
 from ralu_cache.temporal.profile import Profile
+from ralu_cache.tune.calibration.fit import Pairs
 
 
 def save_fits(profile: Profile, stages: Sequence[Pairs], path: str | PathLike[str]) -> None:

@@ -17,8 +17,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ralu_cache.plots import INK, draw_sigmas, plain, save, save_report
-from ralu_cache.report import BranchRecord, Report, StepRecord
+from ralu_cache.report.figures import INK, draw_sigmas, plain, save, save_report
+from ralu_cache.report.record import BranchRecord, Report, StepRecord
 
 ROWS = "recomputed rows"
 WORK = {"computed": "#3d5a98", ROWS: "#8fb8de", "reused": "#f2b134", "inherited": "#e0653e"}

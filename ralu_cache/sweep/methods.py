@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ralu_cache.guidance import resolve_guidance
-from ralu_cache.spatial import spatial_names
+from ralu_cache.plane.guidance import resolve_guidance
+from ralu_cache.plane.spatial import spatial_names
 from ralu_cache.temporal import resolve_temporal, temporal_names
 
 GUIDANCE = "guidance="

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ralu_cache.spatial import RALU
+from ralu_cache.plane.spatial import RALU
 
 BASE = RALU.preset("ralu-12x")  # whose steps are divided anew
 MOST_COARSE = 16  # more of them add little to what a coarse stage can decide
