@@ -6,7 +6,7 @@ Fits polynomials of degree 4 and 1 on a few prompts, without stages and on the "
 prompts, for each choice of coefficients, the thresholds at which it computes about as many steps as the others. Other
 prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
 decisions judged with hindsight (`ralu_cache.tune.calibration.hindsight`). The oracle decides by how much the model's
-output changes, which it takes from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
+output changes, taken from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
 one decides by the mean over a picture's guidance branches, one for each branch apart. What is reused is the last
 residual as it is (order 0). Nothing is timed. Writes calibration.json, calibration.md, calibration.png, the profiles
 and their plots into a folder for each model.
