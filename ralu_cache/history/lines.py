@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.history.nodes import Predictions
 from ralu_cache.history.residuals import SMALLEST_GAP, extrapolate_uniform
+from ralu_cache.plane.canvas import TokenLayout
 
 GAP = 0.6
 """Nodes of a line stand at least this far apart, in lengths of the forecast: closer ones make its slope noise."""

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.history.feature import StaleFeature
 from ralu_cache.history.marks import Mark, moved_marks
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import map_tokens
 
 DEPTH = 4  # nodes kept
