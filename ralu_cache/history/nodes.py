@@ -54,8 +54,12 @@ class Node:
 
     def pick(self, rows: Sequence[int]) -> Node:
         """The node of some samples alone."""
-        parts = (torch.stack([part[row] for row in rows]) for part in (self.clean, self.velocity, self.mark))
-        return Node(tuple(self.levels[r] for r in rows), *parts, tuple(self.kinds[r] for r in rows))
+
+        def part(whole: Tensor) -> Tensor:
+            return torch.stack([whole[row] for row in rows])
+
+        levels, kinds = (tuple(each[row] for row in rows) for each in (self.levels, self.kinds))
+        return Node(levels, part(self.clean), part(self.velocity), part(self.mark), kinds)
 
     def put(self, rows: Sequence[int], other: Node) -> Node:
         """This node with the samples `rows` replaced by those of `other`, in the places of the same numbers."""
@@ -76,7 +80,7 @@ class Predictions:
     """The nodes of a run, newest first, at most `depth` for each sample; every change gives another object.
 
     layout: the one that all nodes belong to; who reads them says under which layout. behind: samples whose nodes stood
-    before a transition and that computed nothing since; with `shifting` their next node shifts them (see `record`).
+    before a transition and that computed nothing since.
     """
 
     layout: TokenLayout
@@ -99,18 +103,14 @@ class Predictions:
             raise StaleFeature("predictions", self.layout, layout)
         return self.nodes
 
-    def levels(self, sample: int, alike: bool = True) -> list[float]:
-        """The levels of a sample's nodes, newest first; `alike`: of the newest one's kind alone."""
-        places = self.places(sample, alike)
-        return [self.nodes[place].levels[sample] for place in places]
+    def levels(self, sample: int) -> list[float]:
+        """The levels of a sample's nodes, newest first, of the newest one's kind alone."""
+        return [self.nodes[place].levels[sample] for place in self.places(sample)]
 
-    def places(self, sample: int, alike: bool = True) -> list[int]:
-        """Where a sample's nodes stand in `nodes`; `alike`: those of the newest one's kind alone."""
+    def places(self, sample: int) -> list[int]:
+        """Where a sample's nodes stand in `nodes`, of the newest one's kind alone."""
         there = [place for place, node in enumerate(self.nodes) if not math.isnan(node.levels[sample])]
-        if alike and there:
-            kind = self.nodes[there[0]].kinds[sample]
-            there = [place for place in there if self.nodes[place].kinds[sample] == kind]
-        return there
+        return [place for place in there if self.nodes[place].kinds[sample] == self.nodes[there[0]].kinds[sample]]
 
     def record(
         self, clean: Tensor, velocity: Tensor, level: float, kinds: Sequence[Any] | None = None,
@@ -140,16 +140,16 @@ class Predictions:
             new = old
         return replace(self, nodes=tuple(nodes), behind=self.behind.difference(rows))
 
-    def shifted(self, clean: Tensor, velocity: Tensor, sample: int) -> Predictions:
-        """With all nodes of one sample shifted by the same differences (C, H, W): their trend alone stays."""
+    def shifted(self, clean: Tensor, velocity: Tensor, rows: Sequence[int]) -> Predictions:
+        """With the nodes behind the newest, of the samples `rows`, moved by the same differences (B, C, H, W).
+
+        Of what they say, their trend alone stays.
+        """
 
         def moved(node: Node) -> Node:
-            shift = Node(
-                node.levels, node.clean + clean, node.velocity + velocity, node.mark, node.kinds
-            )  # of which one sample is taken
-            return node.put([sample], shift)
+            return node.put(rows, replace(node, clean=node.clean + clean, velocity=node.velocity + velocity))
 
-        return replace(self, nodes=tuple(moved(node) for node in self.nodes))
+        return replace(self, nodes=(self.nodes[0], *map(moved, self.nodes[1:])))
 
     def transfer(
         self, layout: TokenLayout, renoise: Renoise | None = None, changed: Tensor | None = None

@@ -22,6 +22,8 @@ Within a stage none is: levels fall in steps of like lengths. Behind a transitio
 """
 ORDERS = (1, 2, 3)
 
+Weights = tuple[float, tuple[float, ...]]
+
 
 @dataclass(frozen=True)
 class Multistep:
@@ -93,24 +95,16 @@ def correct(solver: Multistep, known: Predictions, made: Made | None, canvas: Te
     """
     if made is None or not solver.corrector:
         return canvas
-    read, weights = [], []
-    for sample, levels in enumerate(made.levels):
-        there = known.levels(sample)
-        if not there or not set(levels) <= set(there[1:]):
-            read.append((there[:1] or [math.nan])[:1])
-            weights.append(None)
-            continue
-        read.append([there[0], *levels])
-        weights.append(corrector(levels, there[0]))
-    if all(weight is None for weight in weights):
+    there = [known.levels(sample) for sample in range(len(canvas))]
+    mended = [bool(own) and set(levels) <= set(own[1:]) for own, levels in zip(there, made.levels, strict=True)]
+    if not any(mended):
         return canvas
-    if any(weight is None for weight in weights):
-        rows = [
-            canvas[sample] if weight is None else _one(known, made.canvas, sample, read[sample], weight)
-            for sample, weight in enumerate(weights)
-        ]
-        return torch.stack(rows)
-    return _sum(known, made.canvas, read, [weight for weight in weights if weight is not None])
+    read = [(own[0], *levels) if good else () for own, levels, good in zip(there, made.levels, mended, strict=True)]
+    weights: list[Weights] = [corrector(levels[1:], levels[0]) if levels else (1.0, ()) for levels in read]
+    if all(mended):
+        return _sum(known, made.canvas, read, weights)
+    starts = torch.stack([made.canvas[n] if good else canvas[n] for n, good in enumerate(mended)])
+    return _sum(known, starts, read, weights)
 
 
 def _read(levels: Sequence[float], to: float, order: int) -> tuple[float, ...]:
@@ -125,9 +119,6 @@ def _read(levels: Sequence[float], to: float, order: int) -> tuple[float, ...]:
         if all(abs(half_log_snr(level) - half_log_snr(other)) >= CLOSE * reach for other in found):
             found.append(level)
     return tuple(found)
-
-
-Weights = tuple[float, tuple[float, ...]]
 
 
 def _sum(known: Predictions, canvas: Tensor, read: Sequence[Sequence[float]], weights: Sequence[Weights]) -> Tensor:
