@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SAFETY = 0.9
-INTEGRAL, PROPORTIONAL = 0.7, 0.4  # over the error's order
-GROWTH = (0.3, 2.0)  # least and most that the reach changes by at once
+INTEGRAL, PROPORTIONAL = 1.0, 0.3  # over the power of the reach with which errors grow; runs are short, so quicker
+GROWTH = (0.3, 4.0)  # least and most that the reach changes by at once
 
 
 @dataclass(frozen=True)
