@@ -213,7 +213,7 @@ class Acceleration:
         prediction = predictions_of(self._temporal.policy, self._solver, len(stages))
         self._report = Report(
             pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps,
+            baseline_steps=num_inference_steps, solver="euler" if self._solver is None else self._solver.name,
         )  # fmt: skip
         self._tell(self._report, self._temporal.notice)
         self._tell(self._report, notice)

@@ -182,7 +182,14 @@ class Run:
     @property
     def lays_out(self) -> bool:
         """True if the pipeline is not shown the stock levels."""
-        return self.method is not None or len(self.shown) < len(self.places)
+        return self.method is not None or len(self.shown) < len(self.places) - self._start
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if at some steps the model may not be called at all."""
+        return len(self.shown) < len(self.places) - self._start or (
+            self.prediction is not None and self.prediction.chooser is not None
+        )
 
     @property
     def shown_index(self) -> int:

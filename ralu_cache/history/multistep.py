@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 NOISIEST = 1 - 1e-6  # level 1 has no finite l; stock solvers begin as far below it
+CLEANEST = 1e-9  # levels below it are 0
 
 
 def half_log_snr(sigma: float) -> float:
     """l of a level; infinite at level 0."""
     sigma = min(sigma, NOISIEST)
-    return math.inf if sigma <= 0 else math.log((1 - sigma) / sigma)
+    return math.inf if sigma < CLEANEST else math.log((1 - sigma) / sigma)
 
 
 def predictor(levels: Sequence[float], to: float) -> tuple[float, tuple[float, ...]]:
@@ -41,6 +42,8 @@ def corrector(levels: Sequence[float], to: float) -> tuple[float, tuple[float, .
     The first weight is that of the estimate at `to`, the others those of `levels`, newest first.
     """
     h = half_log_snr(to) - half_log_snr(levels[0])
+    if math.isinf(h):
+        return 0.0, (1.0, *(0.0 for _ in levels))
     ratios = np.append(_ratios(levels, h), 1.0)
     a, (own, *older, new) = _combined(levels[0], to, h, ratios, _rhos(ratios, -h))
     return a, (new, own, *older)

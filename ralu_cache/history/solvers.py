@@ -42,6 +42,11 @@ class Multistep:
         if not isinstance(self.corrector, bool):
             raise ValueError(f"corrector must be one of True, False, got {self.corrector!r}")
 
+    @property
+    def name(self) -> str:
+        """As `resolve_solver` reads it."""
+        return ("multistep" if self.corrector else "dpm++") + ("" if self.order == 2 else f":{self.order}")
+
 
 def resolve_solver(spec: str | Multistep | None) -> Multistep | None:
     """None or "euler": the stock step, None; "multistep", "multistep:3", "dpm++" or a `Multistep` -> the config.

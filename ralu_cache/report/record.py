@@ -157,6 +157,7 @@ class Report:
     regions: one (B, Y, X) mask per mixed stage, True where the coarse grid was refined.
     baseline_steps, baseline_flops: the plain full-resolution run that the cost is compared with.
     completed: False if the call was interrupted.
+    solver: its name; "euler" is the stock step.
     """
 
     pipeline: str
@@ -170,6 +171,7 @@ class Report:
     baseline_steps: int = 0
     baseline_flops: float = 0.0
     completed: bool = False
+    solver: str = "euler"
 
     @property
     def stages(self) -> list[StageRecord]:
