@@ -57,7 +57,7 @@ def accelerate(
         "all" (as the call says), "early" (in the stages that aren't fine; without stages until t = 0.5), "early:0.65",
         a tuple of one bool a stage, or a `Guidance(...)`. In the other steps the pipeline's own formula is given the
         prediction with the prompt for both, so they cost half.
-    solver: None or "euler" (the stock step), "multistep" (UniPC of order 2, "multistep:3" of order 3), "dpm++" (order 2
+    solver: None or "euler" (the stock step), "multistep" (UniPC of order 2, "multistep:3" of order 3), "dpm" (order 2
         without UniPC's corrector) or a `Multistep(...)`. With stages it reads what was computed before a transition.
     speedup: instead of both, 4 or "4x": every call costs the denoiser at least that many times fewer FLOPs than the
         same call in full, by a plan of coarse and fine steps made for its size and `num_inference_steps`; a call for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, Forecast, Multistep, SeaCache, TaylorSeer, TeaCache, ToCa, accelerate
+from ralu_cache.engine.forecasted import Forecasted
+from ralu_cache.engine.guided import Pair
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
@@ -164,7 +167,7 @@ def test_a_callback_that_changes_the_latents_is_gone_on_from() -> None:
     def doubled(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return {"latents": 2 * tensors["latents"]} if number == 4 else tensors
 
-    for settings in ({"temporal": "forecast:3"}, {"solver": "multistep"}, {"temporal": CAREFUL, "solver": "dpm++"}):
+    for settings in ({"temporal": "forecast:3"}, {"solver": "multistep"}, {"temporal": CAREFUL, "solver": "dpm"}):
         with accelerate(pipe, **settings):
             alone = family.run(pipe)
             changed = family.run(pipe, callback_on_step_end=doubled)
@@ -249,7 +252,7 @@ def test_a_solver_alone_is_the_stock_solver(order: int, guided: bool) -> None:
 
 
 @each_family
-@pytest.mark.parametrize("solver", ["multistep", "multistep:3", "dpm++"])
+@pytest.mark.parametrize("solver", ["multistep", "multistep:3", "dpm"])
 @pytest.mark.parametrize("temporal", [None, "forecast:3", "seacache:0.8", "toca:3", "seacache:0.8,reuse=prediction"])
 def test_solvers_go_with_every_policy(family: Family, solver: str, temporal: str | None) -> None:
     pipe = family.make()
@@ -332,3 +335,20 @@ def test_a_plan_by_name_with_forecasts_and_a_solver(caplog: pytest.LogCaptureFix
 def test_policies_that_were_refused_before_are_still(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="keeps 'layers"):
         ToCa(3, reuse="prediction")
+
+
+def test_what_stands_in_is_the_samples_own() -> None:
+    """Rows that are not computed are filled with their own sample's forecast, in both halves of a stacked call."""
+    adapter: Any = SimpleNamespace(from_image=lambda image, like: image)
+    run: Any = SimpleNamespace(forecast=lambda: torch.tensor([10.0, 11.0, 12.0]).view(3, 1, 1, 1))
+    hidden = torch.zeros(6, 1, 1, 1)
+    both = Forecasted.of((0, 1, 2, 0, 1, 2), None, frozenset({1}))
+    assert both is not None and both.index == (0, 2, 3, 5) and both.dropped == 2
+    found = both.filled(torch.tensor([0.0, 2.0, 3.0, 5.0]).view(4, 1, 1, 1), adapter, run, hidden)
+    assert found.flatten().tolist() == [0, 11, 2, 3, 11, 5]
+    pair = Pair((0, 3, 4, 5), [True, False, False], 1.0, True)
+    half = Forecasted.of((0, 1, 2, 0, 1, 2), pair, frozenset({2}))
+    assert half is not None and half.index == (0, 3, 4)
+    found = half.filled(torch.tensor([0.0, 3.0, 4.0]).view(3, 1, 1, 1), adapter, run, hidden)
+    assert found.flatten().tolist() == [0, 3, 4, 12], "u of the guided, then c of all"
+    assert Forecasted.of((0, 1), None, frozenset()) is None

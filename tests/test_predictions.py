@@ -351,7 +351,7 @@ def test_solvers_integrate_a_constant_exactly(levels: list[float], at: float) ->
     ("spec", "meant"),
     [
         (None, None), ("euler", None), ("multistep", Multistep(2)), ("multistep:3", Multistep(3)),
-        ("dpm++", Multistep(2, corrector=False)), (Multistep(1), Multistep(1)),
+        ("dpm", Multistep(2, corrector=False)), (Multistep(1), Multistep(1)),
     ],
 )  # fmt: skip
 def test_solvers_have_names(spec: Any, meant: Multistep | None) -> None:

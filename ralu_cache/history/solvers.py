@@ -45,11 +45,11 @@ class Multistep:
     @property
     def name(self) -> str:
         """As `resolve_solver` reads it."""
-        return ("multistep" if self.corrector else "dpm++") + ("" if self.order == 2 else f":{self.order}")
+        return ("multistep" if self.corrector else "dpm") + ("" if self.order == 2 else f":{self.order}")
 
 
 def resolve_solver(spec: str | Multistep | None) -> Multistep | None:
-    """None or "euler": the stock step, None; "multistep", "multistep:3", "dpm++" or a `Multistep` -> the config.
+    """None or "euler": the stock step, None; "multistep", "multistep:3", "dpm" or a `Multistep` -> the config.
 
     Raises ValueError or TypeError for anything else.
     """
@@ -60,16 +60,16 @@ def resolve_solver(spec: str | Multistep | None) -> Multistep | None:
     name, colon, order = spec.partition(":")
     if name == "euler" and not colon:
         return None
-    if name not in ("multistep", "dpm++") or (colon and order not in map(str, ORDERS)):
+    if name not in ("multistep", "dpm") or (colon and order not in map(str, ORDERS)):
         raise ValueError(
             f"unknown solver {spec!r}; accepted: None, 'euler', 'multistep', 'multistep:3' (its order, 1 to 3), "
-            "'dpm++' (without the corrector), or a Multistep(...)"
+            "'dpm' (without the corrector), or a Multistep(...)"
         )
     return Multistep(int(order or 2), corrector=name == "multistep")
 
 
 def solver_names() -> tuple[str, ...]:
-    return ("euler", "multistep", "dpm++")
+    return ("euler", "multistep", "dpm")
 
 
 @dataclass(frozen=True, eq=False)
