@@ -75,6 +75,11 @@ class SD3Adapter(TextImageAdapter):
                 f"and the guidance would start and stop at the wrong ones; pass num_inference_steps={steps}, or divide "
                 "your own steps with RALU(split=...)"
             )
+        if run.leaves_out:
+            raise ValueError(
+                f"skip_guidance_layers={skipped} with steps at which the model isn't called is not supported: the "
+                "guidance would start and stop at the wrong ones; use temporal=None, or a policy without forecasts"
+            )
         if run.policy is not None and 0 in skipped:
             raise ValueError(
                 f"skip_guidance_layers={skipped} with temporal caching is not supported: the first block must run; "

@@ -9,11 +9,12 @@ from ralu_cache.moved import keep_old_names
 
 if TYPE_CHECKING:
     from ralu_cache.api import Acceleration, accelerate
+    from ralu_cache.history.solvers import Multistep
     from ralu_cache.plane.guidance import Guidance
     from ralu_cache.plane.regions import Scorer, register_scorer
     from ralu_cache.plane.spatial import RALU, register_spatial
     from ralu_cache.report.record import Report
-    from ralu_cache.temporal import Adaptive, SeaCache, TaylorSeer, TeaCache, ToCa, register_temporal
+    from ralu_cache.temporal import Adaptive, Forecast, SeaCache, TaylorSeer, TeaCache, ToCa, register_temporal
 
 _HOMES = {
     "Acceleration": "api",
@@ -24,7 +25,9 @@ _HOMES = {
     "Report": "report.record",
     "Scorer": "plane.regions",
     "register_scorer": "plane.regions",
+    "Multistep": "history.solvers",
     "Adaptive": "temporal",
+    "Forecast": "temporal",
     "SeaCache": "temporal",
     "TaylorSeer": "temporal",
     "TeaCache": "temporal",
@@ -32,7 +35,8 @@ _HOMES = {
     "register_temporal": "temporal",
 }
 __all__ = [
-    "RALU", "Acceleration", "Adaptive", "Guidance", "Report", "Scorer", "SeaCache", "TaylorSeer", "TeaCache", "ToCa",
+    "RALU", "Acceleration", "Adaptive", "Forecast", "Guidance", "Multistep", "Report", "Scorer",
+    "SeaCache", "TaylorSeer", "TeaCache", "ToCa",
     "accelerate", "register_scorer", "register_spatial", "register_temporal",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -19,15 +19,17 @@ from ralu_cache.engine.context import entered
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.levels import StockSchedule, redivided
 from ralu_cache.engine.pipeline import handle_of, undress, wear
+from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.run import Geometry, Run
 from ralu_cache.engine.scheduler import check_scheduler
+from ralu_cache.history.solvers import Multistep, resolve_solver
 from ralu_cache.plane.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_speedup
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage, resolve_spatial
 from ralu_cache.report.record import Report
-from ralu_cache.temporal import Policy, resolve_temporal
+from ralu_cache.temporal import Forecast, Policy, Temporal, resolve_temporal
 from ralu_cache.temporal.coefficients import Settled, settle
 
 logger = logging.getLogger("ralu_cache")
@@ -36,16 +38,18 @@ logger = logging.getLogger("ralu_cache")
 def accelerate(
     pipe: Any,
     spatial: str | SpatialMethod | None = None,
-    temporal: str | Policy | None = None,
+    temporal: str | Temporal | None = None,
     speedup: str | float | None = None,
     guidance: str | Guidance | tuple[bool, ...] | None = None,
+    solver: str | Multistep | None = None,
 ) -> Acceleration:
     """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
 
     spatial: None, "ralu" (the family's default plan), "ralu-4x", "ralu-5x", "ralu-7x", "ralu-2x", "ralu-3x", the name
         of a registered method, or a `RALU(...)`.
-    temporal: None, "teacache", "seacache", "taylorseer", "toca", "adaptive", each with its main setting after a colon
-        if wanted ("teacache:0.4"), the name of a registered policy, or a config such as `SeaCache(threshold=0.3)`.
+    temporal: None, "forecast" (at steps that aren't computed the model isn't called), "teacache", "seacache",
+        "taylorseer", "toca", "adaptive", each with its main setting after a colon if wanted ("teacache:0.4"), the name
+        of a registered policy, or a config such as `SeaCache(threshold=0.3)`.
         Together with `spatial` the first step of every stage is computed, for nothing that was cached can stand for it,
         but each token goes on along the trend that it, or the one that it was split from, had before: at the same cost
         that was 0.6 to 1.6 dB closer to the uncached plan than forgetting (`benchmarks/results/composition`).
@@ -53,6 +57,8 @@ def accelerate(
         "all" (as the call says), "early" (in the stages that aren't fine; without stages until t = 0.5), "early:0.65",
         a tuple of one bool a stage, or a `Guidance(...)`. In the other steps the pipeline's own formula is given the
         prediction with the prompt for both, so they cost half.
+    solver: None or "euler" (the stock step), "multistep" (UniPC of order 2, "multistep:3" of order 3), "dpm" (order 2
+        without UniPC's corrector) or a `Multistep(...)`. With stages it reads what was computed before a transition.
     speedup: instead of both, 4 or "4x": every call costs the denoiser at least that many times fewer FLOPs than the
         same call in full, by a plan of coarse and fine steps made for its size and `num_inference_steps`; a call for
         which that can't be is refused, with the most that can be had. Which plans draw well was measured on the
@@ -64,16 +70,20 @@ def accelerate(
     """
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
-    settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance}
+    settings = {
+        "spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance, "solver": solver,
+    }  # fmt: skip
     adapter = find_adapter(pipe)
     budget = None if speedup is None else Budget(wanted_speedup(speedup))
     names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
     settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
+    integrator = resolve_solver(solver)
     method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
     check_scheduler(vars(pipe)["scheduler"])
-    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, guided, budget)  # may refuse
+    family = type(adapter)  # what follows may refuse
+    handle = Acceleration(pipe, family, method, plan, settled, settings, guided, budget, integrator)
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
@@ -94,6 +104,7 @@ class Acceleration:
         settings: Mapping[str, Any],
         guidance: Guidance | None = None,
         budget: Budget | None = None,
+        solver: Multistep | None = None,
     ) -> None:
         """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
         budget: gives each call a plan of its own in place of `method`, which has the same stages.
@@ -103,7 +114,10 @@ class Acceleration:
         self.guidance = guidance
         self._budget = budget
         self._pipe, self._family, self._method, self._plan = weakref.ref(pipe), family, method, plan
-        self._policy, self._temporal = temporal.policy, temporal
+        self._temporal, self._solver = temporal, solver
+        wanted = temporal.policy
+        kept = isinstance(wanted, Forecast) or getattr(wanted, "reuse", None) == "prediction"  # outside of the model
+        self._policy = None if isinstance(wanted, Forecast) or kept else wanted
         self._report: Report | None = None
         self._told: set[str] = set()
         self._lock = threading.RLock()
@@ -184,7 +198,8 @@ class Acceleration:
 
         What is refused is refused before there is a report of it.
         """
-        if self._method is None and self._policy is None and self.guidance is None:
+        parts = (self._method, self._temporal.policy, self.guidance, self._solver)
+        if all(part is None for part in parts):
             return None
         num_inference_steps = len(sigmas) - 1
         adapter, method = self._roots[0].adapter, self._method
@@ -195,9 +210,10 @@ class Acceleration:
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         if method is not None:
             stages = _staged(method, call, model_shift, sigmas, custom)
+        prediction = predictions_of(self._temporal.policy, self._solver, len(stages))
         self._report = Report(
             pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps,
+            baseline_steps=num_inference_steps, solver="euler" if self._solver is None else self._solver.name,
         )  # fmt: skip
         self._tell(self._report, self._temporal.notice)
         self._tell(self._report, notice)
@@ -206,6 +222,7 @@ class Acceleration:
         return Run(
             method, stages, _geometry(call.pipe, adapter), autoencoder_of(call.pipe), self._report, self._policy,
             lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, self.guidance,
+            prediction,
         )  # fmt: skip
 
     def finish(self, run: Run) -> None:
@@ -226,6 +243,13 @@ class Acceleration:
                 f"this setting made the call slower than the stock pipeline: {cost:.2f} times its FLOPs ({steps}); "
                 "disable it, or choose a plan with fewer steps",
             )
+
+    @property
+    def answers(self) -> bool:
+        """True if some calls of the denoiser are answered without running it."""
+        policy = self._temporal.policy
+        decides = getattr(policy, "tolerance", None) is not None or getattr(policy, "reuse", None) == "prediction"
+        return self.guidance is not None or decides
 
     def answerer(self, module: Any) -> Any:
         """What may answer for a denoiser of ours, or None."""

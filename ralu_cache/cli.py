@@ -14,7 +14,7 @@ from ralu_cache.tune.calibration.options import add_calibrate
 
 EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-flux-dev")
 DEMO_MODELS = EMBEDDED[:3]
-METHODS = "SPATIAL, +TEMPORAL, +guidance=..., or several such as ralu-4x+seacache:0.3+guidance=early"
+METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ralu-4x+forecast:2+solver=multistep"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,10 +79,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
     add("--guidance-scale", type=float, help="of the pipeline")
     add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
-    add("--temporal", default="none", metavar="NAME[:VALUE]", help="such as seacache:0.3; default: %(default)s")
+    add(
+        "--temporal", default="none", metavar="NAME[:VALUE]", help="seacache:0.3, forecast:3, ...; default: %(default)s"
+    )
     add(
         "--guidance", default="none", metavar="early[:T]", help="guide only in the stages that aren't fine, or until T"
     )
+    add("--solver", default="none", metavar="NAME", help="multistep, multistep:3 or dpm in place of Euler steps")
     add("--height", type=_positive, help="pixels")
     add("--width", type=_positive, help="pixels")
     add("--steps", type=_positive, help="num_inference_steps; presets bring their own")

@@ -235,7 +235,10 @@ def _accelerated(methods: Sequence[str]) -> list[Trial]:
         if method.temporal and method.uncached not in (Method(), *names):
             ordered.setdefault(method.uncached, str(method.uncached))
         ordered[method] = name
-    return [Trial(name, 0, 0.0, method.spatial, method.temporal, method.guidance) for method, name in ordered.items()]
+    return [
+        Trial(name, 0, 0.0, method.spatial, method.temporal, method.guidance, method.solver)
+        for method, name in ordered.items()
+    ]
 
 
 def _steps_asked(plan: DemoPlan, trial: Trial) -> int:

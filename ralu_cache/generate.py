@@ -12,7 +12,7 @@ import torch
 from ralu_cache.api import accelerate
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.report.videos import latent_frames, save_gif, tall, to_images
-from ralu_cache.sweep.methods import GUIDANCE, Method, parse_method
+from ralu_cache.sweep.methods import GUIDANCE, SOLVER, Method, parse_method
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".gif",)
@@ -35,6 +35,7 @@ class Request:
     spatial: str = "ralu"
     temporal: str = "none"
     guidance: str = "none"
+    solver: str = "none"
     height: int | None = None
     width: int | None = None
     steps: int | None = None
@@ -55,13 +56,13 @@ class Request:
             raise ValueError(f"num-images must be at least 1, got {self.num_images}")
         if (self.report or self.plot) and self.method == Method():
             raise ValueError(
-                "--report and --plot need an acceleration, but --spatial, --temporal and --guidance are none"
+                "--report and --plot need an acceleration, but --spatial, --temporal, --solver and --guidance are none"
             )
 
     @property
     def method(self) -> Method:
         """All parts, read as the demo reads them."""
-        return parse_method(f"{self.spatial}+{self.temporal}+{GUIDANCE}{self.guidance}")
+        return parse_method(f"{self.spatial}+{self.temporal}+{SOLVER}{self.solver}+{GUIDANCE}{self.guidance}")
 
 
 def generate(request: Request) -> list[Path]:

@@ -53,6 +53,11 @@ def describe() -> str:
         f"share, with ends {_list(default.ends)}, the sampler's own shift and Z 3": presets,
         "region scorers": [", ".join(scorer_names())],
         "temporal policies (a value after a colon sets the first option)": _policies(),
+        "solvers": [
+            "euler        the stock step",
+            "multistep:N  UniPC of order N, 1 to 3; 2 if not given",
+            "dpm:N      the same without its corrector",
+        ],
         "guidance": [
             "all        as the call says",
             f"early      in the stages that aren't fine; without stages until t = {EARLY:g}",

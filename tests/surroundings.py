@@ -23,7 +23,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor
 
-from ralu_cache import RALU, Adaptive, Report, SeaCache, TaylorSeer, TeaCache, ToCa
+from ralu_cache import RALU, Adaptive, Forecast, Report, SeaCache, TaylorSeer, TeaCache, ToCa
 from tests.pipelines import (
     make_controlnet,
     make_pipeline,
@@ -120,7 +120,12 @@ POLICIES = {
     "taylorseer": TaylorSeer(interval=3),
     "toca": ToCa(interval=3, ratio=0.3, first=1),
     "adaptive": Adaptive(interval=3, ratio=0.3),
+    "forecast": Forecast(interval=3),
+    "predicted": SeaCache(threshold=0.8, order=1, reuse="prediction"),
 }
+
+
+FORECAST = ("forecast", "predicted")  # these reuse predictions, the others what is inside of the model
 
 
 @dataclass(frozen=True)

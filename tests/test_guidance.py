@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ralu_cache import RALU, Guidance, accelerate
 from ralu_cache.plane.guidance import resolve_guidance
-from tests.surroundings import CLOSE, FAMILIES, PLAN, POLICIES, Family, at, one_thread  # noqa: F401
+from tests.surroundings import CLOSE, FAMILIES, FORECAST, PLAN, POLICIES, Family, at, one_thread  # noqa: F401
 
 UNTIL = Guidance(end=0.4)
 LATER = Guidance(start=0.1, end=0.4)
@@ -50,7 +50,7 @@ def without_late(pipe: Any, family: Family, guidance: Guidance) -> Any:
 SETTINGS = [
     (name, policy, stages, batch)
     for number, name in enumerate(FAMILIES)
-    for place, policy in enumerate([None, *POLICIES])
+    for place, policy in enumerate([None, *(policy for policy in POLICIES if policy not in FORECAST)])
     for stages in (False, True)
     for batch in [(0,), (0, 1)][(number + place) % 2 :][:1]
 ]

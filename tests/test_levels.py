@@ -18,6 +18,7 @@ from tests.surroundings import (
     CONTROLNETS,
     ENTERING,
     FAMILIES,
+    FORECAST,
     HEIGHT,
     PLAN,
     POLICIES,
@@ -145,10 +146,11 @@ def test_callbacks_are_those_of_the_stock_schedule(setting: Setting) -> None:
         plain = family.run(pipe)
         seen, _ = observed(pipe, STEPS, lambda **more: family.run(pipe, **more))
         check_accelerated(setting, handle.report)
-        if not setting.stages:
-            assert seen == stock, "after each step"
         assert [call[:2] for call in seen] == [call[:2] for call in stock]
-        check_passed(handle.report, seen, begins)
+        if setting.policy not in FORECAST:  # which do not call the denoiser at every step
+            if not setting.stages:
+                assert seen == stock, "after each step"
+            check_passed(handle.report, seen, begins)
         assert torch.equal(family.run(pipe), plain)
 
 

@@ -36,11 +36,14 @@ def test_names_are_split(text: str, spatial: str | None, temporal: str | None) -
         ("ralu-7x+seacache:1e+1+guidance=early", Method("ralu-7x", "seacache:1e+1", "early")),
         ("ralu-7x+none+guidance=none", Method("ralu-7x")),
         ("+guidance=", Method()),
+        ("ralu-12x+forecast:1/2+solver=multistep", Method("ralu-12x", "forecast:1/2", None, "multistep")),
+        ("+solver=dpm+guidance=early", Method(None, None, "early", "dpm")),
+        ("+solver=none", Method()),
     ],
 )
 def test_guidance_is_a_part_of_its_own(text: str, method: Method) -> None:
     assert parse_method(text) == method
-    assert parse_method(text).uncached == Method(method.spatial, None, method.guidance)
+    assert parse_method(text).uncached == Method(method.spatial, None, method.guidance, method.solver)
     assert parse_method(str(method)) == method
 
 

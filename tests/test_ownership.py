@@ -370,7 +370,7 @@ def test_nothing_of_a_run_outlives_its_call(setting: Setting) -> None:
         family.run(pipe)
         with without_collector() as held:
             for _ in range(2):
-                family.run(pipe, callback_on_step_end=at(4, note))
+                family.run(pipe, callback_on_step_end=at(1, note))
             kept = held()
     assert len(alive) == 4 and [ref() for ref in alive] == [None] * 4
     assert kept <= 4 * (2 * STEPS + 1), "not a tensor, but for the levels that a stock scheduler keeps"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ralu_cache import temporal
 from ralu_cache.temporal import (
+    Forecast,
     Policy,
     SeaCache,
     Situation,
@@ -179,7 +180,7 @@ def test_a_forecast_of_some_samples_is_theirs_in_the_whole() -> None:
 
 
 def test_names_resolve_to_configs() -> None:
-    assert temporal_names() == ("teacache", "seacache", "taylorseer", "toca", "adaptive")
+    assert temporal_names() == ("forecast", "teacache", "seacache", "taylorseer", "toca", "adaptive")
     assert resolve_temporal(None) is None
     assert resolve_temporal("teacache") == TeaCache() and resolve_temporal("teacache:0.25") == TeaCache(0.25)
     assert resolve_temporal("seacache:0.5") == SeaCache(0.5) and resolve_temporal("taylorseer:5") == TaylorSeer(5)
@@ -192,6 +193,9 @@ def test_names_resolve_to_configs() -> None:
         ("taylorseer:5/2/2,first=1,compute_stage_end=false", TaylorSeer((5, 2, 2), first=1, compute_stage_end=False)),
         ("seacache:0.7/0.5,order=0,signal=plane", SeaCache((0.7, 0.5), order=0, signal="plane")),
         ("teacache:coefficients=identity", TeaCache(coefficients="identity")),
+        ("forecast:3/2,quantity=clean", Forecast((3, 2), quantity="clean")),
+        ("forecast:tolerance=0.2", Forecast(tolerance=0.2)),
+        ("teacache:0.4,reuse=prediction", TeaCache(0.4, reuse="prediction")),
         ("teacache:0.3,coefficients=2/0.5/0,transition=inherit", TeaCache(0.3, (2, 0.5, 0), transition="inherit")),
     ],
 )
@@ -202,7 +206,7 @@ def test_settings_follow_the_name(spec: str, policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tea", "unknown temporal policy 'tea'; accepted: None, teacache, seacache, taylorseer"),
+        ("tea", "unknown temporal policy 'tea'; accepted: None, forecast, teacache, seacache, taylorseer"),
         ("teacache:", "'' is not a number"),
         ("teacache:fast", "'fast' is not a number"),
         ("teacache:0.4/fast", "'0.4/fast' is not a number, nor one for each stage"),

@@ -37,9 +37,9 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "one child that was computed suffices",
             "Law 3: a token with an empty child is empty.",
-            "ralu_cache/history/feature.py",
-            "mark[:, :count] = self.mark.gather(1, children).view_as(ages).amin(2)",
-            "mark[:, :count] = self.mark.gather(1, children).view_as(ages).amax(2)",
+            "ralu_cache/history/marks.py",
+            "moved[:, :coarse] = mark.gather(1, children.flatten(1)).view_as(children).amin(2)",
+            "moved[:, :coarse] = mark.gather(1, children.flatten(1)).view_as(children).amax(2)",
             (LEDGER + "test_transfer_by_kind",),
         ),
         Mutant(
@@ -53,9 +53,9 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "fresh noise changes nothing",
             "Law 3: a token into which fresh noise was mixed is inherited at best.",
-            "ralu_cache/history/feature.py",
-            "weaker, epoch = weaker | changed, epoch + changed.int()",
-            "epoch = epoch + changed.int()",
+            "ralu_cache/history/marks.py",
+            "        weaker = weaker | changed\n",
+            "        pass\n",
             (LEDGER + "test_transfer_by_kind",),
         ),
         Mutant(

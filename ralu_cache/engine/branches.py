@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ralu_cache.engine.deciding import signal_of
 from ralu_cache.engine.identity import Identity
 from ralu_cache.engine.verdict import Group, Verdict, indices_of
 from ralu_cache.history.attention import KeyValueMemory, Rows
@@ -22,7 +23,7 @@ from ralu_cache.history.layer_cache import Fresh, LayerCache
 from ralu_cache.history.ledger import Ledger
 from ralu_cache.history.residuals import History, along_trend, slope
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.plane.token_map import Kind, map_tokens, plane, take
+from ralu_cache.plane.token_map import Kind, map_tokens, take
 from ralu_cache.report.record import BranchRecord
 from ralu_cache.temporal.base import CountState, Policy, RuleState, Situation, TokenView
 
@@ -96,7 +97,7 @@ class Branch:
         if isinstance(self.state, CountState) and self.policy.caches == "stack":
             verdict = self._verdict = Verdict.counted(self.state.count(situation, self._known(compute)))
         else:
-            signal = self._signal(modulated, canvas)
+            signal = signal_of(self.policy, self.layout, modulated, canvas)
             decision = self.state.decide(situation, signal, self._last_signal(), self._readable(compute))
             self._keep_signal(decision.signal, situation)
             fresh, valid = self._select(situation, decision.reuse)
@@ -307,20 +308,6 @@ class Branch:
         if "residual" in self.ledger:
             return self.ledger.counts("residual").tolist()
         return [[self.layout.tokens, 0, 0]] * self.layout.batch
-
-    def _signal(self, modulated: Callable[[], Tensor], canvas: Callable[[], Tensor]) -> Tensor | None:
-        kind = self.policy.signal
-        if kind is None:
-            return None
-        if kind == "canvas":
-            return self._frames(canvas().float())
-        tokens = modulated()[:, : self.layout.tokens]
-        return self._frames(plane(tokens, self.layout)) if kind == "plane" else tokens
-
-    def _frames(self, image: Tensor) -> Tensor:
-        """(B, C, H, W), of a video (B, C, F, H, W)."""
-        frames = self.layout.frames
-        return image if frames == 1 else image.unflatten(2, (frames, -1))
 
     def _last_signal(self) -> Tensor | None:
         if self.policy.signal != "modulated":

@@ -24,13 +24,14 @@ from ralu_cache.plane.guidance import Guidance
 class Known:
     """What one denoiser's calls gave that later ones need.
 
-    step, conditional: the step, and its prediction c (B, ...), as the pipeline got it. flops: of that call. held: by
-    the sample's number (`Run.number`), the last difference c - u and its level.
+    step, conditional: the step, and its prediction c (B, ...), as the pipeline got it. flops: of that call, on `rows`
+    samples. held: by the sample's number (`Run.number`), the last difference c - u and its level.
     """
 
     step: int = -1
     conditional: Any = None
     flops: float = 0.0
+    rows: int = 0
     held: dict[int, tuple[Tensor, float]] = field(default_factory=dict)
 
     def prediction(self, step: int) -> Tensor | None:

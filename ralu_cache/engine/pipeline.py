@@ -145,7 +145,7 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
     def get_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, on the stock schedule: a plan is entered at the level at which stock enters its own."""
         call = call_of(self)
-        if call is None or call.run is None or call.run.method is None:
+        if call is None or call.run is None or not call.run.lays_out:
             return stock.get_timesteps(self, *args, **kwargs)
         run, scheduler = call.run, call.scheduler
         steps = run.stock.steps

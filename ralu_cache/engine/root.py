@@ -20,8 +20,9 @@ from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
+from ralu_cache.engine.forecasted import Forecasted, stood_in
 from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
-from ralu_cache.engine.run import Run
+from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.verdict import Group
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
@@ -61,6 +62,7 @@ class Pending:
     branch: Branch | None
     groups: Sequence[Group]
     pair: Pair | None = None
+    forecast: Forecasted | None = None
 
 
 @dataclass
@@ -130,7 +132,7 @@ class RootHook:
             self.module.register_forward_hook(Hook(self._after), with_kwargs=True, always_call=True),
             *self.adapter.install_positions(self.module, self.active),
         ]
-        if not self.reduce_only and self.handle.guidance is not None:
+        if not self.reduce_only and self.handle.answers:
             occupy(self.module, self.handle, answering)
         if not self.reduce_only and self.handle.wants_text_attention:
             self._handles += self.adapter.install_text_attention(self.module, self._run)
@@ -181,10 +183,16 @@ class RootHook:
         run.begin(grid, batch, lambda: self.adapter.latents(whole_call, grid), self.adapter.frames(given))
         rows = run.rows(batch)
         full = 0.0 if self.reduce_only else self.adapter.flops(given)
+        skipped = frozenset() if self.reduce_only else self._skipped(state, run, given)
+        if skipped.issuperset(rows):  # of a denoiser that has not run yet, so the form of its answers is not known
+            run.compute_all()
+            skipped = frozenset()
         pair = self._pair(call, run, given, batch)
-        if pair is not None and pair.index is not None:
-            rows = tuple(rows[row] for row in pair.index)
-            given = self.adapter.rows(given, torch.tensor(pair.index, device=given["hidden_states"].device))
+        forecast = Forecasted.of(rows, pair, skipped)
+        index = pair.index if forecast is None and pair is not None else None if forecast is None else forecast.index
+        if index is not None:
+            rows = tuple(rows[row] for row in index)
+            given = self.adapter.rows(given, torch.tensor(index, device=given["hidden_states"].device))
         layout = run.layout_for(rows)
         short, positions = given, None
 
@@ -200,8 +208,11 @@ class RootHook:
         branch, groups = None, [Group()]
         if not self.reduce_only:
             run.count_call(full, layout.batch)
+            if forecast is not None:
+                run.spare_by_forecast(forecast.dropped, self.adapter.flops(short) / len(rows) * forecast.dropped)
             if pair is not None and pair.index is not None:
-                run.spare(self.adapter.flops(short) * (full / self.adapter.flops(given) - 1))
+                left_out = batch - len(pair.index)
+                run.spare(self.adapter.flops(short) / len(rows) * left_out)
             if run.policy is not None:
                 branch = run.branch(module, rows, *self.adapter.conditioning(given))
                 if run.policy.signal is not None:  # which may ask the embedding for it
@@ -209,7 +220,7 @@ class RootHook:
                 groups = branch.plan(
                     run.situation(), lambda: self._signal(short), seen, compute=run.wants_text_attention
                 )
-        state.pending = Pending(run, layout, positions, short, branch, groups, pair)
+        state.pending = Pending(run, layout, positions, short, branch, groups, pair, forecast)
         return (), dict(self._enter(state, state.pending, groups[0]))
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
@@ -223,15 +234,66 @@ class RootHook:
         scale = self.handle.guidance_scale(call, self.module)
         return pair_of(guidance, run, self.adapter.guidance, given, batch, run.calls == 0, paired, scale)
 
-    def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The output of a call that needs none: u where no sample is guided, or None. Nothing runs for it."""
-        state, run = call.states.get(self), call.run
-        if state is None or state.depth or run is None or run.guidance is None or not run.calls:
+    def _seen(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
+        """The signals "modulated" and "canvas" of the pipeline's own samples, the last copy of them in a call."""
+        assert run.layout is not None and run.grid is not None
+        batch, grid, layout = len(given["hidden_states"]), run.grid, run.layout
+        last = torch.arange(batch - layout.batch, batch, device=given["hidden_states"].device)
+        own = given if batch == layout.batch else self.adapter.rows(given, last)
+
+        def canvas() -> Tensor:
+            return run.model_input(self.adapter.latents(own, grid), range(layout.batch))
+
+        def modulated() -> Tensor:
+            short, positions = own, None
+            if run.method is not None and not layout.all_fine:
+                positions = run.positions(layout)
+                short = self.adapter.shorten(own, layout, layout.reduce(canvas()), positions)
+            state.active = LayoutCall(layout, positions, short, run.tables, run.extent)  # embedding may ask for it
+            return self._signal(short)
+
+        return modulated, canvas
+
+    def _skipped(self, state: RootState, run: Run, given: Mapping[str, Any]) -> frozenset[int]:
+        """The samples that are forecast in this step."""
+        return run.decide(lambda: self._seen(state, run, given))
+
+    def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Any:
+        """The output of a call whose samples are all forecast; None for any other."""
+        if run.prediction is None or run.prediction.chooser is None or state.known.conditional is None:
             return None
+        hidden, grid = given["hidden_states"], run.grid
+        assert grid is not None
+        run.begin(grid, len(hidden), lambda: self.adapter.latents(given, grid), self.adapter.frames(given))
+        rows = run.rows(len(hidden))
+        working, call.working, state.depth = call.working, state, 1  # what embeds a signal runs for this call
+        try:
+            skipped = self._skipped(state, run, given)
+        finally:
+            state.rest()
+            call.working, state.depth = working, 0
+        if not skipped.issuperset(rows):
+            return None
+        self.adapter.check(given, run)
+        run.count_call(self.adapter.flops(given), 0)
+        run.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
+        return state.known.instead(stood_in(self.adapter, run, hidden, rows))
+
+    def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of a call that needs none: a forecast, or u where no sample is guided. Nothing runs for it.
+
+        None for any other call.
+        """
+        state, run = call.states.get(self), call.run
+        if state is None or state.depth or run is None:
+            return None
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        forecast = self._forecast(call, state, run, given)
+        if forecast is not None or run.guidance is None or not run.calls:
+            return forecast
         conditional = state.known.prediction(run.index)
         if conditional is None:
             return None
-        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if self.adapter.guidance == "stack":  # a third prediction, of skip-layer guidance, which is guidance too
             if given.get("skip_layers") is None or any(run.guided(len(conditional) // 2)):
                 return None
@@ -262,10 +324,10 @@ class RootHook:
             if output is None or pending is None:
                 return None
             result = self._finish(module, state, pending, output)
-            if pending.run.guidance is not None and not self.reduce_only and pending.run.calls == 1:
+            if self.handle.answers and not self.reduce_only and pending.run.calls == 1:
                 known = state.known
                 known.step, known.conditional = pending.run.index, output if result is None else result
-                known.flops = self.adapter.flops(pending.call)
+                known.flops, known.rows = self.adapter.flops(pending.call), pending.layout.batch
             return result
         finally:
             state.rest()
@@ -281,11 +343,14 @@ class RootHook:
         finally:
             state.depth, state.nested = 0, False
         pair, run = pending.pair, pending.run
-        if self.reduce_only or (len(parts) == 1 and pending.positions is None and pair is None):
+        whole_call = pair is None and pending.forecast is None
+        if self.reduce_only or (len(parts) == 1 and pending.positions is None and whole_call):
             return None
         prediction = _assemble(parts, pending.groups)
         if pending.positions is not None:
             prediction = self.adapter.lengthen(prediction, pending.layout)
+        if pending.forecast is not None:
+            prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call["hidden_states"])
         if pair is not None and run.guidance is not None:
             prediction = whole(pair, run.guidance, run, state.known, prediction)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)

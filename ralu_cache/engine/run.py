@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,16 +13,26 @@ from torch import Tensor
 
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branches import Branch
+from ralu_cache.engine.deciding import Seen
 from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
 from ralu_cache.engine.levels import StockSchedule, entering
+from ralu_cache.engine.predictions import Prediction
 from ralu_cache.plane.canvas import TokenLayout, split_frames
 from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.regions import Evidence, get_scorer, select_top, share_over_time
 from ralu_cache.plane.spatial import ANCHORS, SpatialMethod, Stage
-from ralu_cache.plane.transition import coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
+from ralu_cache.plane.transition import (
+    coarse_noise,
+    make_lift,
+    refined_noise,
+    renoise_paper,
+    renoise_rewind,
+    seeded_noise,
+)
 from ralu_cache.report.record import BranchRecord, Report, StepRecord
 from ralu_cache.temporal.base import Policy, Situation
 
+Signals = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
 
 
@@ -85,6 +96,7 @@ class Run:
         stock: StockSchedule | None = None,
         watched: bool = False,
         guidance: Guidance | None = None,
+        prediction: Prediction | None = None,
     ) -> None:
         self.method = method
         self.geometry = geometry
@@ -93,21 +105,24 @@ class Run:
         self.policy = policy
         self.watched = watched
         self.guidance = guidance
+        self.prediction = prediction
         self._unguided: set[int] = set()  # samples whose branches agreed
         self._paired = False  # some call was one of a pair
         self.stock = stock or StockSchedule(stages[-1].sigmas)
         self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
-        self._lay_out(stages)
         self._start = 0
+        self._lay_out(stages)
         self._situation: tuple[int, Situation] | None = None
         self._entered = False  # in mid-schedule
         self.index = 0
         self.calls = 0
         self._samples = 0
         self._costs: list[tuple[float, float]] = []
+        self._spared_by_forecast = (0, 0.0)  # samples of calls that were answered by forecasts, and their FLOPs
         self._asked = self._asked_first = 0  # calls that the pipeline made in this step, and in the first
         self._guided: bool | None = None  # this step; None while it is not known, or there is nothing to guide
+        self._guided_samples: tuple[bool, ...] | None = None
         self._spared = 0.0  # FLOPs that this step's guidance would have cost
         self._branches: list[Branch] = []  # of the step before
         self._used: list[Branch] = []  # of this step, in the order of the calls
@@ -133,6 +148,8 @@ class Run:
         for name in ("_branches", "_used", "_history", "_layouts", "tables", "_clocks"):
             getattr(self, name).clear()
         self.layout = self.noise = self.text_attention = self._canvas = self._emitted = self._latest = None
+        if self.prediction is not None:
+            self.prediction.close()
         self._on_layout = lambda: None
         self.autoencoder = Autoencoder()
 
@@ -156,6 +173,28 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.index == len(self.places)
+
+    @property
+    def asked(self) -> bool:
+        """True once the pipeline has called the denoiser in this step, whether it ran or was answered."""
+        return self._asked > 0
+
+    @property
+    def lays_out(self) -> bool:
+        """True if the pipeline is not shown the stock levels."""
+        return self.method is not None or len(self.shown) < len(self.places) - self._start
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if at some steps the model may not be called at all."""
+        return len(self.shown) < len(self.places) - self._start or (
+            self.prediction is not None and self.prediction.chooser is not None
+        )
+
+    @property
+    def shown_index(self) -> int:
+        """How many of the levels that the pipeline is shown are passed."""
+        return bisect_left(self.shown, self.index)
 
     @property
     def ends_stage(self) -> bool:
@@ -186,8 +225,8 @@ class Run:
         return self.stages[self.places[self.index][0] + 1].kind == "mixed"
 
     def levels(self) -> list[float]:
-        """One a step, and the last 0: what the scheduler hands out."""
-        return [*(level for stage in self.stages for level in stage.sigmas[:-1]), 0.0]
+        """One for each step that the pipeline is shown, and the last 0: what the scheduler hands out."""
+        return [*(self._level(place) for place in self.shown), 0.0]
 
     # ---- where it begins
 
@@ -202,12 +241,40 @@ class Run:
         """Begin at a later place of the stock schedule, which is the run's own: no stages are there."""
         self.index = self._start = index
         self._entered = True
+        self._show()
         self.stock = self.stock.entered(index)
         self.report.baseline_steps = self.stock.steps
 
     def _lay_out(self, stages: tuple[Stage, ...]) -> None:
         self.stages = stages
         self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
+        self._show()
+
+    def _show(self) -> None:
+        """Choose the steps that the pipeline is shown: those that are computed, where the plan decides that.
+
+        One at which guidance begins or ends is: what was computed with it does not tell what is without.
+        """
+        self.shown = [*range(self._start, len(self.places))]
+        if self.prediction is None:
+            return
+        counts = [sum(s == stage for s, _ in self.places[self._start :]) for stage in range(len(self.stages))]
+        computed = self.prediction.plan(counts)
+        guided = [self._guides(place) for place in self.shown]
+        self.shown = [
+            place for number, place in enumerate(self.shown)
+            if computed[number] or guided[number] != guided[number - 1]
+        ]  # fmt: skip
+
+    def _level(self, place: int) -> float:
+        stage, step = self.places[place]
+        return self.stages[stage].sigmas[step]
+
+    def _guides(self, place: int) -> bool:
+        """Whether guidance is meant to be computed at a place; where nothing is said of it, the pipeline decides."""
+        stage = self.places[place][0]
+        fine = [other.kind == "fine" for other in self.stages]
+        return self.guidance is None or self.guidance.guides(stage, fine, self._level(place))
 
     # ---- the denoiser's side
 
@@ -267,13 +334,12 @@ class Run:
 
     def guided(self, batch: int) -> list[bool]:
         """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
-        assert self.guidance is not None
-        stage = self.places[self.index][0]
-        fine = [other.kind == "fine" for other in self.stages]
-        now = self.guidance.guides(stage, fine, self.sigma)
+        now = self._guides(self.index)
         found = [now and number not in self._unguided for number in self._numbers[:batch]]
         self._paired, self._guided = True, any(found) or bool(self._guided)
-        return found
+        self._guided_samples = tuple(found)
+        skipped = () if self.prediction is None else self.prediction.skipped
+        return [wanted and sample not in skipped for sample, wanted in enumerate(found)]
 
     def number(self, sample: int) -> int:
         """Which of the pipeline's samples, as they were at the first step, is now at this place in its batch."""
@@ -286,6 +352,39 @@ class Run:
     def spare(self, flops: float) -> None:
         """Note what a part of a call that guidance leaves out would have cost."""
         self._spared += flops
+
+    def decide(self, seen: Callable[[], Signals]) -> frozenset[int]:
+        """The samples whose prediction is forecast in this step, by who decides in the run; once a step.
+
+        seen: gives the present call's signals, "modulated" and "canvas", as functions.
+        """
+        if self.prediction is None or self.prediction.chooser is None or self.layout is None:
+            return frozenset()
+        layout = self.layout
+
+        def look() -> Seen:
+            return Seen(self.situation(), layout, *seen())
+
+        step, steps = self.index - self._start, len(self.places) - self._start
+        begins = self.index == self._start or self.places[self.index][0] != self.places[self.index - 1][0]
+        turns = self.index > self._start and self._guides(self.index) != self._guides(self.index - 1)
+        forced = turns or self.wants_text_attention or self.prediction.forces(step, steps, begins)
+        return self.prediction.decide(self.index, forced, layout.batch, look)
+
+    def compute_all(self) -> None:
+        """Whatever was decided for this step, every sample is computed."""
+        if self.prediction is not None:
+            self.prediction.compute_all()
+
+    def forecast(self) -> Tensor:
+        """The velocities (B, C, H, W) that stand in for predictions which are not computed, where the canvas is now."""
+        assert self.prediction is not None and self.layout is not None and self._canvas is not None
+        return self.prediction.velocity(self._canvas, self.sigma, self.layout)
+
+    def spare_by_forecast(self, samples: int, flops: float) -> None:
+        """Note that a call was not made for so many of its samples, and what they would have cost."""
+        before = self._spared_by_forecast
+        self._spared_by_forecast = before[0] + samples, before[1] + flops
 
     def _resize(self, latents: Tensor) -> None:
         """Notice a batch from which samples have gone since the last step, by what the scheduler gave them then."""
@@ -319,6 +418,8 @@ class Run:
         self.noise = None if self.noise is None else self.noise[rows]
         self._canvas = None if self._canvas is None else self._canvas[rows]
         self._history = [known[rows] for known in self._history]
+        if self.prediction is not None:
+            self.prediction.pick(kept, self.layout)
         if of_calls:
             self._layouts, self.tables = {}, {}
             self._emitted = None if self._emitted is None else self._follow(self._emitted, rows)
@@ -372,7 +473,7 @@ class Run:
         if not report.steps:
             report.baseline_flops += full_flops * report.baseline_steps
         elif self._asked >= self._asked_first:
-            report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - self._start)
+            report.baseline_flops += full_flops * report.baseline_steps / len(self.shown)
         self._asked += 1
         if samples:
             self.calls += 1
@@ -444,22 +545,66 @@ class Run:
         clean = self.layout.project(image.float())
         return (1 - self.sigma) * clean + self.sigma * self._noise_on(self.layout, noise.float())
 
-    def advance(self, velocity: Tensor, sample: Tensor) -> Tensor:
-        """One Euler step of the canvas and, at a stage's end, the transition; same form and dtype as `velocity`."""
+    def advance(self, velocity: Tensor, sample: Tensor, stock: Callable[[], Tensor]) -> Tensor:
+        """One step of the canvas and those behind it that are not computed; same form and dtype as `velocity`.
+
+        A stage's end is followed by the transition. stock: makes the stock step, which a computed one is where there
+        are neither stages nor a solver.
+        """
         assert self.grid is not None and self.layout is not None
-        x = self._state(sample)
-        v = self.geometry.prediction_image(velocity, self.layout).float()
-        x0 = x - self.sigma * v
-        self._history = [*self._history, x0][-HISTORY:]
-        x = x + (self.sigma_next - self.sigma) * v
-        layout, branches = self.layout, self._branch_records()
-        if self.ends_stage:
-            x = self._transition(x, v, x0)
-        self._canvas = x
-        out = self.geometry.from_image(x, sample).to(velocity.dtype)
-        self._emitted = Snapshot.of(out, self.watched)
-        self.close_step(out, layout, branches)
-        return out
+        x, ours = self._state(sample)
+        v = self._prediction(velocity)
+        if self.prediction is not None:
+            kinds, later = self._guided_samples, self.stage.sigmas[self.places[self.index][1] + 1 : -1]
+            self.prediction.learn(x, v, self.index, self.sigma, later, self.layout)
+            x, v = self.prediction.take(x, v, self.sigma, self.layout, kinds, ours)
+        last = self.shown[self.shown_index + 1] if self.shown_index + 1 < len(self.shown) else len(self.places)
+        if self.method is None and last == self.index + 1 and (self.prediction is None or self.prediction.is_plain):
+            out = stock()
+            self._canvas, self._emitted = self._image(out).float(), Snapshot.of(out, self.watched)
+            self.close_step(out)
+            return out
+        out = sample
+        while True:
+            step = self.index
+            x, x0, v = self._go(x, v, last)
+            self._history = [*self._history, x0][-HISTORY:]
+            layout, branches = self.layout, self._branch_records()
+            if self.ends_stage:
+                x = self._transition(x, v, x0)
+            self._canvas = x
+            if step + 1 == last:
+                out = self.geometry.from_image(x, sample).to(velocity.dtype)
+                self._emitted = Snapshot.of(out, self.watched)
+            self.close_step(out, layout, branches)
+            if self.index == last:
+                return out
+            assert self.prediction is not None
+            v = self.prediction.velocity(x, self.sigma, self.layout)
+
+    def _go(self, x: Tensor, v: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """From the canvas of this step to that of the next: (canvas, clean estimate, velocity at a stage's end).
+
+        last: the place of the next step that is computed.
+        """
+        assert self.layout is not None
+        prediction = self.prediction
+        if prediction is None or prediction.solver is None:
+            x0 = x - self.sigma * v
+            return x + (self.sigma_next - self.sigma) * v, x0, v
+        left = len(self.shown) - bisect_left(self.shown, last) + 1
+        x = prediction.leap(x, self.sigma_next, left, self.layout)
+        if self.sigma_next == 0:
+            return x, x, v
+        x0 = prediction.clean(self.sigma_next, self.layout)
+        return x, x0, (x - x0) / self.sigma_next
+
+    def _prediction(self, velocity: Tensor) -> Tensor:
+        """What the model gave, as an image (B, C, H, W) in float32."""
+        assert self.layout is not None
+        if self.method is None:
+            return self._image(velocity).float()
+        return self.geometry.prediction_image(velocity, self.layout).float()
 
     def close_step(
         self, sample: Tensor, layout: TokenLayout | None = None, branches: tuple[BranchRecord, ...] | None = None
@@ -468,6 +613,11 @@ class Run:
         layout = layout or self.layout
         assert layout is not None
         now = _Clock.now(sample.device)
+        flops = sum(flops for flops, _ in self._costs)
+        forecast, spared = self._spared_by_forecast
+        if not self._asked:  # the model was not asked: as much as the step before would have cost
+            before = self.report.steps[-1]
+            forecast, spared = before.asked, before.flops + before.saved_flops
         record = StepRecord(
             index=self.index,
             stage=self.places[self.index][0],
@@ -475,13 +625,15 @@ class Run:
             sigma_next=self.sigma_next,
             tokens=layout.tokens,
             calls=self.calls,
-            flops=sum(flops for flops, _ in self._costs),
+            flops=flops,
             seconds=now.host - self._clock.host,
             branches=self._branch_records() if branches is None else branches,
-            saved_flops=sum(saved for _, saved in self._costs),
+            saved_flops=sum(saved for _, saved in self._costs) + spared,
             samples=self._samples,
             guided=self._guided,
             spared_flops=self._spared,
+            forecast=forecast,
+            history_bytes=0 if self.prediction is None else self.prediction.nbytes,
         )
         self.report.steps.append(record)
         if now.event is not None:
@@ -489,7 +641,8 @@ class Run:
         if not self._asked_first:
             self._asked_first = self._asked
         self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
-        self._asked, self._guided, self._spared = 0, None, 0.0
+        self._asked, self._guided, self._spared, self._spared_by_forecast = 0, None, 0.0, (0, 0.0)
+        self._guided_samples = None
         self._branches, self._used = self._used, []  # one that paused begins anew
         self._latest = sample
         self.index += 1
@@ -541,13 +694,15 @@ class Run:
             return noise
         return torch.where(layout.fine_pixels, noise, coarse_noise(noise, self.method.start))
 
-    def _state(self, sample: Tensor) -> Tensor:
+    def _state(self, sample: Tensor) -> tuple[Tensor, bool]:
+        """The canvas that a step begins with, and whether it is the one that the step before led to."""
         assert self.grid is not None and self.layout is not None
         first = self._emitted is None and self._canvas is not None
         if first or (self._emitted is not None and self._is_ours(sample, self._emitted)):
             assert self._canvas is not None
-            return self._canvas
-        return self.layout.project(self._image(sample).float())
+            return self._canvas, True
+        image = self._image(sample).float()
+        return image if self.method is None else self.layout.project(image), False
 
     def _is_ours(self, sample: Tensor, emitted: Snapshot) -> bool:
         """True if the sample is what was handed out: the very tensor, or what followed it into a smaller batch."""
@@ -564,24 +719,37 @@ class Run:
         self._layouts, self.tables = {}, {}
         for rows in calls:  # what waits for the device does so here, not in the steps to come
             _ = self.layout_for(rows).shared
-        self._carry_over()
+        fresh = self.method.noise == "paper"
+        changed = torch.full((self.layout.batch, self.layout.tokens), fresh, device=self.layout.refined.device)
+        self._carry_over(changed)
         self._on_layout()
         split = self.layout.fine_pixels & ~before.fine_pixels
         sigma, sigma_next = self.sigma_next, upcoming.sigmas[0]
         self._history = []
-        if self.method.noise == "paper":
+        if fresh:
             white = seeded_noise(self.noise, f"transition at step {self.index}")
-            return renoise_paper(x, sigma, sigma_next, split, before.fine_pixels, white)
-        lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode, self.frames)
-        return renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
+            moved = renoise_paper(x, sigma, sigma_next, split, before.fine_pixels, white)
+        else:
+            lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode, self.frames)
+            moved = renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
+        if self.prediction is not None:
+            noise = self.noise
+            scale = (1 - sigma_next) / (1 - sigma)
 
-    def _carry_over(self) -> None:
-        """Move what the branches have cached to the new layout; the paper's noise is fresh for every token."""
-        fresh = self.method is not None and self.method.noise == "paper"
+            def renoised(estimate: Tensor) -> Tensor:
+                """What becomes of an estimate of the canvas' noise."""
+                if fresh:
+                    return (scale * sigma * estimate + (moved - scale * x)) / sigma_next
+                return torch.where(split, refined_noise(estimate, noise), estimate)
+
+            self.prediction.transfer(self.layout, renoised, changed)
+        return moved
+
+    def _carry_over(self, changed: Tensor) -> None:
+        """Move what the branches have cached to the new layout; changed: (B, n), tokens into which noise was mixed."""
         for branch in self._used:
-            layout = self.layout_for(tuple(self._numbers.index(number) for number in branch.identity.samples))
-            changed = torch.full((layout.batch, layout.tokens), fresh, device=layout.refined.device)
-            branch.transfer(layout, changed)
+            rows = [self._numbers.index(number) for number in branch.identity.samples]
+            branch.transfer(self.layout_for(tuple(rows)), torch.stack([changed[row] for row in rows]))
 
     def _choose(self, x0: Tensor, velocity: Tensor, upcoming: Stage | None = None, started: bool = True) -> TokenLayout:
         """The layout of the upcoming (or, before the first step, the current) stage, regions chosen per sample."""

@@ -110,7 +110,7 @@ def _set_timesteps(stock: Any) -> Callable[..., None]:
         self._begin_index = 0
         if sigmas is None and timesteps is None:  # then pipelines go on with the number of steps they asked for
             run.believed_steps = num_inference_steps
-        if run.method is not None:
+        if run.lays_out:
             lay_out(self, run)
 
     return set_timesteps
@@ -127,6 +127,7 @@ def _set_begin_index(stock: Any) -> Callable[..., None]:
             run.start_at(begin_index)
         else:
             run.enter_at(begin_index)
+        if run.lays_out:
             lay_out(self, run)
             stock.set_begin_index(self, 0)
 
@@ -174,19 +175,19 @@ def _step(stock: Any) -> Callable[..., Any]:
             return stock.step(self, *given)
         if per_token_timesteps is not None:
             raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
-        if run.calls == 0:
+        if not run.asked:
             raise RuntimeError(
                 "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
                 "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
             )
         run.settle(sample.shape[0])
-        if run.method is None:
+        if run.method is None and run.prediction is None:
             output = stock.step(self, *given)
             previous = output.prev_sample if return_dict else output[0]
             run.close_step(previous)
         else:
-            previous = run.advance(model_output, sample)
-            self._step_index = run.index
+            previous = run.advance(model_output, sample, lambda: stock.step(self, *given[:-1], False)[0])
+            self._step_index = run.shown_index if run.lays_out else run.index
             output = FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
         call = _call(self)
         assert call is not None

@@ -9,13 +9,13 @@ it. Pure tensors; sigma 1 is noise, sigma 0 clean; steps count from 0 over the w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ralu_cache.history.marks import Mark, moved_marks
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, TokenMap, describe, map_tokens, take
 
@@ -30,14 +30,6 @@ class StaleFeature(ValueError):
             f"feature {name!r} belongs to {describe(own)}, not to {describe(asked)}: equal shapes prove nothing; "
             "transfer the ledger to the new layout, or clear it"
         )
-
-
-class Mark(IntEnum):
-    """How far a token's feature may be used."""
-
-    EMPTY = 0  # never
-    INHERITED = 1  # only by who asks for it: it came from a parent or from children, or the token's noise changed
-    VALID = 2  # computed for this very token
 
 
 def indices(rows: Tensor) -> Tensor:
@@ -183,7 +175,8 @@ class Feature:
 
     def move(self, layout: TokenLayout, tokens: TokenMap, changed: Tensor | None) -> Feature:
         source, count = tokens.source, layout.coarse_tokens
-        values, mark, epoch = (take(t, source) for t in (self.values, self.mark, self.epoch))
+        mark = moved_marks(self.mark, count, tokens, changed)
+        values, epoch = (take(t, source) for t in (self.values, self.epoch))
         if tokens.merges:
             children = tokens.children.flatten(1)
             ages = self.step.gather(1, children).view_as(tokens.children)
@@ -192,15 +185,9 @@ class Feature:
             merged = (tokens.kind[:, :count] == Kind.MERGED)[..., None]
             means = _mean(take(self.values, children), tokens.children)
             values = torch.cat([torch.where(merged, means, values[:, :count]), values[:, count:]], 1)
-            mark[:, :count] = self.mark.gather(1, children).view_as(ages).amin(2)
             epoch[:, :count] = self.epoch.gather(1, children).view_as(ages).amax(2)
-        weaker = tokens.kind != Kind.KEPT
         if changed is not None:
-            if changed.dtype != torch.bool or changed.shape != mark.shape:
-                raise ValueError(
-                    f"changed must be {tuple(mark.shape)} bool, got {tuple(changed.shape)} {changed.dtype}"
-                )
-            weaker, epoch = weaker | changed, epoch + changed.int()
+            epoch = epoch + changed.int()
         return Feature(
             values if not self.extra else torch.cat([values, self.values[:, self.layout.tokens :]], 1),
             layout,
@@ -208,7 +195,7 @@ class Feature:
             sigma=self.sigma.gather(1, source),
             coarse=self.coarse.gather(1, source),
             epoch=epoch,
-            mark=torch.where(weaker, mark.clamp(max=Mark.INHERITED), mark),
+            mark=mark,
         )
 
     def select(self, rows: Tensor) -> Feature:

@@ -87,8 +87,13 @@ def renoise_rewind(
     initial `noise`: unit variance again, because n/2 has block covariance J/4 and d has I - J/4.
     """
     x0 = canvas - sigma * velocity
-    refined = (1 - sigma_next) * lift(x0) + sigma_next * (0.5 * (x0 + velocity) + detail(noise))
+    refined = (1 - sigma_next) * lift(x0) + sigma_next * refined_noise(x0 + velocity, noise)
     return torch.where(split, refined, canvas + (sigma_next - sigma) * velocity)
+
+
+def refined_noise(estimate: Tensor, noise: Tensor) -> Tensor:
+    """The noise of refined tokens, from an estimate of that of their coarse ones and the seed's initial `noise`."""
+    return 0.5 * estimate + detail(noise)
 
 
 def make_lift(

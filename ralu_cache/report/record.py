@@ -61,6 +61,8 @@ class StepRecord:
     call on twice the batch. `flops` and `seconds` are those of all calls and samples. `branches` has one record a call
     under a temporal policy; `saved_flops` is what its reuse spared. guided: whether classifier-free guidance was
     computed, for one sample at least; None where the setting does not ask. spared_flops: what its absence spared.
+    forecast: for how many samples of calls the model was not asked at all, a forecast standing in. history_bytes: held
+    by the predictions that forecasts and solvers read.
     """
 
     index: int
@@ -76,11 +78,18 @@ class StepRecord:
     samples: int = 0
     guided: bool | None = None
     spared_flops: float = 0.0
+    forecast: int = 0
+    history_bytes: int = 0
+
+    @property
+    def asked(self) -> int:
+        """Of how many samples of calls a prediction was needed."""
+        return self.samples + self.forecast
 
     @property
     def reused(self) -> int:
-        """How many samples of how many calls passed over their blocks."""
-        return sum(sum(branch.reused) for branch in self.branches)
+        """How many samples of how many calls passed over their blocks, or over the model."""
+        return self.forecast + sum(sum(branch.reused) for branch in self.branches)
 
     @property
     def partial(self) -> int:
@@ -90,23 +99,23 @@ class StepRecord:
     @property
     def computed(self) -> int:
         """How many samples of how many calls were computed in full."""
-        return self.samples - self.reused - self.partial
+        return self.asked - self.reused - self.partial
 
     @property
     def recomputed_share(self) -> float:
         """Share of the tokens, over all samples and calls, that were computed while the others were passed over."""
         fresh = sum(sum(branch.fresh) for branch in self.branches)
-        return fresh / max(self.samples * self.tokens, 1)
+        return fresh / max(self.asked * self.tokens, 1)
 
     @property
     def reused_share(self) -> float:
         """Share of the tokens, over all samples and calls, that were passed over."""
-        return (self.reused + self.partial) / max(self.samples, 1) - self.recomputed_share
+        return (self.reused + self.partial) / max(self.asked, 1) - self.recomputed_share
 
     @property
     def cached_bytes(self) -> int:
-        """What all branches held after this step."""
-        return sum(branch.cached_bytes for branch in self.branches)
+        """What all branches and the history of predictions held after this step."""
+        return self.history_bytes + sum(branch.cached_bytes for branch in self.branches)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ class Report:
     regions: one (B, Y, X) mask per mixed stage, True where the coarse grid was refined.
     baseline_steps, baseline_flops: the plain full-resolution run that the cost is compared with.
     completed: False if the call was interrupted.
+    solver: its name; "euler" is the stock step.
     """
 
     pipeline: str
@@ -161,6 +171,7 @@ class Report:
     baseline_steps: int = 0
     baseline_flops: float = 0.0
     completed: bool = False
+    solver: str = "euler"
 
     @property
     def stages(self) -> list[StageRecord]:
@@ -185,7 +196,7 @@ class Report:
     @property
     def caches(self) -> bool:
         """True if a temporal policy was at work."""
-        return any(step.branches for step in self.steps)
+        return any(step.branches or step.forecast for step in self.steps)
 
     @property
     def sparse(self) -> bool:
@@ -215,7 +226,7 @@ class Report:
 
     @property
     def peak_cached_bytes(self) -> int:
-        """The most that all branches held together after a step."""
+        """The most that all branches and the history of predictions held together after a step."""
         return max((step.cached_bytes for step in self.steps), default=0)
 
     def _stage(self, steps: Sequence[StepRecord]) -> StageRecord:

@@ -18,6 +18,7 @@ def describe(report: Report) -> str:
         f"{report.pipeline}, batch {report.batch}, {rows}x{columns} tokens",
         f"spatial {report.spatial}",
         f"temporal {report.temporal}",
+        *([] if report.solver == "euler" else [f"solver {report.solver}"]),
         *_table(report),
     ]
     if report.baseline_steps:
@@ -27,6 +28,8 @@ def describe(report: Report) -> str:
         lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")
     if report.caches:
         lines += _savings(report)
+    if report.peak_cached_bytes:
+        lines.append(f"cache: at most {readable_bytes(report.peak_cached_bytes)}")
     lines += [f"refined in mixed stage {n}: {mask.mean():.0%}" for n, mask in enumerate(report.regions, 1)]
     if not report.completed:
         lines.append("the run did not finish")
@@ -77,7 +80,7 @@ def _savings(report: Report) -> list[str]:
     uncached += report.guidance_saved_flops
     if report.completed and report.spatial != "none":
         parts.insert(0, f"{readable_flops(spatial)} by spatial ({report.baseline_flops / uncached:.2f}x)")
-    return [f"FLOPs saved: {', '.join(parts)}", f"cache: at most {readable_bytes(report.peak_cached_bytes)}"]
+    return [f"FLOPs saved: {', '.join(parts)}"]
 
 
 def readable_flops(flops: float) -> str:

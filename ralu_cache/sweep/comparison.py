@@ -36,6 +36,7 @@ class Trial:
     spatial: str | None = None
     temporal: str | None = None
     guidance: str | None = None
+    solver: str | None = None
     seconds: list[float] = field(default_factory=list)  # one per run, in the order of the interleaving
     pictures: dict[int, Pictures] = field(default_factory=dict)  # by seed
     reports: dict[int, Report] = field(default_factory=dict)  # by seed
@@ -43,7 +44,7 @@ class Trial:
     @property
     def method(self) -> Method:
         """What `accelerate` is given for it."""
-        return Method(self.spatial, self.temporal, self.guidance)
+        return Method(self.spatial, self.temporal, self.guidance, self.solver)
 
 
 def comparison_row(

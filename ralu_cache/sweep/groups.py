@@ -23,10 +23,11 @@ LOOKS = {
     "spatial": Look("ours: spatial only", "#cc79a7", "s"),
     "temporal": Look("ours: temporal only", "#0072b2", "o"),
     "guidance": Look("ours: guidance only", "#e69f00", "v"),
+    "solver": Look("ours: solver only", "#56b4e9", "P"),
     "combined": Look("ours: stacked", "#009e73", "D"),
 }
 """By `Row.family`, in the order to show."""
-OURS = ("spatial", "temporal", "guidance", "combined")
+OURS = ("spatial", "temporal", "guidance", "solver", "combined")
 OTHERS = ("steps", "peer")
 """What a user has without this library; the full run is of neither side."""
 

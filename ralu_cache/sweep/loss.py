@@ -31,7 +31,7 @@ def fastest_within(
     sign, start = (1 if summary.header.metrics[metric].higher else -1), full.quality[metric].mean
     kept = [row for row in rows if sign * (start - row.quality[metric].mean) <= drop and not math.isnan(row.speedup)]
     there = {row.family for row in rows}
-    groups = (group for group in LOOKS if group != "full" and (group != "guidance" or group in there))
+    groups = (group for group in LOOKS if group != "full" and (group not in ("guidance", "solver") or group in there))
     return {
         group: max((row for row in kept if row.family == group), key=lambda row: row.speedup, default=None)
         for group in groups
@@ -40,7 +40,8 @@ def fastest_within(
 
 def gain_of_both(fastest: Mapping[str, Row | None]) -> float:
     """How many times faster several parts together are than the fastest of them alone; nan if unknown."""
-    alone = [row.speedup for name in ("spatial", "temporal", "guidance") if (row := fastest.get(name)) is not None]
+    parts = ("spatial", "temporal", "guidance", "solver")
+    alone = [row.speedup for name in parts if (row := fastest.get(name)) is not None]
     both = fastest["combined"]
     return both.speedup / max(alone) if both is not None and alone else math.nan
 

@@ -13,7 +13,7 @@ from ralu_cache.sweep.recommended import Entry
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.summary import Row, Summary, steps_asked
 
-OURS = ("full", "steps", "spatial", "temporal", "guidance", "combined")  # what a user of `accelerate` can have
+OURS = ("full", "steps", "spatial", "temporal", "guidance", "solver", "combined")  # to be had by `accelerate`
 ALL = (*OURS, "peer")
 
 

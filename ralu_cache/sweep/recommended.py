@@ -18,3 +18,4 @@ class Entry:
     measured: str
     steps: int
     guidance: str | None = None
+    solver: str | None = None

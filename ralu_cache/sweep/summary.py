@@ -114,7 +114,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def family(setting: Setting, full_steps: int) -> str:
     """ "full", "steps" (plain step reduction), "peer" for what is not ours; of ours "spatial", "temporal", "guidance",
-    or "combined" for several of them.
+    "solver", or "combined" for several of them.
     """
     if setting.method.startswith("steps:"):
         return "steps"

@@ -1,4 +1,4 @@
-"""Temporal policies by name: teacache, seacache, taylorseer, toca, adaptive, and those that others register.
+"""Temporal policies by name: forecast, teacache, seacache, taylorseer, toca, adaptive, and those that others register.
 
 One policy a file: when to compute, and what stands in where nothing is. Pure: imports `plane` and `history` alone, and
 never diffusers, transformers or matplotlib.
@@ -13,19 +13,34 @@ from typing import Any
 from ralu_cache.history.residuals import extrapolate
 from ralu_cache.temporal.adaptive import Adaptive
 from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation
+from ralu_cache.temporal.prediction import Forecast
 from ralu_cache.temporal.seacache import SeaCache
 from ralu_cache.temporal.taylorseer import TaylorSeer
 from ralu_cache.temporal.teacache import TeaCache
 from ralu_cache.temporal.toca import ToCa
 
 __all__ = [
-    "Adaptive", "Decision", "Policy", "PolicyState", "SeaCache", "Situation", "TaylorSeer", "TeaCache", "ToCa",
-    "extrapolate", "register_temporal", "resolve_temporal", "temporal_names",
+    "Adaptive",
+    "Decision",
+    "Forecast",
+    "Policy",
+    "PolicyState",
+    "SeaCache",
+    "Situation",
+    "TaylorSeer",
+    "TeaCache",
+    "Temporal",
+    "ToCa",
+    "extrapolate",
+    "register_temporal",
+    "resolve_temporal",
+    "temporal_names",
 ]  # fmt: skip
 
-Factory = Callable[..., Policy]
+Temporal = Policy | Forecast
+Factory = Callable[..., Temporal]
 _POLICIES: dict[str, Factory] = {
-    "teacache": TeaCache, "seacache": SeaCache, "taylorseer": TaylorSeer, "toca": ToCa,
+    "forecast": Forecast, "teacache": TeaCache, "seacache": SeaCache, "taylorseer": TaylorSeer, "toca": ToCa,
     "adaptive": Adaptive,
 }  # fmt: skip
 
@@ -46,12 +61,12 @@ def temporal_names() -> tuple[str, ...]:
     return tuple(_POLICIES)
 
 
-def resolve_temporal(spec: str | Policy | None) -> Policy | None:
+def resolve_temporal(spec: str | Temporal | None) -> Temporal | None:
     """None, a name, a name with settings or a config object -> the config.
 
     Settings follow a colon: the policy's first parameter, then options by name: "teacache:0.4",
-    "seacache:0.7/0.5/0.4,order=0" (slashes between the values of the stages), "taylorseer:first=1". Raises ValueError
-    for an unknown name or option or a value that the policy does not accept, TypeError for anything else.
+    "seacache:0.7/0.5/0.4,order=0" (slashes between the values of the stages), "forecast:3,quantity=clean". Raises
+    ValueError for an unknown name or option or a value that the policy does not accept, TypeError for anything else.
     """
     if spec is None:
         return None
@@ -63,12 +78,12 @@ def resolve_temporal(spec: str | Policy | None) -> Policy | None:
                 "main value such as 'teacache:0.4', or a config object such as TeaCache(threshold=0.4)"
             )
         return _make(spec, _POLICIES[name], settings) if colon else _POLICIES[name]()
-    if isinstance(spec, type) or not isinstance(spec, Policy):
+    if isinstance(spec, type) or not isinstance(spec, Policy | Forecast):
         raise TypeError(f"temporal must be None, a name or a config such as TeaCache(), got {spec!r}")
     return spec
 
 
-def _make(spec: str, factory: Factory, settings: str) -> Policy:
+def _make(spec: str, factory: Factory, settings: str) -> Temporal:
     main, *others = settings.split(",")
     if "=" in main:
         main, others = "", [main, *others]

@@ -20,6 +20,7 @@ from ralu_cache.history.residuals import History, extrapolate, extrapolate_unifo
 from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage
 
 TRANSITIONS = ("reset", "trend", "inherit", "kept")
+REUSES = ("residual", "prediction")
 
 T = TypeVar("T")
 
@@ -205,6 +206,10 @@ class Rules:
         others (only where `caches` is "rows").
     max_age: every sample is computed at least once in any so many consecutive steps; 0 and 1 never reuse, None sets
         no bound.
+    reuse: what stands in where nothing is computed. "residual": that of the blocks, in the model's input. "prediction":
+        a forecast of the whole prediction (see `ralu_cache.temporal.prediction`), for which the model is not called but
+        for what the policy's signal needs; only where `caches` is "stack". With "trend" predictions from before a
+        transition are shifted to what the first step behind it computes, with "inherit" they are read as they are.
 
     Raises ValueError, with the value, for anything else.
     """
@@ -214,12 +219,19 @@ class Rules:
     compute_stage_end: bool = True
     transition: str = "reset"
     max_age: int | None = None
+    reuse: str = "residual"
 
     def __post_init__(self) -> None:
         check_integer("first", self.first, 1)
         check_integer("last", self.last, 0)
         check_choice("compute_stage_end", self.compute_stage_end, (True, False))
         check_choice("transition", self.transition, self.transitions)
+        check_choice("reuse", self.reuse, REUSES)
+        if self.reuse == "prediction" and self.caches != "stack":
+            raise ValueError(
+                f"reuse='prediction' needs a policy that keeps the residual of the whole stack, and this one keeps "
+                f"{self.caches!r}; leave out what refreshes tokens or forecasts layers"
+            )
         if self.max_age is not None:
             check_integer("max_age", self.max_age, 0)
 

@@ -17,6 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ralu_cache.temporal import Policy, TeaCache
+from ralu_cache.temporal.prediction import Forecast
 from ralu_cache.temporal.teacache import AUTO, COEFFICIENTS
 
 NO_PLAN = "none"
@@ -26,12 +27,14 @@ NO_PLAN = "none"
 class Settled:
     """A policy as it runs on a model, how reports call it, and a notice where its coefficients are a makeshift."""
 
-    policy: Policy | None
+    policy: Policy | Forecast | None
     name: str
     notice: str | None = None
 
 
-def settle(policy: Policy | None, name: str, transformer: Any, family: str, plan: str) -> Settled:
+def settle(
+    policy: Policy | Forecast | None, name: str, transformer: Any, family: str, plan: str
+) -> Settled:
     """The policy with the coefficients that serve it on this model; any that leaves no choice is settled already.
 
     plan: the spatial method's name, "none" for none. In this order: the profile for the plan beside the model; those
