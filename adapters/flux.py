@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -11,15 +11,14 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook, attention_heads, text_share
+from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
+from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
 from ralu_cache.adapters.sparse import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.report.flops import TransformerShape
-
-if TYPE_CHECKING:
-    from ralu_cache.engine.root import LayoutCall
 
 
 class FluxAdapter(PackedAdapter):
@@ -93,8 +92,8 @@ class FluxAdapter(PackedAdapter):
                     made = tuple(own_tables(part, current.layout.batch) for part in made)
                 current.tables[key] = made
             tables = current.tables[key]
-            if current.rows is not None and isinstance(tables[0], PerSampleTable):
-                tables = tuple(table.rows(current.rows) for table in tables)
+            if current.samples is not None and isinstance(tables[0], PerSampleTable):
+                tables = tuple(table.select(current.samples) for table in tables)
             if current.fresh is None:
                 return tables
             text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens

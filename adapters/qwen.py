@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
@@ -11,16 +11,15 @@ from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope, a
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook, attention_heads, text_share
+from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
+from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import corners, take, token_at
 from ralu_cache.report.flops import TransformerShape
-
-if TYPE_CHECKING:
-    from ralu_cache.engine.root import LayoutCall
 
 
 class QwenAdapter(PackedAdapter):
@@ -110,8 +109,8 @@ class QwenAdapter(PackedAdapter):
                     made = image if current.positions is None else _table(embed, current, tables[0])
                     current.tables[key] = own_tables(made, current.layout.batch) if current.staged else made
                 image = current.tables[key]
-                if current.rows is not None and isinstance(image, PerSampleTable):
-                    image = image.rows(current.rows)
+                if current.samples is not None and isinstance(image, PerSampleTable):
+                    image = image.select(current.samples)
             if current.fresh is not None:
                 assert current.fresh.tokens is not None
                 image = pick(image, current.fresh.tokens)
@@ -140,9 +139,9 @@ class QwenAdapter(PackedAdapter):
         text_key = apply_rotary_emb_qwen(text_key, text, use_real=False)
         return text_share(query, key, text_key, inputs["encoder_hidden_states_mask"])
 
-    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+    def select(self, call: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
         """One entry of shapes serves any batch: they are the same for all samples."""
-        return {**super().rows(call, rows), "img_shapes": call["img_shapes"][:1]}
+        return {**super().select(call, samples), "img_shapes": call["img_shapes"][:1]}
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         """Reference tokens as if they were the image's; nobody looks at theirs."""

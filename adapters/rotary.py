@@ -28,8 +28,8 @@ class PerSampleTable:
     def unsqueeze(self, dim: int) -> Tensor:
         return self.table[:, :, None]
 
-    def rows(self, rows: Tensor) -> PerSampleTable:
-        return PerSampleTable(self.table[rows])
+    def select(self, samples: Tensor) -> PerSampleTable:
+        return PerSampleTable(self.table[samples])
 
 
 def own_tables(table: Tensor | PerSampleTable, batch: int) -> Tensor | PerSampleTable:

@@ -82,7 +82,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "disable() does not wait",
             "A handle that is disabled in a callback serves until the end of the call.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/handle.py",
             "            if len(self._calls):\n                return\n",
             "",
             (OWNERSHIP + "test_disable_and_accelerate_inside_a_callback_wait_for_the_next_call[flux]",),
@@ -106,7 +106,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "hooks go along into copies",
             "A copy of the transformer is stock.",
-            "adapters/base.py",
+            "adapters/hooks.py",
             "        return Gone, ()",
             "        return Hook, (self.function,)",
             ("tests/test_saved_copied.py::test_copies_of_the_parts_are_stock[flux-teacache-stages]",),

@@ -21,7 +21,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "a signal is taken without the weights",
             "Nothing of the model is touched before an offload hook has brought it.",
             "ralu_cache/engine/root.py",
-            "with at_hand(self.module, self.adapter.blocks(self.module)[0]):",
+            "with at_hand(self.module, self._blocks.blocks(self.module)[0]):",
             "if True:",
             (OFFLOAD + "test_what_looks_at_weights_before_the_model_runs[wan-plane-submodules]",),
         ),
@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "hooked once and for all",
             "What is hooked is looked up when a call begins.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/handle.py",
             "        self._refresh(pipe)\n        call = Call(",
             "        call = Call(",
             (REPLACED + "test_another_transformer[flux-teacache-stages]",),
@@ -61,7 +61,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "the autoencoder of the first call",
             "The autoencoder is the one that the pipeline has now.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/handle.py",
             "autoencoder_of(call.pipe)",
             'vars(self).setdefault("_first", autoencoder_of(call.pipe))',
             (REPLACED + "test_another_autoencoder[flux-regions]",),
@@ -103,7 +103,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "a ControlNet's share of the plan's steps",
             "A ControlNet is on and off at the noise levels that the caller's shares mean.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/arguments.py",
             "step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps",
             "step, steps = run.index, len(run.places)",
             (LEVELS + "test_a_controlnets_interval_means_noise_levels[flux-alike]",),
@@ -111,7 +111,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "sigmas of the caller's own are passed over",
             "The caller's own levels are those that a plan divides.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/handle.py",
             "        return redivided(stages, sigmas)",
             "        return stages",
             (LEVELS + "test_a_plan_is_laid_out_along_levels_of_the_callers_own[flux]",),
@@ -195,7 +195,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "any pipeline of a known model",
             "A pipeline that no adapter serves is refused, whatever its transformer.",
-            "adapters/base.py",
+            "adapters/registry.py",
             "if adapter.matches(transformer) and names.intersection(adapter.pipelines):",
             "if adapter.matches(transformer):",
             (REFUSED + "test_pipelines_that_no_adapter_can_serve[VisualClozeGenerationPipeline-teacache]",),
@@ -203,9 +203,8 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "another cache is not noticed",
             "Diffusers' own cache, switched on later, is refused at the call.",
-            "ralu_cache/api.py",
-            "            for transformer in transformers:\n                _check(transformer, self._family, "
-            "self._policy)\n",
+            "ralu_cache/engine/denoisers.py",
+            "        for transformer in transformers:\n            check(transformer, self._family, self._policy)\n",
             "",
             (REFUSED + "test_diffusers_own_cache_enabled_later_is_refused_at_the_call[flux-seacache]",),
         ),
@@ -220,7 +219,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "slower without a word",
             "A setting that makes a call slower than stock says so.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/handle.py",
             "report.flops > 1.001 * report.baseline_flops",
             "report.flops > 1000 * report.baseline_flops",
             (REFUSED + "test_a_setting_that_is_slower_than_stock_says_so_once[flux]",),

@@ -12,7 +12,7 @@ from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler import check_scheduler, release, staged
 
 if TYPE_CHECKING:
-    from ralu_cache.api import Acceleration
+    from ralu_cache.engine.handle import Acceleration
 
 
 class Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,9 @@ def _savings(report: Report) -> list[str]:
 
 
 def readable_flops(flops: float) -> str:
-    """1.5e12 -> '1.50 T'."""
+    """1.5e12 -> '1.50 T'; 'unknown' for nan."""
+    if math.isnan(flops):
+        return "unknown"
     for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if flops >= scale:
             return f"{flops / scale:.2f} {unit}"
