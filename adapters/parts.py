@@ -10,7 +10,7 @@ PARTS: Mapping[str, tuple[type, str]] = {
     "tokens": (Tokens, "spatial stages, with scorers such as 'latent-gradient'"),
     "text attention": (TextAttention, "the scorer 'text-attention'"),
     "blocks": (Blocks, "temporal policies that reuse the residual of all blocks (teacache, seacache, taylorseer)"),
-    "layers": (Layers, "row-sparse recompute and layer caches (adaptive, toca, taylorseer with cache='layers')"),
+    "layers": (Layers, "row-sparse recompute and layer caches (adaptive, toca, taylorseer with per_layer=True)"),
     "cost": (Cost, "FLOPs in reports, and speedup="),
 }
 

@@ -201,6 +201,22 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             (REFUSED + "test_pipelines_that_no_adapter_can_serve[VisualClozeGenerationPipeline-teacache]",),
         ),
         Mutant(
+            "layers are not asked for",
+            "What a family's adapter lacks a part for is refused, with what is missing and what works.",
+            "ralu_cache/api.py",
+            """need(family, "blocks" if policy.caches == "stack" else "layers", """,
+            """need(family, "blocks", """,
+            ("tests/test_adapter_parts.py::test_a_family_without_layers",),
+        ),
+        Mutant(
+            "stages are not asked for",
+            "A family that lacks stages is refused them before anything was changed.",
+            "ralu_cache/api.py",
+            """        need(family, "tokens", f"spatial={settings['spatial']!r}")\n""",
+            "",
+            ("tests/test_adapter_parts.py::test_a_family_without_stages",),
+        ),
+        Mutant(
             "another cache is not noticed",
             "Diffusers' own cache, switched on later, is refused at the call.",
             "ralu_cache/engine/denoisers.py",

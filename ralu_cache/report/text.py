@@ -21,13 +21,15 @@ def describe(report: Report) -> str:
         f"temporal {report.temporal}",
         *_table(report),
     ]
-    if report.baseline_steps:
+    counted = not math.isnan(report.flops)
+    if report.baseline_steps and counted:
         lines.append(f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps")
     if report.guided_steps is not None:
         spared = readable_flops(report.guidance_saved_flops)
         lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")
     if report.caches:
-        lines += _savings(report)
+        lines += [_savings(report)] if counted else []
+        lines.append(f"cache: at most {readable_bytes(report.peak_cached_bytes)}")
     lines += [f"refined in mixed stage {n}: {mask.mean():.0%}" for n, mask in enumerate(report.regions, 1)]
     if not report.completed:
         lines.append("the run did not finish")
@@ -70,7 +72,7 @@ def _cost(flops: float, seconds: float | None = None) -> str:
     return f"{readable_flops(flops):>11}" + ("" if seconds is None else f"{seconds:>9.2f}")
 
 
-def _savings(report: Report) -> list[str]:
+def _savings(report: Report) -> str:
     """Which part spared what, and how many times fewer that is; of a run cut short only what it reused is known."""
     spatial, temporal = report.spatial_saved_flops, report.temporal_saved_flops
     uncached = report.flops + temporal
@@ -78,7 +80,7 @@ def _savings(report: Report) -> list[str]:
     uncached += report.guidance_saved_flops
     if report.completed and report.spatial != "none":
         parts.insert(0, f"{readable_flops(spatial)} by spatial ({report.baseline_flops / uncached:.2f}x)")
-    return [f"FLOPs saved: {', '.join(parts)}", f"cache: at most {readable_bytes(report.peak_cached_bytes)}"]
+    return f"FLOPs saved: {', '.join(parts)}"
 
 
 def readable_flops(flops: float) -> str:
