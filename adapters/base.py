@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -141,29 +140,3 @@ def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     return [mapped(part, function) for part in value] if isinstance(value, list | tuple) else value
-
-
-def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised queries and keys of image tokens (B, n, d), and keys of text tokens (B, m, d): (B, n or m, H, d/H)."""
-
-    def heads(projected: Tensor, norm: Callable[[Tensor], Tensor] | None) -> Tensor:
-        split = projected.unflatten(-1, (attention.heads, -1))
-        return split if norm is None else norm(split)
-
-    return (
-        heads(attention.to_q(hidden), attention.norm_q),
-        heads(attention.to_k(hidden), attention.norm_k),
-        heads(attention.add_k_proj(text), attention.norm_added_k),
-    )
-
-
-def text_share(query: Tensor, key: Tensor, text_key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Share of each image token's attention that falls on the text, mean over heads: (B, n, H, d) -> (B, n).
-
-    mask: (B, m) bool, the text tokens that count; None for all.
-    """
-    keys = torch.cat([text_key, key], 1)
-    scores = torch.einsum("bqhd,bkhd->bhqk", query.float(), keys.float()) * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores[..., : mask.shape[1]].masked_fill_(~mask[:, None, None], -torch.inf)
-    return scores.softmax(-1)[..., : text_key.shape[1]].sum(-1).mean(1)

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.protocols import LayoutCall
-from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
-from ralu_cache.adapters.sparse import FluxSparseProcessor
+from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick, turned
+from ralu_cache.adapters.sparse_flux import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.report.flops import TransformerShape
 
@@ -105,7 +104,11 @@ class FluxAdapter(PackedAdapter):
         return [embed.register_forward_pre_hook(Hook(shrink)), embed.register_forward_hook(Hook(rotary))]
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
-        return text_attention(attention, **inputs)
+        query, key, text_key = attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"])
+        rotary, text = inputs["image_rotary_emb"], text_key.shape[1]
+        keys = turned(text_key, key, rotary)
+        queries = turned(torch.zeros_like(text_key), query, rotary)
+        return text_share(queries[:, text:], keys[:, text:], keys[:, :text])
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
@@ -129,15 +132,3 @@ def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSa
     assert call.positions is not None
     rows[:, text : text + call.layout.tokens, 1:] = call.positions
     return tuple(PerSampleTable(t.unflatten(0, (len(rows), -1))) for t in embed.forward(rows.flatten(0, 1)))
-
-
-def text_attention(
-    attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
-) -> Tensor:
-    """Share of each image token's attention that falls on the text, mean over heads: (B, image tokens)."""
-    query, key, text_key = attention_heads(attention, hidden_states, encoder_hidden_states)
-    text = encoder_hidden_states.shape[1]
-    keys = apply_rotary_emb(torch.cat([text_key, key], 1), image_rotary_emb, sequence_dim=1)
-    padded = torch.cat([torch.zeros_like(text_key), query], 1)
-    queries = apply_rotary_emb(padded, image_rotary_emb, sequence_dim=1)[:, text:]
-    return text_share(queries, keys[:, text:], keys[:, :text])

@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.heads import in_heads
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.rotary import turned
 from ralu_cache.adapters.sites import Role, Site
@@ -134,11 +135,9 @@ class Projections:
             given.setdefault(self.site, {})[name] = output
 
     def _heads(self, projected: Tensor, norm: str) -> Tensor:
-        heads = self.attention.heads, -1
         if isinstance(self.attention, WanAttention):  # normalises all heads as one
-            return getattr(self.attention, norm)(projected).unflatten(-1, heads)
-        split = projected.unflatten(-1, heads)
-        return split if getattr(self.attention, norm, None) is None else getattr(self.attention, norm)(split)
+            return getattr(self.attention, norm)(projected).unflatten(-1, (self.attention.heads, -1))
+        return in_heads(self.attention, projected, norm)
 
     def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
         rotary, mask = inputs.get("image_rotary_emb"), inputs.get("encoder_hidden_states_mask")

@@ -11,7 +11,7 @@ from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope, a
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.protocols import LayoutCall

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.cross import CrossTextAdapter
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.protocols import LayoutCall, Setting
-from ralu_cache.adapters.wan_sparse import WanSparseProcessor
+from ralu_cache.adapters.sparse_wan import WanSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.plane.token_map import take
 from ralu_cache.report.cross_flops import CrossInputs, CrossShape

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate
-from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.sd3 import SD3Adapter, sample_table
 from tests.pipelines import (
     HEIGHT,
