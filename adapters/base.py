@@ -6,12 +6,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.layers import Projections, find_sites
 from ralu_cache.adapters.protocols import Adapter, Cost, Layers, Processors, TextAttention, Tokens
+from ralu_cache.adapters.rotary import turned
 from ralu_cache.adapters.sites import Site
 from ralu_cache.adapters.sparse import SparseProcessor
 from ralu_cache.history.attention import Rows
@@ -96,14 +99,18 @@ class TextImageAdapter(TransformerAdapter, TextAttention):
     """Transformers of image and text tokens (FLUX, SD3, Qwen-Image).
 
     Their `transformer_blocks` take `hidden_states` (image) and `encoder_hidden_states` (text) by name and return (text,
-    image). A family sets `shape` too, and writes `size` and `text_attention`.
+    image). A family sets `shape` too, and writes `size`.
     """
 
     shape: TransformerShape
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
         """Share of each image token's attention that falls on the text (B, n), from the inputs of an attention."""
-        raise NotImplementedError
+        query, key, text_key = attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"])
+        rotary, text = inputs.get("image_rotary_emb"), text_key.shape[1]
+        keys = turned(text_key, key, rotary)
+        queries = turned(torch.zeros_like(text_key), query, rotary)[:, text:]
+        return text_share(queries, keys[:, text:], keys[:, :text], inputs.get("encoder_hidden_states_mask"))
 
     def flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)

@@ -10,11 +10,10 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.protocols import LayoutCall
-from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick, turned
+from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
 from ralu_cache.adapters.sparse_flux import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.report.flops import TransformerShape
@@ -83,16 +82,10 @@ class FluxAdapter(PackedAdapter):
             current = active()
             if current is None:
                 return None
-            key = _key(embed, current)
-            if key not in current.tables:
-                shared = current.positions is None or current.layout.shared
-                made: tuple[Any, ...] = table if shared else _per_sample_tables(embed, args[0], current)
-                if current.staged:
-                    made = tuple(own_tables(part, current.layout.batch) for part in made)
-                current.tables[key] = made
-            tables = current.tables[key]
-            if current.samples is not None and isinstance(tables[0], PerSampleTable):
-                tables = tuple(table.select(current.samples) for table in tables)
+            shared = current.positions is None or current.layout.shared
+            tables = kept_tables(
+                current, _key(embed, current), lambda: table if shared else _per_sample_tables(embed, args[0], current)
+            )
             if current.fresh is None:
                 return tables
             text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens
@@ -102,13 +95,6 @@ class FluxAdapter(PackedAdapter):
 
         embed = module.pos_embed
         return [embed.register_forward_pre_hook(Hook(shrink)), embed.register_forward_hook(Hook(rotary))]
-
-    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
-        query, key, text_key = attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"])
-        rotary, text = inputs["image_rotary_emb"], text_key.shape[1]
-        keys = turned(text_key, key, rotary)
-        queries = turned(torch.zeros_like(text_key), query, rotary)
-        return text_share(queries[:, text:], keys[:, text:], keys[:, :text])
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter
-from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.sparse_sd3 import SD3SparseProcessor
@@ -134,9 +133,6 @@ class SD3Adapter(TextImageAdapter):
 
         embed = module.pos_embed
         return [embed.register_forward_pre_hook(Hook(spare)), embed.register_forward_hook(Hook(embed_tokens))]
-
-    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
-        return text_share(*attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"]))
 
     def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         rows, columns = self.grid(call)
