@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ralu_cache.adapters.parts import need
@@ -51,7 +52,7 @@ def accelerate(
     """
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
-    settings = {"spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance}
+    settings: dict[str, Any] = {"spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance}
     adapter = find_adapter(pipe)
     budget = None if speedup is None else Budget(wanted_speedup(speedup))
     names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
@@ -60,8 +61,9 @@ def accelerate(
     method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
     _check_parts(type(adapter), method, settled.policy, settings)
+    again = partial(accelerate, **settings)
     check_scheduler(vars(pipe)["scheduler"])
-    handle = Acceleration(pipe, type(adapter), method, plan, settled, settings, guided, budget)  # may refuse
+    handle = Acceleration(pipe, type(adapter), method, plan, settled, again, guided, budget)  # may refuse
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -39,14 +39,14 @@ class Acceleration:
         method: SpatialMethod | None,
         plan: str,
         temporal: Settled,
-        settings: Mapping[str, Any],
+        again: Callable[[Any], Any],
         guidance: Guidance | None = None,
         budget: Budget | None = None,
     ) -> None:
-        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
+        """plan: the method's name. again: accelerates a copy of the pipeline alike.
         budget: gives each call a plan of its own in place of `method`, which has the same stages.
         """
-        self.settings = dict(settings)
+        self.again = again
         self.enabled = True
         self.guidance = guidance
         self._budget = budget
