@@ -112,9 +112,9 @@ def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
 
 
 def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
-    """Rotary tables (cos, sin) whose rows of the layout's tokens have each sample's own positions."""
+    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions."""
     text = call.call["txt_ids"].shape[-2]
-    rows = ids.expand(call.layout.batch, -1, -1).clone()
+    places = ids.expand(call.layout.batch, -1, -1).clone()
     assert call.positions is not None
-    rows[:, text : text + call.layout.tokens, 1:] = call.positions
-    return tuple(PerSampleTable(t.unflatten(0, (len(rows), -1))) for t in embed.forward(rows.flatten(0, 1)))
+    places[:, text : text + call.layout.tokens, 1:] = call.positions
+    return tuple(PerSampleTable(t.unflatten(0, (len(places), -1))) for t in embed.forward(places.flatten(0, 1)))

@@ -26,8 +26,8 @@ class FluxSparseProcessor(SparseProcessor):
         attention_mask: Tensor | None = None,
         image_rotary_emb: Any = None,
     ) -> Any:
-        rows = self.current()
-        if rows is None:
+        fresh = self.current()
+        if fresh is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
         projected = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         query, key, value = qkv_in_heads(attn, projected[:3])
@@ -35,6 +35,6 @@ class FluxSparseProcessor(SparseProcessor):
             text = qkv_in_heads(attn, projected[3:], "norm_added_")
             query, key, value = (torch.cat(pair, 1) for pair in zip(text, (query, key, value), strict=True))
         query, key = (apply_rotary_emb(part, image_rotary_emb, sequence_dim=1) for part in (query, key))
-        joint = rows.attend(self.layer, query, key, value, rows.text, self.dispatched(attention_mask))
+        joint = fresh.attend(self.layer, query, key, value, fresh.text, self.dispatched(attention_mask))
         joint = joint.flatten(2).to(query.dtype)
-        return joint if encoder_hidden_states is None else self.text_first(attn, joint, rows.text)
+        return joint if encoder_hidden_states is None else self.text_first(attn, joint, fresh.text)

@@ -28,8 +28,8 @@ class QwenSparseProcessor(SparseProcessor):
         attention_mask: Tensor | None = None,
         image_rotary_emb: Any = None,
     ) -> Any:
-        rows = self.current()
-        if rows is None or attention_mask is not None:  # which the stock processor refuses
+        fresh = self.current()
+        if fresh is None or attention_mask is not None:  # which the stock processor refuses
             return self.stock(
                 attn, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, attention_mask, image_rotary_emb
             )
@@ -41,8 +41,8 @@ class QwenSparseProcessor(SparseProcessor):
         def stock(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return self.dispatched(None if mask is None else _joint_mask(mask, key.shape[1]))(query, key, value)
 
-        joint = rows.attend(self.layer, query, key, value, rows.text, stock, masked=mask is not None)
-        return self.text_first(attn, joint.flatten(2).to(query.dtype), rows.text)
+        joint = fresh.attend(self.layer, query, key, value, fresh.text, stock, masked=mask is not None)
+        return self.text_first(attn, joint.flatten(2).to(query.dtype), fresh.text)
 
 
 def _joint_mask(text: Tensor, keys: int) -> Tensor:

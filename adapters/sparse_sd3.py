@@ -22,15 +22,15 @@ class SD3SparseProcessor(SparseProcessor):
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        rows = self.current()
-        if rows is None:
+        fresh = self.current()
+        if fresh is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         projected = _get_projections(attn, hidden_states, encoder_hidden_states)
         query, key, value = qkv_in_heads(attn, projected[:3])
         if encoder_hidden_states is not None:
             text = qkv_in_heads(attn, projected[3:], "norm_added_")
             query, key, value = (torch.cat(pair, 1) for pair in zip((query, key, value), text, strict=True))
-        joint = rows.attend(self.layer, query, key, value, 0, _exact).flatten(2).to(query.dtype)
+        joint = fresh.attend(self.layer, query, key, value, 0, _exact).flatten(2).to(query.dtype)
         if encoder_hidden_states is None:
             return attn.to_out[1](attn.to_out[0](joint))
         image_out, text_out = joint.split([hidden_states.shape[1], encoder_hidden_states.shape[1]], 1)

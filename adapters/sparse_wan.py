@@ -25,8 +25,8 @@ class WanSparseProcessor(SparseProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: Any = None,
     ) -> Tensor:
-        rows = self.current()
-        if rows is None:
+        fresh = self.current()
+        if fresh is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         projected = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         query, key, value = (
@@ -34,7 +34,7 @@ class WanSparseProcessor(SparseProcessor):
             for part in (attn.norm_q(projected[0]), attn.norm_k(projected[1]), projected[2])
         )
         query, key = (_rotated(part, *rotary_emb) for part in (query, key))
-        joint = rows.attend(self.layer, query, key, value, 0, self.dispatched(attention_mask))
+        joint = fresh.attend(self.layer, query, key, value, 0, self.dispatched(attention_mask))
         joint = joint.flatten(2).type_as(query)
         return attn.to_out[1](attn.to_out[0](joint))
 

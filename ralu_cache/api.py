@@ -16,7 +16,7 @@ from ralu_cache.plane.budget import BASE, Budget, wanted_speedup
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
 from ralu_cache.plane.spatial import SpatialMethod, resolve_spatial
 from ralu_cache.temporal import Policy, resolve_temporal
-from ralu_cache.temporal.coefficients import settle
+from ralu_cache.temporal.coefficients import calibrated
 
 __all__ = ["Acceleration", "accelerate"]
 
@@ -57,13 +57,13 @@ def accelerate(
     budget = None if speedup is None else Budget(wanted_speedup(speedup))
     names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
-    settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
+    found = calibrated(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
     method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
-    _check_parts(type(adapter), method, settled.policy, settings)
+    _check_parts(type(adapter), method, found.policy, settings)
     again = partial(accelerate, **settings)
     check_scheduler(vars(pipe)["scheduler"])
-    handle = Acceleration(pipe, type(adapter), method, plan, settled, again, guided, budget)  # may refuse
+    handle = Acceleration(pipe, type(adapter), method, plan, found, again, guided, budget)  # may refuse
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:

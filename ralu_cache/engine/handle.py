@@ -24,7 +24,7 @@ from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
 from ralu_cache.report.record import Report
-from ralu_cache.temporal.coefficients import Settled
+from ralu_cache.temporal.coefficients import Calibrated
 
 logger = logging.getLogger("ralu_cache")
 
@@ -38,7 +38,7 @@ class Acceleration:
         family: type[Adapter],
         method: SpatialMethod | None,
         plan: str,
-        temporal: Settled,
+        temporal: Calibrated,
         again: Callable[[Any], Any],
         guidance: Guidance | None = None,
         budget: Budget | None = None,
