@@ -192,7 +192,10 @@ class Blocks(Protocol):
 
 @runtime_checkable
 class Layers(Blocks, Protocol):
-    """What row-sparse recompute and layer caches need besides."""
+    """What row-sparse recompute and layer caches need besides.
+
+    Where the blocks are given rotary tables, `Tokens.install_positions` picks those of the call's `fresh` tokens.
+    """
 
     @abstractmethod
     def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:

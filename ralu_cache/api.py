@@ -75,10 +75,11 @@ def _check_parts(
     family: type[Adapter], method: SpatialMethod | None, policy: Policy | None, settings: Mapping[str, Any]
 ) -> None:
     """Raises ValueError for what the family's adapter lacks a part for."""
-    if (speedup := settings["speedup"]) is not None:
-        need(family, "cost", f"speedup={speedup!r}")
+    asked = "spatial" if settings["speedup"] is None else "speedup"
+    if asked == "speedup":
+        need(family, "cost", f"{asked}={settings[asked]!r}")
     if method is not None:
-        need(family, "tokens", f"spatial={settings['spatial']!r}")
+        need(family, "tokens", f"{asked}={settings[asked]!r}")
         if "text_attention" in method.scorer.needs:
             need(family, "text attention", f"regions={method.scorer.name!r}")
     if policy is not None:

@@ -108,9 +108,12 @@ def test_a_family_without_stages(walked: Mapping[str, Any], families: list[type[
     families[:] = [partial_family(walked["ToyAdapter"], Tokens)]
     pipe = make_toy_pipeline()
     stock = draw(pipe)
-    for asked in ({"spatial": PLAN}, {"spatial": "ralu"}, {"speedup": 3}):
-        with pytest.raises(ValueError, match=r"toy, which lacks tokens.*what works with it: guidance=; temporal"):
-            accelerate(pipe, **asked)
+    for option, value in (("spatial", "ralu"), ("spatial", "ralu-12x"), ("speedup", 3)):
+        message = f"{option}={value!r} is not supported for the family toy, which lacks tokens"
+        with pytest.raises(ValueError, match=f"{message}.*what works with it: guidance=; temporal"):
+            accelerate(pipe, **{option: value})
+    with pytest.raises(ValueError, match="lacks tokens"):
+        accelerate(pipe, spatial=PLAN)
     with accelerate(pipe, temporal="taylorseer:2") as handle:
         assert not torch.equal(draw(pipe), stock)
     assert sum(stage.reused for stage in handle.report.stages) > 0

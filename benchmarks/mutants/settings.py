@@ -212,7 +212,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "stages are not asked for",
             "A family that lacks stages is refused them before anything was changed.",
             "ralu_cache/api.py",
-            """        need(family, "tokens", f"spatial={settings['spatial']!r}")\n""",
+            """        need(family, "tokens", f"{asked}={settings[asked]!r}")\n""",
             "",
             ("tests/test_adapter_parts.py::test_a_family_without_stages",),
         ),
