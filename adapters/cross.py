@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
-from ralu_cache.adapters.base import TextImageAdapter
+from ralu_cache.adapters.base import TransformerAdapter
 from ralu_cache.report.cross_flops import CrossInputs, CrossShape, block_flops, embedding_flops, mlp_flops
 
-if TYPE_CHECKING:
-    from ralu_cache.engine.run import Run
 
-
-class CrossTextAdapter(TextImageAdapter):
+class CrossTextAdapter(TransformerAdapter):
     """Their `blocks` take the image tokens as first argument and return them; after the last one stands `norm_out`.
 
-    A family sets `cross` (in place of `shape`), `processor` and `batched`, and writes `inputs`.
+    A family sets `cross` too, and writes `inputs`.
     """
 
     cross: CrossShape
-    control = ()
+    lacks: ClassVar[Mapping[str, str]] = {
+        "text attention": "the text has an attention of its own, of which all tokens give it the same share"
+    }
 
     def inputs(self, call: Mapping[str, Any]) -> CrossInputs:
         """What each sample of a call brings along."""
@@ -47,15 +45,3 @@ class CrossTextAdapter(TextImageAdapter):
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return list(transformer.blocks)
-
-    def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        return args[0]
-
-    def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
-        return (hidden, *args[1:]), kwargs
-
-    def install_text_attention(self, transformer: Any, current: Callable[[], Run | None]) -> list[RemovableHandle]:
-        raise ValueError(
-            "regions='text-attention' is not supported where the text has an attention of its own (Wan): all tokens "
-            "give it the same share; use 'latent-gradient' or another scorer"
-        )

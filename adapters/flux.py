@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook, attention_heads, text_share
+from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
-from ralu_cache.adapters.sparse import FluxSparseProcessor
+from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
+from ralu_cache.adapters.sparse_flux import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.report.flops import TransformerShape
-
-if TYPE_CHECKING:
-    from ralu_cache.engine.root import LayoutCall
 
 
 class FluxAdapter(PackedAdapter):
@@ -85,16 +82,10 @@ class FluxAdapter(PackedAdapter):
             current = active()
             if current is None:
                 return None
-            key = _key(embed, current)
-            if key not in current.tables:
-                shared = current.positions is None or current.layout.shared
-                made: tuple[Any, ...] = table if shared else _per_sample_tables(embed, args[0], current)
-                if current.staged:
-                    made = tuple(own_tables(part, current.layout.batch) for part in made)
-                current.tables[key] = made
-            tables = current.tables[key]
-            if current.rows is not None and isinstance(tables[0], PerSampleTable):
-                tables = tuple(table.rows(current.rows) for table in tables)
+            shared = current.positions is None or current.layout.shared
+            tables = kept_tables(
+                current, _key(embed, current), lambda: table if shared else _per_sample_tables(embed, args[0], current)
+            )
             if current.fresh is None:
                 return tables
             text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens
@@ -104,9 +95,6 @@ class FluxAdapter(PackedAdapter):
 
         embed = module.pos_embed
         return [embed.register_forward_pre_hook(Hook(shrink)), embed.register_forward_hook(Hook(rotary))]
-
-    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
-        return text_attention(attention, **inputs)
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
@@ -124,21 +112,9 @@ def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
 
 
 def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
-    """Rotary tables (cos, sin) whose rows of the layout's tokens have each sample's own positions."""
+    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions."""
     text = call.call["txt_ids"].shape[-2]
-    rows = ids.expand(call.layout.batch, -1, -1).clone()
+    places = ids.expand(call.layout.batch, -1, -1).clone()
     assert call.positions is not None
-    rows[:, text : text + call.layout.tokens, 1:] = call.positions
-    return tuple(PerSampleTable(t.unflatten(0, (len(rows), -1))) for t in embed.forward(rows.flatten(0, 1)))
-
-
-def text_attention(
-    attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, image_rotary_emb: Any, **_: Any
-) -> Tensor:
-    """Share of each image token's attention that falls on the text, mean over heads: (B, image tokens)."""
-    query, key, text_key = attention_heads(attention, hidden_states, encoder_hidden_states)
-    text = encoder_hidden_states.shape[1]
-    keys = apply_rotary_emb(torch.cat([text_key, key], 1), image_rotary_emb, sequence_dim=1)
-    padded = torch.cat([torch.zeros_like(text_key), query], 1)
-    queries = apply_rotary_emb(padded, image_rotary_emb, sequence_dim=1)[:, text:]
-    return text_share(queries, keys[:, text:], keys[:, :text])
+    places[:, text : text + call.layout.tokens, 1:] = call.positions
+    return tuple(PerSampleTable(t.unflatten(0, (len(places), -1))) for t in embed.forward(places.flatten(0, 1)))

@@ -9,8 +9,6 @@ The blocks are row-wise outside of their attention: a *double* block has MLPs of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -19,49 +17,18 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook
+from ralu_cache.adapters.heads import in_heads
+from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.rotary import turned
+from ralu_cache.adapters.sites import Role, Site
 from ralu_cache.history.layer_cache import LayerCache
-
-
-class Role(Enum):
-    """What a submodule is in its block."""
-
-    ATTENTION = "attention"  # all rows in, all rows out
-    CROSS_ATTENTION = "cross-attention"  # image rows in, which ask the text, image rows out
-    MLP = "mlp"
-    INNER_ATTENTION = "inner attention"  # of a single block: its output goes to `proj_out`
-    PROJ_MLP = "proj_mlp"  # of a single block: all rows in, rows for `proj_out` out
-    PROJ_OUT = "proj_out"
-
-
-@dataclass(frozen=True)
-class Site:
-    """One submodule of one block.
-
-    layer: the block's number. parts: what its outputs are, each "image", "text", "joint" (text before image), or
-    "unused" by the block; an attention with an IP-adapter has a third one, of the image.
-    """
-
-    layer: int
-    name: str
-    role: Role
-    parts: tuple[str, ...]
-
-    def key(self, part: int = 0) -> str:
-        """The name of one of its outputs in a `LayerCache`."""
-        return f"{self.layer}.{self.name}.{part}"
-
-
-def is_single(block: nn.Module) -> bool:
-    return hasattr(block, "proj_mlp")
 
 
 def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
     """The sites of a transformer's blocks and their modules. Raises ValueError for blocks of another make."""
     found = []
     for layer, block in enumerate(blocks):
-        if is_single(block):
+        if hasattr(block, "proj_mlp"):
             roles = [
                 ("attn", Role.INNER_ATTENTION, ("joint",)),
                 ("proj_mlp", Role.PROJ_MLP, ()),
@@ -168,11 +135,9 @@ class Projections:
             given.setdefault(self.site, {})[name] = output
 
     def _heads(self, projected: Tensor, norm: str) -> Tensor:
-        heads = self.attention.heads, -1
         if isinstance(self.attention, WanAttention):  # normalises all heads as one
-            return getattr(self.attention, norm)(projected).unflatten(-1, heads)
-        split = projected.unflatten(-1, heads)
-        return split if getattr(self.attention, norm, None) is None else getattr(self.attention, norm)(split)
+            return getattr(self.attention, norm)(projected).unflatten(-1, (self.attention.heads, -1))
+        return in_heads(self.attention, projected, norm)
 
     def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
         rotary, mask = inputs.get("image_rotary_emb"), inputs.get("encoder_hidden_states_mask")

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
-from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope, apply_rotary_emb_qwen
+from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook, attention_heads, text_share
+from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.rotary import PerSampleTable, own_tables, pick
+from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import corners, take, token_at
 from ralu_cache.report.flops import TransformerShape
-
-if TYPE_CHECKING:
-    from ralu_cache.engine.root import LayoutCall
 
 
 class QwenAdapter(PackedAdapter):
@@ -103,15 +101,10 @@ class QwenAdapter(PackedAdapter):
             current = active()
             if current is None:
                 return None
-            image: Tensor | PerSampleTable = tables[0]
+            image: Table = tables[0]
             if current.positions is not None or current.staged:
                 key = id(embed), id(current.layout)
-                if key not in current.tables:
-                    made = image if current.positions is None else _table(embed, current, tables[0])
-                    current.tables[key] = own_tables(made, current.layout.batch) if current.staged else made
-                image = current.tables[key]
-                if current.rows is not None and isinstance(image, PerSampleTable):
-                    image = image.rows(current.rows)
+                (image,) = kept_tables(current, key, lambda: [_table(embed, current, tables[0])])
             if current.fresh is not None:
                 assert current.fresh.tokens is not None
                 image = pick(image, current.fresh.tokens)
@@ -133,16 +126,9 @@ class QwenAdapter(PackedAdapter):
             handles += [block.register_forward_pre_hook(Hook(fit), with_kwargs=True) for block in self.blocks(module)]
         return handles
 
-    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
-        query, key, text_key = attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"])
-        image, text = inputs["image_rotary_emb"]
-        query, key = (apply_rotary_emb_qwen(part, image, use_real=False) for part in (query, key))
-        text_key = apply_rotary_emb_qwen(text_key, text, use_real=False)
-        return text_share(query, key, text_key, inputs["encoder_hidden_states_mask"])
-
-    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+    def select(self, call: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
         """One entry of shapes serves any batch: they are the same for all samples."""
-        return {**super().rows(call, rows), "img_shapes": call["img_shapes"][:1]}
+        return {**super().select(call, samples), "img_shapes": call["img_shapes"][:1]}
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         """Reference tokens as if they were the image's; nobody looks at theirs."""
@@ -158,9 +144,10 @@ def _images(shapes: Any) -> list[tuple[int, int, int]]:
     return list(first) if isinstance(first, list) else [first]
 
 
-def _table(embed: Any, call: LayoutCall, stock: Tensor) -> Tensor | PerSampleTable:
+def _table(embed: Any, call: LayoutCall, stock: Tensor) -> Table:
     """Factors of the layout's tokens, and behind them those that `stock` has behind the grid of the call's extent."""
-    assert call.positions is not None
+    if call.positions is None:
+        return stock
     rows, columns = call.extent
     down, along = (call.positions[:1] if call.layout.shared else call.positions).unbind(-1)
     places = torch.stack([down - (rows - rows // 2), along - (columns - columns // 2)], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
 
+from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.plane.token_map import take
 
 
@@ -28,21 +30,29 @@ class PerSampleTable:
     def unsqueeze(self, dim: int) -> Tensor:
         return self.table[:, :, None]
 
-    def rows(self, rows: Tensor) -> PerSampleTable:
-        return PerSampleTable(self.table[rows])
+
+Table = Tensor | PerSampleTable
+"""One that all samples share, (S, D), or one for each."""
 
 
-def own_tables(table: Tensor | PerSampleTable, batch: int) -> Tensor | PerSampleTable:
-    """A table that all of a batch share, (S, D), as if each sample had its own; that of a single sample as it is.
+def kept_tables(call: LayoutCall, key: Hashable, make: Callable[[], Sequence[Table]]) -> tuple[Table, ...]:
+    """The tables of the call's layout, made once, for the call's samples.
 
-    So all calls of a run with stages bring tables of one kind: compiled blocks are compiled again for each kind.
+    In a run with stages shared ones become such that each sample of a batch has its own: then all its calls bring
+    tables of one kind, and compiled blocks are compiled again for each kind.
     """
-    if isinstance(table, PerSampleTable) or batch == 1:
-        return table
-    return PerSampleTable(table.repeat(batch, 1, 1))
+    if key not in call.tables:
+        made, batch = make(), call.layout.batch
+        if call.staged and batch > 1:
+            made = [t if isinstance(t, PerSampleTable) else PerSampleTable(t.repeat(batch, 1, 1)) for t in made]
+        call.tables[key] = tuple(made)
+    tables = call.tables[key]
+    if call.samples is None:
+        return tables
+    return tuple(PerSampleTable(t.table[call.samples]) if isinstance(t, PerSampleTable) else t for t in tables)
 
 
-def pick(table: Tensor | PerSampleTable, places: Tensor) -> PerSampleTable:
+def pick(table: Table, places: Tensor) -> PerSampleTable:
     """A table for the tokens at some places (k, q) of each sample's sequence."""
     if isinstance(table, PerSampleTable):
         return PerSampleTable(take(table.table, places))
@@ -63,5 +73,5 @@ def turned(text: Tensor, image: Tensor, rotary: Any) -> Tensor:
     return apply_rotary_emb(torch.cat([text, image], 1), rotary, sequence_dim=1)
 
 
-def _is_complex(table: Tensor | PerSampleTable) -> bool:
+def _is_complex(table: Table) -> bool:
     return (table.table if isinstance(table, PerSampleTable) else table).is_complex()

@@ -7,22 +7,20 @@ blocks and output; for the call the table's crop is replaced by its samples at t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook, TextImageAdapter, attention_heads, text_share
-from ralu_cache.adapters.sparse import SD3SparseProcessor
+from ralu_cache.adapters.base import TextImageAdapter
+from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.protocols import LayoutCall, Setting
+from ralu_cache.adapters.sparse_sd3 import SD3SparseProcessor
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.report.flops import TransformerShape
-
-if TYPE_CHECKING:
-    from ralu_cache.engine.root import LayoutCall
-    from ralu_cache.engine.run import Run
 
 
 class SD3Adapter(TextImageAdapter):
@@ -64,9 +62,9 @@ class SD3Adapter(TextImageAdapter):
     def matches(cls, transformer: nn.Module) -> bool:
         return isinstance(transformer, SD3Transformer2DModel)
 
-    def check(self, call: Mapping[str, Any], run: Run) -> None:
+    def check(self, call: Mapping[str, Any], setting: Setting) -> None:
         """Skip-layer guidance: its window counts in steps, and the first block is where a residual begins."""
-        skipped, steps, believed = call.get("skip_layers"), len(run.places), run.believed_steps
+        skipped, steps, believed = call.get("skip_layers"), setting.steps, setting.believed_steps
         if skipped is None:
             return
         if believed not in (None, steps):
@@ -75,12 +73,12 @@ class SD3Adapter(TextImageAdapter):
                 f"and the guidance would start and stop at the wrong ones; pass num_inference_steps={steps}, or divide "
                 "your own steps with RALU(split=...)"
             )
-        if run.leaves_out:
+        if setting.leaves_out:
             raise ValueError(
                 f"skip_guidance_layers={skipped} with steps at which the model isn't called is not supported: the "
                 "guidance would start and stop at the wrong ones; use temporal=None, or a policy without forecasts"
             )
-        if run.policy is not None and 0 in skipped:
+        if setting.caches is not None and 0 in skipped:
             raise ValueError(
                 f"skip_guidance_layers={skipped} with temporal caching is not supported: the first block must run; "
                 "leave out 0, or accelerate with temporal=None"
@@ -92,12 +90,6 @@ class SD3Adapter(TextImageAdapter):
 
     def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
         return call["hidden_states"][:, : self.channels]
-
-    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
-        return latents
-
-    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
-        return image
 
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
@@ -139,16 +131,13 @@ class SD3Adapter(TextImageAdapter):
                 with at_hand(embed):  # its own forward is over
                     current.tables[key] = _table(embed, current)
             table = current.tables[key]
-            if current.rows is not None and len(table) > 1:
-                table = table[current.rows]
+            if current.samples is not None and len(table) > 1:
+                table = table[current.samples]
             tokens = embed.proj(current.call["hidden_states"]).flatten(2).transpose(1, 2)
             return (tokens + table).to(tokens.dtype)
 
         embed = module.pos_embed
         return [embed.register_forward_pre_hook(Hook(spare)), embed.register_forward_hook(Hook(embed_tokens))]
-
-    def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
-        return text_share(*attention_heads(attention, inputs["hidden_states"], inputs["encoder_hidden_states"]))
 
     def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         rows, columns = self.grid(call)

@@ -7,17 +7,13 @@ the stock ones compute, bit for bit, and keep the keys and values.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.attention_processor import JointAttnProcessor2_0
-from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, _get_qkv_projections
 from torch import Tensor, nn
 
-from ralu_cache.history.attention import Rows
+from ralu_cache.history.attention import Attention, Rows
 
 Current = Callable[[], Rows | None]
 
@@ -56,6 +52,18 @@ class SparseProcessor:
 
         return Installed(layers, cls, user, current)
 
+    def dispatched(self, mask: Tensor | None) -> Attention:
+        """Stock attention, by the backend that the stock processor is set to."""
+        return partial(
+            dispatch_attention_fn, attn_mask=mask, backend=self.stock._attention_backend,
+            parallel_config=self.stock._parallel_config,
+        )  # fmt: skip
+
+    def text_first(self, attn: Any, joint: Tensor, text: int) -> tuple[Tensor, Tensor]:
+        """What a joint attention gives (image, text), of a sequence (k, m + n, d) with so many text tokens before."""
+        text_out, image_out = joint[:, :text], joint[:, text:]
+        return attn.to_out[1](attn.to_out[0](image_out.contiguous())), attn.to_add_out(text_out.contiguous())
+
     @property
     def _attention_backend(self) -> Any:
         """As diffusers sets it on processors; kept by the stock one."""
@@ -64,88 +72,6 @@ class SparseProcessor:
     @_attention_backend.setter
     def _attention_backend(self, backend: Any) -> None:
         self.stock._attention_backend = backend
-
-
-class FluxSparseProcessor(SparseProcessor):
-    """FLUX: text before image in one sequence, rotary positions."""
-
-    accepted = FluxAttnProcessor
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: Any = None,
-    ) -> Any:
-        rows = self.current()
-        if rows is None:
-            return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        projected = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
-        query, key, value = heads(projected[:3], attn.head_dim, attn.norm_q, attn.norm_k)
-        if encoder_hidden_states is not None:
-            text = heads(projected[3:], attn.head_dim, attn.norm_added_q, attn.norm_added_k)
-            query, key, value = (torch.cat(pair, 1) for pair in zip(text, (query, key, value), strict=True))
-        query, key = (apply_rotary_emb(part, image_rotary_emb, sequence_dim=1) for part in (query, key))
-
-        def stock(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return dispatch_attention_fn(
-                query, key, value, attn_mask=attention_mask, backend=self.stock._attention_backend,
-                parallel_config=self.stock._parallel_config,
-            )  # fmt: skip
-
-        joint = rows.attend(self.layer, query, key, value, rows.text, stock).flatten(2).to(query.dtype)
-        if encoder_hidden_states is None:
-            return joint
-        text_out, image_out = joint[:, : rows.text], joint[:, rows.text :]
-        return attn.to_out[1](attn.to_out[0](image_out.contiguous())), attn.to_add_out(text_out.contiguous())
-
-
-class SD3SparseProcessor(SparseProcessor):
-    """Stable Diffusion 3: image before text in one sequence; the second attention of SD3.5 medium has image only."""
-
-    accepted = JointAttnProcessor2_0
-
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        rows = self.current()
-        if rows is None:
-            return self.stock(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-        size = attn.to_k.out_features // attn.heads
-        image = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        query, key, value = heads(image, size, attn.norm_q, attn.norm_k)
-        if encoder_hidden_states is not None:
-            projections = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
-            projected = tuple(project(encoder_hidden_states) for project in projections)
-            text = heads(projected, size, attn.norm_added_q, attn.norm_added_k)
-            query, key, value = (torch.cat(pair, 1) for pair in zip((query, key, value), text, strict=True))
-        joint = rows.attend(self.layer, query, key, value, 0, _exact).flatten(2).to(query.dtype)
-        if encoder_hidden_states is None:
-            return attn.to_out[1](attn.to_out[0](joint))
-        image_out, text_out = joint.split([hidden_states.shape[1], encoder_hidden_states.shape[1]], 1)
-        if not attn.context_pre_only:
-            text_out = attn.to_add_out(text_out)
-        return attn.to_out[1](attn.to_out[0](image_out)), text_out
-
-
-def heads(
-    projected: tuple[Tensor, ...], size: int, norm_query: nn.Module | None, norm_key: nn.Module | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value (k, m, d) -> (k, m, H, size), the first two normalised where the model does so."""
-    query, key, value = (part.unflatten(-1, (-1, size)) for part in projected)
-    return (
-        query if norm_query is None else norm_query(query),
-        key if norm_key is None else norm_key(key),
-        value,
-    )
-
-
-def _exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Stock attention on (k, q, H, d)."""
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, dropout_p=0.0, is_causal=False).transpose(1, 2)
 
 
 def _itself(stock: Any) -> Any:

@@ -8,7 +8,7 @@ and output; for the call the rotary table is replaced by that of the tokens' own
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -16,16 +16,13 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.base import Hook
 from ralu_cache.adapters.cross import CrossTextAdapter
-from ralu_cache.adapters.wan_sparse import WanSparseProcessor
+from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.protocols import LayoutCall, Setting
+from ralu_cache.adapters.sparse_wan import WanSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.plane.token_map import take
 from ralu_cache.report.cross_flops import CrossInputs, CrossShape
-
-if TYPE_CHECKING:
-    from ralu_cache.engine.root import LayoutCall
-    from ralu_cache.engine.run import Run
 
 
 class WanAdapter(CrossTextAdapter):
@@ -62,17 +59,17 @@ class WanAdapter(CrossTextAdapter):
     def matches(cls, transformer: nn.Module) -> bool:
         return isinstance(transformer, WanTransformer3DModel)
 
-    def check(self, call: Mapping[str, Any], run: Run) -> None:
+    def check(self, call: Mapping[str, Any], setting: Setting) -> None:
         """Time steps of tokens (2.2's 5B model): image-to-video keeps the first frame clean, which no stage can."""
         timestep = call["timestep"]
         if timestep.ndim == 1:
             return
-        if run.method is not None and not bool((timestep == timestep[:, :1]).all()):
+        if setting.staged and not bool((timestep == timestep[:, :1]).all()):
             raise ValueError(
                 f"time steps that differ between tokens, here {float(timestep.min()):g} to {float(timestep.max()):g} "
                 "(image-to-video with expand_timesteps), are not supported with spatial stages; use spatial=None"
             )
-        if run.policy is not None and run.policy.caches == "rows":
+        if setting.caches == "rows":
             raise ValueError(
                 "a time step for each token (expand_timesteps) is not supported with row-sparse recompute; use another "
                 "temporal policy"
@@ -126,9 +123,9 @@ class WanAdapter(CrossTextAdapter):
                     copies = current.layout.batch if len(made[0]) == 1 else 1  # as in `own_tables`
                     current.tables[key] = tuple(table.repeat(copies, 1, 1, 1) for table in made)
                 tables = current.tables[key]
-                if current.rows is not None:
+                if current.samples is not None:
                     cos, sin = tables
-                    tables = cos[current.rows], sin[current.rows]
+                    tables = cos[current.samples], sin[current.samples]
             if current.fresh is None:
                 return tables
             picked = current.fresh.tokens
@@ -147,11 +144,11 @@ class WanAdapter(CrossTextAdapter):
             timesteps=timestep.numel() // len(timestep),
         )
 
-    def rows(self, call: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-        chosen = super().rows(call, rows)
+    def select(self, call: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
+        chosen = super().select(call, samples)
         if (picture := call.get("encoder_hidden_states_image")) is not None:  # one a sample, or a first and a last one
             parts = picture.unflatten(0, (len(call["hidden_states"]), -1))
-            chosen["encoder_hidden_states_image"] = parts[rows].flatten(0, 1)
+            chosen["encoder_hidden_states_image"] = parts[samples].flatten(0, 1)
         return chosen
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:

@@ -5,7 +5,7 @@
 Fits polynomials of degree 4 and 1 on a few prompts, without stages and on the "ralu-4x" plan, and chooses on the same
 prompts, for each choice of coefficients, the thresholds at which it computes about as many steps as the others. Other
 prompts and seeds are then drawn with them: likeness to the uncached run of the same plan against FLOPs, and the
-decisions judged with hindsight (`ralu_cache.tune.calibration.hindsight`). The oracle decides by how much the model's
+decisions judged with hindsight (`benchmarks.hindsight`). The oracle decides by how much the model's
 output changes, taken from the uncached run: its decisions are what coefficients try to guess. Guided, there are two:
 one decides by the mean over a picture's guidance branches, one for each branch apart. What is reused is the last
 residual as it is (order 0). Nothing is timed. Writes calibration.json, calibration.md, calibration.png, the profiles
@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.calibration_page import ORACLE, ORACLES, Fitted, Point, save_curves, text
 from benchmarks.forced import Forced
+from benchmarks.hindsight import changes, judge, oracle, replay, situations, threshold_for
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Acceleration, Report, TeaCache, accelerate
 from ralu_cache.generate import Request, call_arguments, load
@@ -37,7 +38,6 @@ from ralu_cache.quality.likeness import EQUAL_DB, psnr, ssim
 from ralu_cache.sweep.comparison import Pictures, describe_hardware
 from ralu_cache.temporal import Policy
 from ralu_cache.tune.calibration.fit import fit_profile, stage_pairs
-from ralu_cache.tune.calibration.hindsight import changes, judge, oracle, replay, situations, threshold_for
 from ralu_cache.tune.calibration.plot import save_fits
 from ralu_cache.tune.calibration.watch import Trace, watch_runs, watching
 

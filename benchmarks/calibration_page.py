@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.hindsight import Judgement
 from ralu_cache.report.figures import INK, Figure, save
 from ralu_cache.temporal.profile import Profile
-from ralu_cache.tune.calibration.hindsight import Judgement
 
 ORACLE, APART = ORACLES = "oracle", "oracle, branches apart"
 COLOURS = {
@@ -67,7 +67,7 @@ def text(setting: Mapping[str, Any], points: Sequence[Point], fits: Mapping[str,
         "timed.", "",
         "FLOPs, PSNR and SSIM are relative to the uncached run of the same plan; ± is the standard error over the "
         "pictures. Hurting and needless: shares of the decisions that no rule forces, against the oracle that computes "
-        "as many steps (`ralu_cache/tune/calibration/hindsight.py`). By step: how much of the changes' variance the "
+        "as many steps (`benchmarks/hindsight.py`). By step: how much of the changes' variance the "
         "step explains, the same for every picture; the rest differs from picture to picture. Decided alike: on the "
         "cached run's own signal as on that of the uncached run, on which decisions are judged. Made by "
         "`python -m benchmarks.calibration`.",

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from torch import nn
-
-from ralu_cache.adapters.base import Adapter, find_adapter
-from ralu_cache.engine.autoencoder import autoencoder_of
-from ralu_cache.engine.call import Call, clear_frames
-from ralu_cache.engine.context import entered
-from ralu_cache.engine.disguise import stock_of
-from ralu_cache.engine.levels import StockSchedule, redivided
-from ralu_cache.engine.pipeline import handle_of, undress, wear
-from ralu_cache.engine.predictions import predictions_of
-from ralu_cache.engine.root import RootHook
-from ralu_cache.engine.run import Geometry, Run
+from ralu_cache.adapters.parts import need
+from ralu_cache.adapters.protocols import Adapter
+from ralu_cache.adapters.registry import find_adapter
+from ralu_cache.engine.handle import Acceleration
+from ralu_cache.engine.pipeline import handle_of, wear
 from ralu_cache.engine.scheduler import check_scheduler
 from ralu_cache.history.solvers import Multistep, resolve_solver
-from ralu_cache.plane.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_speedup
+from ralu_cache.plane.budget import BASE, Budget, wanted_speedup
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
-from ralu_cache.plane.schedule import end_before_zero
-from ralu_cache.plane.spatial import SpatialMethod, Stage, resolve_spatial
-from ralu_cache.report.record import Report
+from ralu_cache.plane.spatial import SpatialMethod, resolve_spatial
 from ralu_cache.temporal import Forecast, Policy, Temporal, resolve_temporal
-from ralu_cache.temporal.coefficients import Settled, settle
+from ralu_cache.temporal.coefficients import calibrated
 
-logger = logging.getLogger("ralu_cache")
+__all__ = ["Acceleration", "accelerate"]
 
 
 def accelerate(
@@ -70,20 +57,22 @@ def accelerate(
     """
     if speedup is not None and (spatial is not None or temporal is not None):
         raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
-    settings = {
+    settings: dict[str, Any] = {
         "spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance, "solver": solver,
     }  # fmt: skip
     adapter = find_adapter(pipe)
     budget = None if speedup is None else Budget(wanted_speedup(speedup))
     names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
-    settled = settle(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
+    found = calibrated(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
     integrator = resolve_solver(solver)
     method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
+    _check_parts(type(adapter), method, found.policy, settings)
+    again = partial(accelerate, **settings)
     check_scheduler(vars(pipe)["scheduler"])
     family = type(adapter)  # what follows may refuse
-    handle = Acceleration(pipe, family, method, plan, settled, settings, guided, budget, integrator)
+    handle = Acceleration(pipe, family, method, plan, found, again, guided, budget, integrator)
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
@@ -91,309 +80,16 @@ def accelerate(
     return handle
 
 
-class Acceleration:
-    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
-
-    def __init__(
-        self,
-        pipe: Any,
-        family: type[Adapter],
-        method: SpatialMethod | None,
-        plan: str,
-        temporal: Settled,
-        settings: Mapping[str, Any],
-        guidance: Guidance | None = None,
-        budget: Budget | None = None,
-        solver: Multistep | None = None,
-    ) -> None:
-        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
-        budget: gives each call a plan of its own in place of `method`, which has the same stages.
-        """
-        self.settings = dict(settings)
-        self.enabled = True
-        self.guidance = guidance
-        self._budget = budget
-        self._pipe, self._family, self._method, self._plan = weakref.ref(pipe), family, method, plan
-        self._temporal, self._solver = temporal, solver
-        wanted = temporal.policy
-        kept = isinstance(wanted, Forecast) or getattr(wanted, "reuse", None) == "prediction"  # outside of the model
-        self._policy = None if isinstance(wanted, Forecast) or kept else wanted
-        self._report: Report | None = None
-        self._told: set[str] = set()
-        self._lock = threading.RLock()
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._roots: list[RootHook] = []
-        self._refresh(pipe)
-        self._end = weakref.finalize(pipe, self.disable)
-        self._end.atexit = False
-
-    @property
-    def report(self) -> Report | None:
-        """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
-        return self._report
-
-    def disable(self) -> None:
-        """Give back the stock pipeline, bit for bit. Calling it again does nothing.
-
-        Within a call (a callback's, or another thread's) it waits for the end of the calls that are under way.
-        """
-        with self._lock:
-            self.enabled = False
-            if len(self._calls):
-                return
-            for root in self._roots:
-                root.remove()
-            self._roots = []
-        self._end.detach()
-        if (pipe := self._pipe()) is not None:
-            undress(pipe, self)
-
-    def __enter__(self) -> Acceleration:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.disable()
-
-    @contextmanager
-    def call(self, pipe: Any = None, /, **given: Any) -> Iterator[None]:
-        """What runs within it, in this context, is one accelerated call of the pipeline: for loops of one's own.
-
-        The pipeline's own `__call__` does this by itself; `FluxPipeline.__call__(pipe, ...)`, a bound method that was
-        taken before `accelerate()`, or a loop that goes through `pipe.scheduler` and `pipe.transformer` needs it. Other
-        threads do not belong to it, unless they run in a copy of the context. given: the arguments of the pipeline's
-        call, where there is one. Raises RuntimeError once disabled, and what the call itself would be refused with.
-        """
-        pipe = self._pipe() if pipe is None else pipe
-        if pipe is None or not self.enabled:
-            raise RuntimeError("this handle is disabled, or its pipeline is gone; call accelerate(pipe, ...) again")
-        self._refresh(pipe)
-        call = Call(self, pipe, given)
-        self._calls.add(call)
-        try:
-            with entered(call):
-                yield
-        except BaseException as error:
-            clear_frames(error.__traceback__)
-            raise
-        finally:
-            call.close()
-            self._calls.discard(call)
-            del call
-            self._retire()
-
-    def _retire(self) -> None:
-        """Carry out what `disable` left to the end of the last call."""
-        if not self.enabled:
-            self.disable()
-
-    @property
-    def wants_text_attention(self) -> bool:
-        """True if regions are chosen by it."""
-        return self._method is not None and "text_attention" in self._method.scorer.needs
-
-    def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
-        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock.
-
-        What is refused is refused before there is a report of it.
-        """
-        parts = (self._method, self._temporal.policy, self.guidance, self._solver)
-        if all(part is None for part in parts):
-            return None
-        num_inference_steps = len(sigmas) - 1
-        adapter, method = self._roots[0].adapter, self._method
-        notice = None if method is None else method.overrides(num_inference_steps)
-        if self._budget is not None:
-            method = self._budget.plan(num_inference_steps, _coarse_cost(call, adapter))
-            notice = self._budget.told(num_inference_steps)
-        stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
-        if method is not None:
-            stages = _staged(method, call, model_shift, sigmas, custom)
-        prediction = predictions_of(self._temporal.policy, self._solver, len(stages))
-        self._report = Report(
-            pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps, solver="euler" if self._solver is None else self._solver.name,
-        )  # fmt: skip
-        self._tell(self._report, self._temporal.notice)
-        self._tell(self._report, notice)
-        modules = [root.module for root in self._roots]
-        _reset_stock_caches(modules)
-        return Run(
-            method, stages, _geometry(call.pipe, adapter), autoencoder_of(call.pipe), self._report, self._policy,
-            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, self.guidance,
-            prediction,
-        )  # fmt: skip
-
-    def finish(self, run: Run) -> None:
-        """A run is over, at its end or before."""
-        run.read_clocks()
-        report = run.report
-        if self.guidance is not None and report.completed and not run.paired:
-            self._tell(
-                report,
-                f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
-                "picture once a step (its guidance is distilled, or was not asked for)",
-            )
-        if report.completed and report.flops > 1.001 * report.baseline_flops:
-            cost = report.flops / report.baseline_flops
-            steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"
-            self._tell(
-                report,
-                f"this setting made the call slower than the stock pipeline: {cost:.2f} times its FLOPs ({steps}); "
-                "disable it, or choose a plan with fewer steps",
-            )
-
-    @property
-    def answers(self) -> bool:
-        """True if some calls of the denoiser are answered without running it."""
-        policy = self._temporal.policy
-        decides = getattr(policy, "tolerance", None) is not None or getattr(policy, "reuse", None) == "prediction"
-        return self.guidance is not None or decides
-
-    def answerer(self, module: Any) -> Any:
-        """What may answer for a denoiser of ours, or None."""
-        return next((root.answer for root in self._roots if root.module is module), None)
-
-    def guidance_scale(self, call: Call, module: Any) -> float:
-        """The scale that the pipeline's own formula has for this denoiser."""
-        given = call.given
-        if given.get("true_cfg_scale") is not None:
-            return float(given["true_cfg_scale"])
-        second = module is getattr(call.pipe, "transformer_2", None) and given.get("guidance_scale_2") is not None
-        return float(given["guidance_scale_2"] if second else given.get("guidance_scale") or 1.0)
-
-    def control_scale(self, call: Call, number: int) -> dict[str, Any]:
-        """The conditioning scale of a ControlNet, on and off at the noise levels that the caller's shares mean."""
-        run, given = call.run, call.given
-        scale = _of_net(given.get("controlnet_conditioning_scale"), number)
-        if run is None or scale is None:
-            return {}
-        start = _of_net(given.get("control_guidance_start", 0.0), number)
-        end = _of_net(given.get("control_guidance_end", 1.0), number)
-        step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps
-        inside = step / steps >= start and (step + 1) / steps <= end
-        return {"conditioning_scale": scale * float(inside)}
-
-    def _refresh(self, pipe: Any) -> None:
-        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
-        with self._lock:
-            transformers, nets = _transformers(pipe), _controlnets(pipe)
-            for transformer in transformers:
-                _check(transformer, self._family, self._policy)
-            known = {id(root.module): root for root in self._roots}
-            roots = []
-            try:
-                for transformer in transformers:
-                    root = known.get(id(transformer))
-                    if root is None:
-                        root = RootHook(transformer, self._family(transformer), self, self._policy)
-                    else:
-                        root.refresh()
-                    roots.append(root)
-                for number, net in enumerate(nets):
-                    root = known.get(id(net))
-                    roots.append(root or RootHook(net, roots[0].adapter, self, number=number))
-            except BaseException:
-                for root in roots:
-                    if id(root.module) not in known:
-                        root.remove()
-                raise
-            for root in self._roots:
-                if root not in roots:
-                    root.remove()
-            self._roots = roots
-
-    def _tell(self, report: Report, notice: str | None) -> None:
-        """Log a notice the first time, and note it in every report that it concerns."""
-        if notice is None:
-            return
-        report.notices.append(notice)
-        if notice not in self._told:
-            logger.warning(notice)
-            self._told.add(notice)
-
-
-def _staged(
-    method: SpatialMethod, call: Call, model_shift: float, sigmas: list[float], custom: bool
-) -> tuple[Stage, ...]:
-    """The stages of a call whose stock levels are `sigmas`; see `Acceleration.new_run`."""
-    stages = method.stages(len(sigmas) - 1, model_shift)
-    if custom:
-        if (shifts := getattr(method, "shifts", "model")) != "model":
-            raise ValueError(
-                "custom sigmas= or timesteps= are not supported together with a plan that has shifts of its own: "
-                f"{shifts=}; use shifts='model', whose stages are laid out along yours"
-            )
-        return redivided(stages, sigmas)
-    if terminal := call.scheduler.config.shift_terminal:
-        stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
-    return stages
-
-
-def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
-    scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
-    images = adapter.to_image, adapter.from_image, adapter.prediction_image
-    return Geometry(*images, adapter.patch, adapter.patch * scale)
-
-
-def _coarse_cost(call: Call, adapter: Adapter) -> float:
-    """At most what a coarse step of the call costs in fine ones, by what its arguments say."""
-    pixels, given = _geometry(call.pipe, adapter).pixels, call.given
-    height, width = given.get("height"), given.get("width")
-    if height is None or width is None:
-        return UNKNOWN
-    words = given.get("prompt_embeds")
-    text = int(given.get("max_sequence_length") or 512) if words is None else words.shape[1]
-    return coarse_cost(height * width / pixels**2, text + 77)  # and what other text encoders add
-
-
-def _of_net(value: Any, number: int) -> Any:
-    """What a ControlNet of several has of an argument that may be one for all."""
-    return value[number] if isinstance(value, list | tuple) else value
-
-
-def _reset_stock_caches(modules: list[Any]) -> None:
-    """Caches of diffusers' own that the user enabled do not outlive a layout."""
-    for module in modules:
-        if hasattr(module, "_reset_stateful_cache"):
-            module._reset_stateful_cache()
-
-
-def _transformers(pipe: Any) -> list[Any]:
-    """The denoiser or, of a pipeline that has one each for high and low noise levels (Wan 2.2), both."""
-    second = getattr(pipe, "transformer_2", None)
-    return [pipe.transformer] if second is None else [pipe.transformer, second]
-
-
-def _controlnets(pipe: Any) -> list[Any]:
-    controlnet = getattr(pipe, "controlnet", None)
-    return list(getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []))
-
-
-def _check(transformer: Any, family: type[Adapter], policy: Policy | None) -> None:
-    """Raises RuntimeError, TypeError or ValueError for a denoiser that can't be accelerated as it is now."""
-    if hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None:
-        raise RuntimeError(
-            "the whole transformer was compiled, which compiles ralu_cache's hooks away; use "
-            "transformer.compile_repeated_blocks() instead"
-        )
-    if not (isinstance(transformer, nn.Module) and family.matches(transformer)):
-        raise TypeError(
-            f"pipe.transformer is a {stock_of(type(transformer)).__name__} now, which the {family.family} adapter does "
-            "not know; call accelerate(pipe, ...) again"
-        )
-    if policy is None:
-        return
-    if getattr(transformer, "is_cache_enabled", False):
-        raise ValueError(
-            f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
-            "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
-        )
-    blocks = family(transformer).blocks(transformer)
-    if policy.caches != "stack" and any(getattr(block, "_compiled_call_impl", None) is not None for block in blocks):
-        raise RuntimeError(
-            "a temporal policy that reaches into the blocks (row-sparse recompute, layer caches) does not work in "
-            "compiled ones, which would be compiled again and again; leave out compile_repeated_blocks(), or use "
-            "teacache, seacache or taylorseer"
-        )
+def _check_parts(
+    family: type[Adapter], method: SpatialMethod | None, policy: Policy | Forecast | None, settings: Mapping[str, Any]
+) -> None:
+    """Raises ValueError for what the family's adapter lacks a part for."""
+    asked = "spatial" if settings["speedup"] is None else "speedup"
+    if asked == "speedup":
+        need(family, "cost", f"{asked}={settings[asked]!r}")
+    if method is not None:
+        need(family, "tokens", f"{asked}={settings[asked]!r}")
+        if "text_attention" in method.scorer.needs:
+            need(family, "text attention", f"regions={method.scorer.name!r}")
+    if policy is not None and not isinstance(policy, Forecast):
+        need(family, "blocks" if policy.caches == "stack" else "layers", f"temporal={settings['temporal']!r}")

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ralu_cache.sweep.options import add_recommend, add_sweep
+from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_sweep, positive
 from ralu_cache.tune.calibration.options import add_calibrate
 
-EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-flux-dev")
 DEMO_MODELS = EMBEDDED[:3]
 METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ralu-4x+forecast:2+solver=multistep"
 
@@ -59,10 +58,10 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--models", nargs="+", choices=DEMO_MODELS, default=DEMO_MODELS, help="all, if not given")
     parser.add_argument("--quick", action="store_true", help="two prompts, three methods, one round")
-    parser.add_argument("--steps", type=_positive, help="steps of the full run (50)")
-    parser.add_argument("--size", type=_positive, help="pixels of a side (128; 64 of tiny-wan)")
+    parser.add_argument("--steps", type=positive, help="steps of the full run (50)")
+    parser.add_argument("--size", type=positive, help="pixels of a side (128; 64 of tiny-wan)")
     parser.add_argument("--seeds", type=int, nargs="+", help="one batch of pictures or videos per seed (0)")
-    parser.add_argument("--repeats", type=_positive, help="rounds of the interleaved timing (3; 2 of tiny-wan)")
+    parser.add_argument("--repeats", type=positive, help="rounds of the interleaved timing (3; 2 of tiny-wan)")
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD", help=f"{METHODS} (the models' presets, some with caching)"
     )
@@ -72,12 +71,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    others = ", ".join(EMBEDDED[1:])
-    add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER", help=f"or {others}; default: {EMBEDDED[0]}")
+    add_call(parser)
     add("--prompt", action="append", required=True, help="repeat it for a batch")
-    add("--negative-prompt", help="for every prompt")
-    add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
-    add("--guidance-scale", type=float, help="of the pipeline")
     add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
     add(
         "--temporal", default="none", metavar="NAME[:VALUE]", help="seacache:0.3, forecast:3, ...; default: %(default)s"
@@ -86,29 +81,18 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--guidance", default="none", metavar="early[:T]", help="guide only in the stages that aren't fine, or until T"
     )
     add("--solver", default="none", metavar="NAME", help="multistep, multistep:3 or dpm in place of Euler steps")
-    add("--height", type=_positive, help="pixels")
-    add("--width", type=_positive, help="pixels")
-    add("--steps", type=_positive, help="num_inference_steps; presets bring their own")
+    add("--height", type=positive, help="pixels")
+    add("--width", type=positive, help="pixels")
+    add("--steps", type=positive, help="num_inference_steps; presets bring their own")
     add("--seed", type=int, default=0, help="of the first picture; the next ones count up from it")
-    add("--num-images", type=_positive, default=1, help="pictures or videos per prompt")
-    add("--num-frames", type=_positive, help="of a video")
-    add("--frames-per-second", type=_positive, help="of the GIF that a video becomes (16; 8 of tiny-wan)")
-    add("--max-sequence-length", type=_positive, help="text tokens")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
-    add("--device", help="default: cuda if there is one, else cpu")
+    add("--num-images", type=positive, default=1, help="pictures or videos per prompt")
+    add("--num-frames", type=positive, help="of a video")
+    add("--frames-per-second", type=positive, help="of the GIF that a video becomes (16; 8 of tiny-wan)")
     add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
     add("--out", default="out/generate", metavar="FILE_OR_FOLDER", help="default: %(default)s")
     add("--report", metavar="FILE.json", help="save what the run did")
     add("--plot", metavar="FILE.png", help="draw the run's timeline, caching and regions")
     parser.set_defaults(run=_generate)
-
-
-def _positive(text: str) -> int:
-    """A positive number for argparse, which names the option in its own error."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ralu_cache.adapters import known_adapters
+from ralu_cache.adapters.parts import PARTS, parts_of
 from ralu_cache.plane.guidance import EARLY
 from ralu_cache.plane.presets import PRESETS
 from ralu_cache.plane.regions import scorer_names
@@ -48,6 +49,10 @@ def describe() -> str:
         "families and their pipelines": [
             f"{adapter.family} (spatial 'ralu' is '{adapter.default_preset}'): {', '.join(adapter.pipelines)}"
             for adapter in known_adapters()
+        ],
+        "what a family's adapter can": [
+            *(f"{family.family:<15} {', '.join(parts_of(family))}" for family in known_adapters()),
+            *(f"{name:<15} serves {use}" for name, (_, use) in PARTS.items()),
         ],
         "spatial presets as RALU.paper(name) runs them (ends in t = 1 - sigma); by name they keep steps and refined "
         f"share, with ends {_list(default.ends)}, the sampler's own shift and Z 3": presets,

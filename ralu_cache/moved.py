@@ -15,7 +15,6 @@ MOVED = {
     "budget": "plane.budget",
     "calibration": "tune.calibration",
     "calibration.fit": "tune.calibration.fit",
-    "calibration.hindsight": "tune.calibration.hindsight",
     "calibration.watch": "tune.calibration.watch",
     "canvas": "plane.canvas",
     "coefficients": "temporal.coefficients",

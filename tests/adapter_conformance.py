@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.adapters import Adapter, find_adapter
-from ralu_cache.engine.root import LayoutCall
+from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.plane.canvas import TokenLayout
 from tests.pipelines import make_pipeline, make_sd3_pipeline, nothing_under_way, pictures
 from tests.pipelines_qwen import make_qwen_pipeline, qwen_pictures

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ralu_cache.adapters import base, find_adapter
+from ralu_cache.adapters import find_adapter
+from ralu_cache.adapters.registry import BUILT_IN
 from tests.adapter_conformance import CHECKS, FAMILIES, Family
 
 
@@ -16,4 +17,4 @@ def test_conformance(check: Callable[[Family], None], family: Family) -> None:
 
 def test_every_built_in_adapter_is_listed() -> None:
     listed = {type(find_adapter(family.make())).__name__ for family in FAMILIES}
-    assert listed == {path.partition(":")[2] for path in base._BUILTIN}
+    assert listed == {path.partition(":")[2] for path in BUILT_IN}

@@ -13,7 +13,7 @@ import torch
 import ralu_cache.demo
 from ralu_cache import RALU, TeaCache, accelerate
 from ralu_cache.cli import main
-from ralu_cache.temporal.coefficients import find_profile, model_folder, profile_name, settle
+from ralu_cache.temporal.coefficients import calibrated, find_profile, model_folder, profile_name
 from ralu_cache.temporal.profile import Profile, StageFit, read_profile
 from ralu_cache.tune.calibration.fit import calibrate
 from tests.pipelines import make_pipeline, make_sd3_pipeline, make_sd3_transformer, pictures
@@ -117,8 +117,8 @@ def test_what_is_given_wins(folder: Path) -> None:
     constant(0.0).save(folder / "teacache.json")
     pipe = loaded(folder)
     for given in (TeaCache(0.3, "flux"), TeaCache(0.3, (1.0, 0.0)), None):
-        settled = settle(given, "name", pipe.transformer, "flux", "none")
-        assert settled.policy is given and settled.name == "name" and settled.notice is None
+        found = calibrated(given, "name", pipe.transformer, "flux", "none")
+        assert found.policy is given and found.name == "name" and found.notice is None
     report, _, _ = decisions(pipe, "teacache:0.3,coefficients=identity")
     assert report.temporal == "teacache:0.3,coefficients=identity"
 

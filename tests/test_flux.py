@@ -14,7 +14,7 @@ import torch
 from diffusers import FluxPipeline
 
 from ralu_cache import RALU, accelerate
-from ralu_cache.adapters.flux import text_attention
+from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.engine.scheduler import _staged_class
 from ralu_cache.plane.regions import scorer_names
 from tests.pipelines import (
@@ -268,5 +268,6 @@ def test_text_attention_is_the_share_that_stock_attention_gives_the_text() -> No
     rotary = (angles.cos(), angles.sin())
     with torch.no_grad():
         expected = attention(**inputs, image_rotary_emb=rotary)[0].mean(-1)
-        torch.testing.assert_close(text_attention(attention, **inputs, image_rotary_emb=rotary), expected)
+        found = FluxAdapter(make_transformer()).text_attention(attention, **inputs, image_rotary_emb=rotary)
+        torch.testing.assert_close(found, expected)
     assert 0.1 < expected.mean() < 0.9

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hindsight import judge, oracle, replay, stale, threshold_for
 from ralu_cache import TeaCache
-from ralu_cache.tune.calibration.hindsight import judge, oracle, replay, stale, threshold_for
 from ralu_cache.tune.calibration.watch import Trace
 from tests.strategies import situations
 

@@ -109,7 +109,7 @@ def test_what_is_lengthened_token_by_token_is_read_back(layout: TokenLayout) -> 
 def test_frames_and_anchors(pipe: Any) -> None:
     with accelerate(pipe, spatial=PLAN):
         usual = latents(pipe)
-    for options in ({"frame": "fine"}, {"anchor": "corner"}):
+    for options in ({"positions": "fine"}, {"anchor": "corner"}):
         with accelerate(pipe, spatial=RALU(steps=(2, 2, 2), **options)):
             other = latents(pipe)
         assert other.isfinite().all() and not torch.allclose(other, usual, atol=1e-4)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate
-from ralu_cache.adapters.base import attention_heads, text_share
+from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.sd3 import SD3Adapter, sample_table
 from tests.pipelines import (
     HEIGHT,
@@ -90,8 +90,10 @@ def test_a_coarse_step_is_the_stock_forward_on_the_half_size_picture(pipe: Any) 
         torch.testing.assert_close(output, halves[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"frame": "fine"}, {"anchor": "corner"}, {"frame": "fine", "anchor": "corner"}])
-def test_frames_and_anchors(pipe: Any, options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"positions": "fine"}, {"anchor": "corner"}, {"positions": "fine", "anchor": "corner"}]
+)
+def test_positions_and_anchors(pipe: Any, options: dict[str, str]) -> None:
     with accelerate(pipe, spatial=PLAN):
         usual = latents(pipe)
     with accelerate(pipe, spatial=RALU(steps=(2, 2, 2), **options)):

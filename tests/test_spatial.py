@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import warnings
 from itertools import pairwise
 
 import pytest
 
-from ralu_cache import RALU, register_spatial, spatial
+from ralu_cache import RALU, register_spatial
+from ralu_cache.plane import spatial
 from ralu_cache.plane.presets import PRESETS
 from ralu_cache.plane.schedule import renoised_sigma, solve_nt_dm
 from ralu_cache.plane.spatial import resolve_spatial, spatial_names
@@ -83,3 +85,18 @@ def test_four_stages_refine_growing_shares() -> None:
     spread = RALU(steps=(2, 2, 2, 2), ends=(0.1, 0.2, 0.3, 1.0), ratio=0.4).ratios()
     assert spread == (0.0, 0.4, pytest.approx(0.7), 1.0)
     assert all(math.isfinite(s) for stage in plan.stages(50, 3.0) for s in stage.sigmas)
+
+
+def test_an_older_name_of_an_option_still_serves_and_says_the_new_one() -> None:
+    with pytest.warns(DeprecationWarning, match=r"RALU\.frame is called positions now"):
+        plan = RALU(frame="fine")
+    assert plan == RALU(positions="fine")
+    with pytest.warns(DeprecationWarning, match="positions"):
+        assert plan.frame == "fine"
+    with pytest.warns(DeprecationWarning, match="positions"):
+        assert dataclasses.replace(plan, frame="own") == RALU()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert dataclasses.replace(plan, positions="own") == RALU() and "frame=" not in repr(plan)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frames'"):
+        RALU(frames="own")

@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ralu_cache import RALU, Adaptive, Scorer, SeaCache, TaylorSeer, ToCa, accelerate
+from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.wan import rotary_tables
 from ralu_cache.engine.autoencoder import autoencoder_of
-from ralu_cache.engine.root import LayoutCall
 from ralu_cache.plane.canvas import TokenLayout, join_frames, split_frames
 from ralu_cache.plane.regions import Evidence, get_scorer, share_over_time
 from ralu_cache.plane.transition import make_lift
@@ -87,7 +87,7 @@ def test_whole_positions_are_the_stock_table_bit_for_bit(frames: int) -> None:
         assert torch.equal(table, expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"frame": "fine"}, {"anchor": "corner"}])
+@pytest.mark.parametrize("options", [{}, {"positions": "fine"}, {"anchor": "corner"}])
 def test_every_frame_has_the_same_positions(options: dict[str, str], pipe: Any) -> None:
     """Coarse and fine tokens alike, at the frame's borders too: only the frame's own number differs."""
     tables: list[Any] = []
@@ -170,7 +170,7 @@ def test_regions_per_frame_and_shared_over_time(pipe: Any) -> None:
 
 
 def test_regions_over_time_is_checked(pipe: Any) -> None:
-    with pytest.raises(ValueError, match="unknown regions_over_time 'every'; accepted: frame, shared"):
+    with pytest.raises(ValueError, match="regions_over_time must be one of 'frame', 'shared', got 'every'"):
         RALU(regions_over_time="every")
     images = make_pipeline()
     accelerate(images, spatial=RALU(steps=(2, 2, 2), regions_over_time="shared"))

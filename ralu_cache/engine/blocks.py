@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ralu_cache.adapters.base import Adapter, Hook, Processors
+from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.protocols import Blocks, Layers, Processors
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.layers import LayerStack, Mode
@@ -83,7 +84,7 @@ class BlockStack:
     def __init__(
         self,
         transformer: nn.Module,
-        adapter: Adapter,
+        adapter: Blocks,
         policy: Policy,
         user: object,
         working: Callable[[], Any],
@@ -93,11 +94,15 @@ class BlockStack:
         blocks = adapter.blocks(transformer)
         self._lists = _lists_of(blocks, transformer)
         self._handles: list[Any] = []
+        self._sparse: Layers | None = None
         self._processors: Processors | None = None
         self.layers: LayerStack | None = None
         if policy.caches == "rows":  # these may refuse, so they come first
-            self._processors = adapter.install_rows(transformer, user, _rows)
+            assert isinstance(adapter, Layers)
+            self._sparse = adapter
+            self._processors = adapter.install_processors(transformer, user, _rows)
         elif policy.caches != "stack":
+            assert isinstance(adapter, Layers)
             self.layers = LayerStack(transformer, adapter, user, policy.measures, policy.caches == "layers+rows")
         for held in self._lists:
             occupy(held, user, _passed_over)
@@ -132,7 +137,8 @@ class BlockStack:
         stack.entered = self.adapter.block_input(args, kwargs)
         if stack.tokens is None:
             return None
-        return self.adapter.with_block_input(args, kwargs, take(stack.entered, stack.tokens))
+        assert self._sparse is not None
+        return self._sparse.with_block_input(args, kwargs, take(stack.entered, stack.tokens))
 
     def _leave(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         state = self._working()

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ralu_cache.adapters.base import Adapter
-from ralu_cache.adapters.layers import Projections, Role, Site, find_sites, is_single
+from ralu_cache.adapters.protocols import Layers, Measures
+from ralu_cache.adapters.sites import Role, Site
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.history.layer_cache import Fresh, LayerCache
@@ -45,7 +45,7 @@ class _Record:
     text: int
     samples: Tensor | None
     inner: bool
-    projections: dict[Site, Projections]
+    projections: dict[Site, Measures]
     given: dict[Site, dict[str, Tensor]] = field(default_factory=dict)  # what projections gave, until it is measured
 
     def forget(self) -> None:
@@ -156,7 +156,7 @@ class LayerStack:
     tokens the call has; samples: (k,) int64, those of the cache's batch that the call is made for, None for all.
     ControlNet samples are added between blocks, so a replay needs them.
 
-    measures: of "key", "value", "attention", those that `record` keeps of the tokens (see `Projections`).
+    measures: of "key", "value", "attention", those that `record` keeps of the tokens (see `Layers.measures`).
     chooses: False if no replay will ever choose tokens; then less is kept of single blocks.
 
     Raises ValueError for blocks of another make.
@@ -165,7 +165,7 @@ class LayerStack:
     def __init__(
         self,
         transformer: nn.Module,
-        adapter: Adapter,
+        adapter: Layers,
         user: object,
         measures: Sequence[str] = (),
         chooses: bool = True,
@@ -174,23 +174,25 @@ class LayerStack:
         self._measures, self._chooses = tuple(measures), chooses
         self._sites: list[tuple[Site, nn.Module]] = []
         self._watched: list[nn.Module] = []
-        self._projections: dict[Site, Projections] = {}
+        self._projections: dict[Site, Measures] = {}
         self.refresh()
 
     @property
     def singles(self) -> tuple[bool, ...]:
         """Of each layer, whether it is a single block."""
-        return tuple(is_single(block) for block in self._adapter.blocks(self._transformer))
+        single = {site.layer for site, _ in self._sites if site.role is Role.PROJ_MLP}
+        return tuple(layer in single for layer in range(len(self._adapter.blocks(self._transformer))))
 
     def refresh(self) -> None:
-        """Reach into the submodules that are there now: LoRA, for one, replaces some. Raises what `find_sites` does."""
-        sites = find_sites(self._adapter.blocks(self._transformer))  # this may refuse, so it comes first
+        """Reach into the submodules that are there now: LoRA replaces some. Raises what `Layers.sites` does."""
+        sites = self._adapter.sites(self._transformer)  # this may refuse, so it comes first
         watched = [module for site, attention in self._attentions(sites) for module in attention.modules()]
         known = [*(module for _, module in self._sites), *self._watched]
         if [*map(id, known)] == [*map(id, [*(module for _, module in sites), *watched])]:
             return
         projections = {
-            site: Projections(module, site, self._measures, _given) for site, module in self._attentions(sites)
+            site: self._adapter.measures(module, site, self._measures, _given)
+            for site, module in self._attentions(sites)
         }
         self.remove()
         self._sites, self._watched, self._projections = sites, watched, projections

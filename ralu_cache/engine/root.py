@@ -7,6 +7,7 @@ pipeline needs while a denoiser runs hangs on that call, so several may run thro
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ralu_cache.adapters.base import Adapter, Hook
+from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.protocols import Adapter, Blocks, Cost, Layers, LayoutCall, Setting, TextAttention, Tokens
 from ralu_cache.adapters.weights import at_hand
+from ralu_cache.engine.arguments import control_scale, guidance_scale
 from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
@@ -24,31 +27,9 @@ from ralu_cache.engine.forecasted import Forecasted, stood_in
 from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
 from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.verdict import Group
-from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Policy
-
-
-@dataclass(frozen=True)
-class LayoutCall:
-    """A denoiser call of the run in flight, on the tokens of `layout`.
-
-    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call; they count on a grid of
-    `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all; `fresh` says
-    which of their tokens run through the blocks, None if all do. `tables` keeps what depends on the layout alone
-    (rotary tables, by module and number of ids) from step to step. `staged`: the run has stages, so other calls bring
-    tables that differ between samples; then all do, for compiled blocks are compiled again for each kind.
-    """
-
-    layout: TokenLayout
-    positions: Tensor | None
-    call: Mapping[str, Any]
-    tables: dict[Any, Any]
-    extent: tuple[int, int]
-    rows: Tensor | None = None
-    fresh: Rows | None = None
-    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +72,16 @@ class RootState:
         self.stack.rest()
 
 
+class Uncounted:
+    """The cost of calls of a family that does not say it."""
+
+    def flops(self, call: Mapping[str, Any]) -> float:
+        return math.nan
+
+    def skipped_flops(self, call: Mapping[str, Any]) -> float:
+        return math.nan
+
+
 class RootHook:
     """Reduces each call of `module` that a call of the handle's pipeline makes to the run's layout, and expands it.
 
@@ -103,6 +94,10 @@ class RootHook:
         self, module: nn.Module, adapter: Adapter, handle: Any, policy: Policy | None = None, number: int | None = None
     ) -> None:
         self.module, self.adapter, self.handle, self.policy = module, adapter, handle, policy
+        self._tokens = adapter if isinstance(adapter, Tokens) else None
+        self._blocks = adapter if isinstance(adapter, Blocks) else None
+        self._layers = adapter if isinstance(adapter, Layers) else None
+        self._cost: Cost = adapter if isinstance(adapter, Cost) else Uncounted()
         self.reduce_only, self.number = number is not None, number
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
         self._landmarks: list[nn.Module] = []
@@ -126,16 +121,20 @@ class RootHook:
             return
         self.remove()
         if self.policy is not None:
-            self.stack = BlockStack(self.module, self.adapter, self.policy, self.handle, self.working)
+            assert self._blocks is not None
+            self.stack = BlockStack(self.module, self._blocks, self.policy, self.handle, self.working)
         self._handles = [
             self.module.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
             self.module.register_forward_hook(Hook(self._after), with_kwargs=True, always_call=True),
-            *self.adapter.install_positions(self.module, self.active),
         ]
+        if self._tokens is not None:
+            self._handles += self._tokens.install_positions(self.module, self.active)
         if not self.reduce_only and self.handle.answers:
             occupy(self.module, self.handle, answering)
         if not self.reduce_only and self.handle.wants_text_attention:
-            self._handles += self.adapter.install_text_attention(self.module, self._run)
+            assert isinstance(self.adapter, TextAttention)
+            wanted, keep = self._wants_text_attention, self._keep_text_attention
+            self._handles += self.adapter.install_text_attention(self.module, wanted, keep)
         self._landmarks = landmarks
 
     def remove(self) -> None:
@@ -158,8 +157,13 @@ class RootHook:
         state = self.working()
         return None if state is None else state.active
 
-    def _run(self) -> Run | None:
-        return None if self.working() is None else current().run
+    def _wants_text_attention(self) -> bool:
+        return self.working() is not None and current().run.wants_text_attention
+
+    def _keep_text_attention(self, share: Tensor) -> None:
+        """share: (B, n + extra)."""
+        run = current().run
+        run.text_attention = share[:, : run.layout.tokens]
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -177,12 +181,12 @@ class RootHook:
         call.working = state
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         run: Run = call.run
-        self.adapter.check(given, run)
+        self.adapter.check(given, self._setting(run))
         grid = run.grid or self.adapter.grid(given)
         batch, whole_call = len(given["hidden_states"]), given
         run.begin(grid, batch, lambda: self.adapter.latents(whole_call, grid), self.adapter.frames(given))
         rows = run.rows(batch)
-        full = 0.0 if self.reduce_only else self.adapter.flops(given)
+        full = 0.0 if self.reduce_only else self._cost.flops(given)
         skipped = frozenset() if self.reduce_only else self._skipped(state, run, given)
         if skipped.issuperset(rows):  # of a denoiser that has not run yet, so the form of its answers is not known
             run.compute_all()
@@ -192,7 +196,7 @@ class RootHook:
         index = pair.index if forecast is None and pair is not None else None if forecast is None else forecast.index
         if index is not None:
             rows = tuple(rows[row] for row in index)
-            given = self.adapter.rows(given, torch.tensor(index, device=given["hidden_states"].device))
+            given = self.adapter.select(given, torch.tensor(index, device=given["hidden_states"].device))
         layout = run.layout_for(rows)
         short, positions = given, None
 
@@ -201,18 +205,19 @@ class RootHook:
 
         if run.method is not None:
             if self.number is not None:
-                given = short = {**given, **self.handle.control_scale(call, self.number)}
+                given = short = {**given, **control_scale(call, self.number)}
             if not layout.all_fine:
+                assert self._tokens is not None
                 positions = run.positions(layout)
-                short = self.adapter.shorten(given, layout, layout.reduce(seen()), positions)
+                short = self._tokens.shorten(given, layout, layout.reduce(seen()), positions)
         branch, groups = None, [Group()]
         if not self.reduce_only:
             run.count_call(full, layout.batch)
             if forecast is not None:
-                run.spare_by_forecast(forecast.dropped, self.adapter.flops(short) / len(rows) * forecast.dropped)
+                run.spare_by_forecast(forecast.dropped, self._cost.flops(short) / len(rows) * forecast.dropped)
             if pair is not None and pair.index is not None:
                 left_out = batch - len(pair.index)
-                run.spare(self.adapter.flops(short) / len(rows) * left_out)
+                run.spare(self._cost.flops(short) / len(rows) * left_out)
             if run.policy is not None:
                 branch = run.branch(module, rows, *self.adapter.conditioning(given))
                 if run.policy.signal is not None:  # which may ask the embedding for it
@@ -231,7 +236,7 @@ class RootHook:
         paired = self.adapter.guidance == "calls" or bool(call.pipe.do_classifier_free_guidance)
         if self.reduce_only and (self.adapter.guidance == "calls" or not paired or any(run.guided(batch // 2))):
             return None
-        scale = self.handle.guidance_scale(call, self.module)
+        scale = guidance_scale(call, self.module)
         return pair_of(guidance, run, self.adapter.guidance, given, batch, run.calls == 0, paired, scale)
 
     def _seen(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
@@ -239,7 +244,7 @@ class RootHook:
         assert run.layout is not None and run.grid is not None
         batch, grid, layout = len(given["hidden_states"]), run.grid, run.layout
         last = torch.arange(batch - layout.batch, batch, device=given["hidden_states"].device)
-        own = given if batch == layout.batch else self.adapter.rows(given, last)
+        own = given if batch == layout.batch else self.adapter.select(given, last)
 
         def canvas() -> Tensor:
             return run.model_input(self.adapter.latents(own, grid), range(layout.batch))
@@ -248,7 +253,8 @@ class RootHook:
             short, positions = own, None
             if run.method is not None and not layout.all_fine:
                 positions = run.positions(layout)
-                short = self.adapter.shorten(own, layout, layout.reduce(canvas()), positions)
+                assert self._tokens is not None
+                short = self._tokens.shorten(own, layout, layout.reduce(canvas()), positions)
             state.active = LayoutCall(layout, positions, short, run.tables, run.extent)  # embedding may ask for it
             return self._signal(short)
 
@@ -274,8 +280,8 @@ class RootHook:
             call.working, state.depth = working, 0
         if not skipped.issuperset(rows):
             return None
-        self.adapter.check(given, run)
-        run.count_call(self.adapter.flops(given), 0)
+        self.adapter.check(given, self._setting(run))
+        run.count_call(self._cost.flops(given), 0)
         run.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return state.known.instead(stood_in(self.adapter, run, hidden, rows))
 
@@ -303,14 +309,20 @@ class RootHook:
             if any(guided):
                 return None
             answer = unconditional(guided, run.guidance, run, state.known, conditional)
-        run.count_call(self.adapter.flops(given), 0)
+        run.count_call(self._cost.flops(given), 0)
         run.spare(state.known.flops)
         return state.known.instead(answer)
 
+    @staticmethod
+    def _setting(run: Run) -> Setting:
+        caches = None if run.policy is None else run.policy.caches
+        return Setting(run.method is not None, caches, len(run.places), run.believed_steps, run.leaves_out)
+
     def _signal(self, call: Mapping[str, Any]) -> Tensor:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
-        with at_hand(self.module, self.adapter.blocks(self.module)[0]):
-            return self.adapter.modulated_input(self.module, call)
+        assert self._blocks is not None
+        with at_hand(self.module, self._blocks.blocks(self.module)[0]):
+            return self._blocks.modulated_input(self.module, call)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         call = current()
@@ -327,7 +339,7 @@ class RootHook:
             if self.handle.answers and not self.reduce_only and pending.run.calls == 1:
                 known = state.known
                 known.step, known.conditional = pending.run.index, output if result is None else result
-                known.flops, known.rows = self.adapter.flops(pending.call), pending.layout.batch
+                known.flops, known.rows = self._cost.flops(pending.call), pending.layout.batch
             return result
         finally:
             state.rest()
@@ -348,7 +360,8 @@ class RootHook:
             return None
         prediction = _assemble(parts, pending.groups)
         if pending.positions is not None:
-            prediction = self.adapter.lengthen(prediction, pending.layout)
+            assert self._tokens is not None
+            prediction = self._tokens.lengthen(prediction, pending.layout)
         if pending.forecast is not None:
             prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call["hidden_states"])
         if pair is not None and run.guidance is not None:
@@ -357,24 +370,26 @@ class RootHook:
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
-        call = pending.call if group.rows is None else self.adapter.rows(pending.call, group.rows)
+        call = pending.call if group.rows is None else self.adapter.select(pending.call, group.rows)
         run, branch = pending.run, pending.branch
-        flops = uncached = 0.0 if self.reduce_only else self.adapter.flops(call)
+        flops = uncached = 0.0 if self.reduce_only else self._cost.flops(call)
         fresh = None
         if branch is not None and self.stack is not None:
-            rows = branch.rows(group, pending.layout, self.adapter.size(call)[2])
+            rows = branch.rows(group, pending.layout, self._text(call))
             if branch.layers is not None:
                 flops = self._enter_layers(state, branch.layers, pending, group, call)
             elif group.residual is None:
                 state.stack.run(rows)
             elif group.tokens is None:
-                call = self.adapter.without_control(call)
-                flops = self.adapter.skipped_flops(call)
+                assert self._blocks is not None
+                call = self._blocks.without_control(call)
+                flops = self._cost.skipped_flops(call)
                 state.stack.skip(group.residual)
             else:
+                assert self._layers is not None
                 fresh = rows
-                call = self.adapter.sparse_control(call, group.tokens)
-                flops = self.adapter.sparse_flops(call, group.tokens.shape[1])
+                call = self._layers.sparse_control(call, group.tokens)
+                flops = self._layers.sparse_flops(call, group.tokens.shape[1])
                 state.stack.run(rows, group.residual)
         state.active = LayoutCall(
             pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh, run.method is not None
@@ -388,19 +403,24 @@ class RootHook:
     ) -> float:
         """Say what each layer does in a group's call; returns its FLOPs."""
         assert self.stack is not None and self.stack.layers is not None and pending.branch is not None
+        assert self._layers is not None
         cache.check(pending.layout)
-        layers, policy, text = self.stack.layers, pending.branch.policy, self.adapter.size(call)[2]
+        layers, policy, text = self.stack.layers, pending.branch.policy, self._text(call)
         state.stack.run()
         if group.residual is None:
             state.stack.mode = layers.record(cache, pending.run.sigma, text, group.rows, policy.order + 1)
-            return self.adapter.flops(call)
+            return self._cost.flops(call)
         if policy.caches == "layers":
             state.stack.mode = layers.forecast(cache, pending.branch.forecast_layer, text, group.rows)
-            return self.adapter.replay_flops(call)
+            return self._layers.replay_flops(call)
         image, context = pending.branch.refresh(group, text, layers.singles)
         state.stack.mode = layers.replay(cache, text, group.rows, image, context)
         counts = (() if fresh is None or fresh.counts is None else fresh.counts for fresh in (image, context))
-        return self.adapter.replay_flops(call, *counts)
+        return self._layers.replay_flops(call, *counts)
+
+    def _text(self, call: Mapping[str, Any]) -> int:
+        """Text tokens that run through the blocks, where layers are known; nobody else asks."""
+        return 0 if self._layers is None else self._layers.size(call)[2]
 
     def _leave(self, state: RootState, pending: Pending, group: Group, prediction: Tensor) -> Tensor:
         """Keep what a group computed."""

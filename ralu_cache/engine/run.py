@@ -449,9 +449,9 @@ class Run:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """(rows, columns) of the grid that position ids count on: of fine tokens, or in their own frame of coarse."""
+        """(rows, columns) of the grid that position ids count on: of fine tokens, or of coarse ones."""
         assert self.layout is not None
-        fine = self.method is not None and self.method.frame == "fine"
+        fine = self.method is not None and self.method.positions == "fine"
         return self.layout.fine_grid if fine else self.layout.cells
 
     def positions(self, layout: TokenLayout) -> Tensor:
@@ -461,7 +461,7 @@ class Run:
             assert self.method is not None
             anchor = ANCHORS[self.method.anchor]
             ids = layout.positions(anchor)
-            self.tables[key] = ids if self.method.frame == "fine" else (ids - anchor) / 2
+            self.tables[key] = ids if self.method.positions == "fine" else (ids - anchor) / 2
         return self.tables[key]
 
     def count_call(self, full_flops: float, samples: int) -> None:

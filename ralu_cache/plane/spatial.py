@@ -9,14 +9,20 @@ from functools import partial
 from typing import Protocol
 
 from ralu_cache.plane import presets, schedule
+from ralu_cache.plane.checks import check_choice
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
 from ralu_cache.plane.regions import Scorer, get_scorer
+from ralu_cache.plane.renamed import renamed
 from ralu_cache.plane.transition import LIFTS, NOISES, STARTS
 
-FRAMES = ("own", "fine")
+POSITIONS = ("own", "fine")
 SHIFTS = ("model", "nt-dm")
 OVER_TIME = ("frame", "shared")
 ANCHORS = {"center": 0.5, "corner": 0.0}
+CHOICES = {
+    "noise": NOISES, "start": STARTS, "lift": LIFTS, "positions": POSITIONS, "anchor": tuple(ANCHORS),
+    "regions_over_time": OVER_TIME,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class SpatialMethod(Protocol):
     @property
     def lift(self) -> str: ...
     @property
-    def frame(self) -> str: ...
+    def positions(self) -> str: ...
     @property
     def anchor(self) -> str: ...
     @property
@@ -61,11 +67,7 @@ class SpatialMethod(Protocol):
     def overrides(self, num_inference_steps: int) -> str | None: ...
 
 
-def _choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(accepted)}")
-
-
+@renamed(frame="positions")
 @dataclass(frozen=True)
 class RALU:
     """Region-adaptive latent upsampling (arXiv 2507.08422): coarse steps, then refined regions, then everything.
@@ -90,7 +92,7 @@ class RALU:
             or "nt-dm": those that noise-timestep distribution matching finds (shipped solved for the published plans).
         z: level ratio of the transitions, sigma' = z sigma / (1 + (z - 1) sigma); by default 3, with "nt-dm" its own.
         shift: the sampler shift that NT-DM matches, or "model".
-        frame: position ids of coarse tokens count coarse tokens ("own") or fine ones ("fine").
+        positions: position ids of coarse tokens count coarse tokens ("own") or fine ones ("fine").
         anchor: a coarse token sits at its cell's "center" or "corner".
         guidance: where classifier-free guidance is computed unless `accelerate(guidance=...)` says otherwise, see
             there; None and "all" leave it to the call.
@@ -109,7 +111,7 @@ class RALU:
     shifts: tuple[float, ...] | str = "model"
     z: float | None = None
     shift: float | str = 3.0
-    frame: str = "own"
+    positions: str = "own"
     anchor: str = "center"
     regions_over_time: str = "frame"
     guidance: str | Guidance | tuple[bool, ...] | None = field(default=None, repr=False)  # no part of the plan
@@ -120,22 +122,18 @@ class RALU:
             raise ValueError(f"give steps or split, not both; got steps={self.steps} and split={self.split}")
         if self.steps is None and self.split is None:
             object.__setattr__(self, "steps", (5, 6, 7))
-        for name, accepted in (("noise", NOISES), ("start", STARTS), ("lift", LIFTS), ("frame", FRAMES)):
-            _choice(name, getattr(self, name), accepted)
-        _choice("anchor", self.anchor, tuple(ANCHORS))
-        _choice("regions_over_time", self.regions_over_time, OVER_TIME)
+        for name, accepted in CHOICES.items():
+            check_choice(name, getattr(self, name), accepted)
         if self.noise == "paper" and self.lift != "nearest":
             raise ValueError(
                 f"lift={self.lift!r} needs noise='rewind': the paper's noise is defined for 'nearest' only"
             )
         if isinstance(self.shifts, str):
-            _choice("shifts", self.shifts, SHIFTS)
+            check_choice("shifts", self.shifts, SHIFTS)
         if self.noise == "paper" and self.z is not None and self.z < 2:
             raise ValueError(f"noise='paper' needs z >= 2, got z={self.z}")
-        if isinstance(self.shift, str):
-            _choice("shift", self.shift, ("model",))
-        elif not (math.isfinite(self.shift) and self.shift > 0):
-            raise ValueError(f"shift must be a positive number or 'model', got {self.shift}")
+        if self.shift != "model" and (isinstance(self.shift, str) or not 0 < self.shift < math.inf):
+            raise ValueError(f"shift must be a positive number or 'model', got {self.shift!r}")
         self._check_plan()
         self.ratios()
         _ = self.scorer

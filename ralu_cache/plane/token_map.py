@@ -96,23 +96,23 @@ def map_tokens(old: TokenLayout, new: TokenLayout) -> TokenMap:
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of each sample: (B, n, ...) and (B, m) -> (B, m, ...).
+    """Some tokens of each sample: (B, n, ...) and (B, m) -> (B, m, ...).
 
-    Whole rows are copied: on a CPU eight times faster than `gather`, which goes from element to element.
+    Whole tokens are copied: on a CPU eight times faster than `gather`, which goes from element to element.
     """
     if not values.is_contiguous():
         return values[_samples(values), index]
-    rows = index if len(values) == 1 else index + values.shape[1] * _samples(values)
-    return values.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
+    places = index if len(values) == 1 else index + values.shape[1] * _samples(values)
+    return values.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, index.shape)
 
 
 def put(values: Tensor, index: Tensor, new: Tensor) -> Tensor:
-    """A copy of values (B, n, ...) with `new` (B, m, ...) in the rows `index` (B, m) of each sample."""
+    """A copy of values (B, n, ...) with `new` (B, m, ...) for the tokens `index` (B, m) of each sample."""
     return put_(values.clone(), index, new)
 
 
 def put_(values: Tensor, index: Tensor, new: Tensor) -> Tensor:
-    """`put` in place; rows that `index` names twice must be given the same values twice."""
+    """`put` in place; tokens that `index` names twice must be given the same values twice."""
     values[_samples(values), index] = new
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,14 @@ def describe(report: Report) -> str:
         *([] if report.solver == "euler" else [f"solver {report.solver}"]),
         *_table(report),
     ]
-    if report.baseline_steps:
+    counted = not math.isnan(report.flops)
+    if report.baseline_steps and counted:
         lines.append(f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps")
     if report.guided_steps is not None:
         spared = readable_flops(report.guidance_saved_flops)
         lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")
     if report.caches:
-        lines += _savings(report)
+        lines += _savings(report) if counted else []
     if report.peak_cached_bytes:
         lines.append(f"cache: at most {readable_bytes(report.peak_cached_bytes)}")
     lines += [f"refined in mixed stage {n}: {mask.mean():.0%}" for n, mask in enumerate(report.regions, 1)]
@@ -84,7 +86,9 @@ def _savings(report: Report) -> list[str]:
 
 
 def readable_flops(flops: float) -> str:
-    """1.5e12 -> '1.50 T'."""
+    """1.5e12 -> '1.50 T'; 'unknown' for nan."""
+    if math.isnan(flops):
+        return "unknown"
     for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if flops >= scale:
             return f"{flops / scale:.2f} {unit}"

@@ -1,9 +1,31 @@
-"""The options of `ralu-cache sweep` and `recommend`; heavy imports wait until they run."""
+"""The options of `ralu-cache sweep` and `recommend`, and what all commands ask; heavy imports wait until they run."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+EMBEDDED = ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-flux-dev")
+
+
+def positive(text: str) -> int:
+    """A positive number for argparse, which names the option in its own error."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def add_call(parser: argparse.ArgumentParser) -> None:
+    """The model, what every one of its calls is given, and where it runs."""
+    add, others = parser.add_argument, ", ".join(EMBEDDED[1:])
+    add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER", help=f"or {others}; default: {EMBEDDED[0]}")
+    add("--negative-prompt", help="for every prompt")
+    add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
+    add("--guidance-scale", type=float, help="of the pipeline")
+    add("--max-sequence-length", type=positive, help="text tokens")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
+    add("--device", help="default: cuda if there is one, else cpu")
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +49,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--executor", choices=("local", "ray"), default="local", help="ray: one worker for each GPU or CPU of a cluster"
     )
     add("--workers", type=int, help="of Ray, if not one for each")
-    add("--model", default="tiny-flux", metavar="ID_OR_FOLDER", help="default: %(default)s, the embedded model")
-    add("--negative-prompt")
-    add("--true-cfg-scale", type=float)
-    add("--guidance-scale", type=float)
-    add("--max-sequence-length", type=int)
-    add("--dtype", choices=("float32", "bfloat16", "float16"))
-    add("--device")
+    add_call(parser)
     add("--out", type=Path, default=Path("out/sweep"), metavar="FOLDER", help="default: %(default)s")
     parser.set_defaults(run=_run)
 

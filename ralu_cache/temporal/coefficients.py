@@ -24,7 +24,7 @@ NO_PLAN = "none"
 
 
 @dataclass(frozen=True)
-class Settled:
+class Calibrated:
     """A policy as it runs on a model, how reports call it, and a notice where its coefficients are a makeshift."""
 
     policy: Policy | Forecast | None
@@ -32,10 +32,10 @@ class Settled:
     notice: str | None = None
 
 
-def settle(
+def calibrated(
     policy: Policy | Forecast | None, name: str, transformer: Any, family: str, plan: str
-) -> Settled:
-    """The policy with the coefficients that serve it on this model; any that leaves no choice is settled already.
+) -> Calibrated:
+    """The policy with the coefficients that serve it on this model; any that leaves no choice is left as it is.
 
     plan: the spatial method's name, "none" for none. In this order: the profile for the plan beside the model; those
     published for the family; "identity". A profile for runs without stages does not serve a plan: there it was measured
@@ -43,14 +43,14 @@ def settle(
     file that is no profile.
     """
     if not isinstance(policy, TeaCache) or policy.coefficients != AUTO:
-        return Settled(policy, name)
+        return Calibrated(policy, name)
     notice = None
     if (found := find_profile(transformer, plan)) is not None:
         coefficients = str(found)
     else:
         coefficients = family if family in COEFFICIENTS else "identity"
         notice = _makeshift(coefficients, find_profile(transformer, NO_PLAN), family, plan)
-    return Settled(replace(policy, coefficients=coefficients), f"{name} (coefficients {coefficients})", notice)
+    return Calibrated(replace(policy, coefficients=coefficients), f"{name} (coefficients {coefficients})", notice)
 
 
 def _makeshift(coefficients: str, plain: Path | None, family: str, plan: str) -> str | None:

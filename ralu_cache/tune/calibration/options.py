@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ralu_cache.sweep.options import add_call
+
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default="tiny-flux", metavar="ID_OR_FOLDER", help="default: %(default)s, the embedded model")
+    add_call(parser)
     add("--prompts", metavar="FILE.txt", help="one a line, a handful will do (the demo's)")
     add("--seeds", nargs="+", type=int, default=[0], help="every prompt runs with each (0)")
     add("--spatial", default="none", metavar="NAME", help="the plan whose stages are fitted; default: %(default)s")
@@ -16,12 +18,6 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="num_inference_steps, best those you sample with; presets bring their own")
     add("--height", type=int, help="pixels")
     add("--width", type=int, help="pixels")
-    add("--negative-prompt")
-    add("--true-cfg-scale", type=float)
-    add("--guidance-scale", type=float)
-    add("--max-sequence-length", type=int)
-    add("--dtype", choices=("float32", "bfloat16", "float16"))
-    add("--device")
     add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
     where = parser.add_mutually_exclusive_group().add_argument
     where("--out", type=Path, default=Path("out/teacache.json"), metavar="FILE.json", help="default: %(default)s")

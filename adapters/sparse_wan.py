@@ -1,11 +1,10 @@
-"""Wan's self-attention with some of the tokens of a call alone: see `ralu_cache.history.attention`."""
+"""Wan's self-attention with some of the tokens of a call alone: see `sparse.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, _get_qkv_projections
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from ralu_cache.adapters.sparse import SparseProcessor
 
 
 class WanSparseProcessor(SparseProcessor):
-    """Wan: image tokens alone, rotary positions of frame, row and column; what asks the text needs no memory."""
+    """Image tokens alone, rotary positions of frame, row and column; what asks the text needs no memory."""
 
     accepted = WanAttnProcessor
     names = ("attn1",)
@@ -26,8 +25,8 @@ class WanSparseProcessor(SparseProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: Any = None,
     ) -> Tensor:
-        rows = self.current()
-        if rows is None:
+        fresh = self.current()
+        if fresh is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         projected = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         query, key, value = (
@@ -35,14 +34,8 @@ class WanSparseProcessor(SparseProcessor):
             for part in (attn.norm_q(projected[0]), attn.norm_k(projected[1]), projected[2])
         )
         query, key = (_rotated(part, *rotary_emb) for part in (query, key))
-
-        def stock(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return dispatch_attention_fn(
-                query, key, value, attn_mask=attention_mask, backend=self.stock._attention_backend,
-                parallel_config=self.stock._parallel_config,
-            )  # fmt: skip
-
-        joint = rows.attend(self.layer, query, key, value, 0, stock).flatten(2).type_as(query)
+        joint = fresh.attend(self.layer, query, key, value, 0, self.dispatched(attention_mask))
+        joint = joint.flatten(2).type_as(query)
         return attn.to_out[1](attn.to_out[0](joint))
 
 

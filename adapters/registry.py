@@ -1,0 +1,54 @@
+"""The known model families, and which of them a pipeline belongs to."""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import nn
+
+from ralu_cache.adapters.protocols import Adapter
+
+BUILT_IN = (
+    "ralu_cache.adapters.flux:FluxAdapter",
+    "ralu_cache.adapters.sd3:SD3Adapter",
+    "ralu_cache.adapters.qwen:QwenAdapter",
+    "ralu_cache.adapters.wan:WanAdapter",
+)
+_REGISTERED: list[type[Adapter]] = []
+
+
+def register_adapter(adapter: type[Adapter]) -> type[Adapter]:
+    """Add a model family; the latest registered is asked first. Usable as a class decorator."""
+    _REGISTERED.insert(0, adapter)
+    return adapter
+
+
+def known_adapters() -> list[type[Adapter]]:
+    """The known adapters, in the order in which they are asked."""
+    built_in = []
+    for path in BUILT_IN:
+        module, name = path.split(":")
+        built_in.append(getattr(importlib.import_module(module), name))
+    return [*_REGISTERED, *built_in]
+
+
+def supported_pipelines() -> list[str]:
+    """Names of the pipeline classes that the known adapters serve."""
+    return sorted({name for adapter in known_adapters() for name in adapter.pipelines})
+
+
+def find_adapter(pipe: object) -> Adapter:
+    """The adapter of a pipeline's denoiser. Raises TypeError naming the pipeline and what is supported."""
+    transformer = getattr(pipe, "transformer", None)
+    if isinstance(transformer, nn.Module):
+        names = {cls.__name__ for cls in type(pipe).__mro__}
+        for adapter in known_adapters():
+            if adapter.matches(transformer) and names.intersection(adapter.pipelines):
+                return adapter(transformer)
+    denoiser = "no transformer" if transformer is None else type(transformer).__name__
+    if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):
+        denoiser += ", made by torch.compile(pipe.transformer); use pipe.transformer.compile_repeated_blocks() instead"
+    raise TypeError(
+        f"{type(pipe).__name__} ({denoiser}) is not supported; ralu_cache accelerates "
+        + ", ".join(supported_pipelines())
+    )

@@ -1,0 +1,45 @@
+"""What the arguments of a pipeline's call mean for its run: scales, shares of the schedule, sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ralu_cache.engine.call import Call
+from ralu_cache.plane.budget import UNKNOWN, coarse_cost
+
+
+def guidance_scale(call: Call, denoiser: Any) -> float:
+    """The scale that the pipeline's own formula has for this denoiser."""
+    given = call.given
+    if given.get("true_cfg_scale") is not None:
+        return float(given["true_cfg_scale"])
+    second = denoiser is getattr(call.pipe, "transformer_2", None) and given.get("guidance_scale_2") is not None
+    return float(given["guidance_scale_2"] if second else given.get("guidance_scale") or 1.0)
+
+
+def control_scale(call: Call, number: int) -> dict[str, Any]:
+    """The conditioning scale of a ControlNet, on and off at the noise levels that the caller's shares mean."""
+    run, given = call.run, call.given
+    scale = _of_net(given.get("controlnet_conditioning_scale"), number)
+    if run is None or scale is None:
+        return {}
+    start = _of_net(given.get("control_guidance_start", 0.0), number)
+    end = _of_net(given.get("control_guidance_end", 1.0), number)
+    step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps
+    inside = step / steps >= start and (step + 1) / steps <= end
+    return {"conditioning_scale": scale * float(inside)}
+
+
+def coarse_cost_of(call: Call, pixels: int) -> float:
+    """At most what a coarse step of the call costs in fine ones. pixels: of the image, per token side."""
+    height, width = call.given.get("height"), call.given.get("width")
+    if height is None or width is None:
+        return UNKNOWN
+    words = call.given.get("prompt_embeds")
+    text = int(call.given.get("max_sequence_length") or 512) if words is None else words.shape[1]
+    return coarse_cost(height * width / pixels**2, text + 77)  # and what other text encoders add
+
+
+def _of_net(value: Any, number: int) -> Any:
+    """What a ControlNet of several has of an argument that may be one for all."""
+    return value[number] if isinstance(value, list | tuple) else value

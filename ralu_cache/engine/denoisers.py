@@ -1,0 +1,105 @@
+"""The hooks in whatever a pipeline calls: its denoiser or two, and its ControlNets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ralu_cache.adapters.protocols import Adapter, Layers
+from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.root import RootHook
+from ralu_cache.temporal.base import Policy
+
+
+class Denoisers:
+    """The root hooks of one handle. Raises what `check` does, and ValueError for what the policy can't reach into."""
+
+    def __init__(self, family: type[Adapter], policy: Policy | None, handle: Any) -> None:
+        self._family, self._policy, self._handle = family, policy, handle
+        self.roots: list[RootHook] = []
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.roots[0].adapter
+
+    def refresh(self, pipe: Any) -> None:
+        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
+        transformers = _transformers(pipe)
+        for transformer in transformers:
+            check(transformer, self._family, self._policy)
+        known = {id(root.module): root for root in self.roots}
+        roots: list[RootHook] = []
+        try:
+            for transformer in transformers:
+                roots.append(self._root(transformer, known))
+            for number, net in enumerate(_controlnets(pipe)):
+                root = known.get(id(net))
+                roots.append(root or RootHook(net, roots[0].adapter, self._handle, number=number))
+        except BaseException:
+            for root in roots:
+                if id(root.module) not in known:
+                    root.remove()
+            raise
+        for root in self.roots:
+            if root not in roots:
+                root.remove()
+        self.roots = roots
+
+    def _root(self, transformer: Any, known: dict[int, RootHook]) -> RootHook:
+        root = known.get(id(transformer))
+        if root is None:
+            return RootHook(transformer, self._family(transformer), self._handle, self._policy)
+        root.refresh()
+        return root
+
+    def remove(self) -> None:
+        for root in self.roots:
+            root.remove()
+        self.roots = []
+
+    def answerer(self, module: Any) -> Any:
+        """What may answer for a denoiser of ours, or None."""
+        return next((root.answer for root in self.roots if root.module is module), None)
+
+
+def check(transformer: Any, family: type[Adapter], policy: Policy | None) -> None:
+    """Raises RuntimeError, TypeError or ValueError for a denoiser that can't be accelerated as it is now."""
+    if hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None:
+        raise RuntimeError(
+            "the whole transformer was compiled, which compiles ralu_cache's hooks away; use "
+            "transformer.compile_repeated_blocks() instead"
+        )
+    if not (isinstance(transformer, nn.Module) and family.matches(transformer)):
+        raise TypeError(
+            f"pipe.transformer is a {stock_of(type(transformer)).__name__} now, which the {family.family} adapter does "
+            "not know; call accelerate(pipe, ...) again"
+        )
+    if policy is None:
+        return
+    if getattr(transformer, "is_cache_enabled", False):
+        raise ValueError(
+            f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
+            "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
+        )
+    if policy.caches == "stack":
+        return
+    adapter = family(transformer)
+    assert isinstance(adapter, Layers)
+    if any(getattr(block, "_compiled_call_impl", None) is not None for block in adapter.blocks(transformer)):
+        raise RuntimeError(
+            "a temporal policy that reaches into the blocks (row-sparse recompute, layer caches) does not work in "
+            "compiled ones, which would be compiled again and again; leave out compile_repeated_blocks(), or use "
+            "teacache, seacache or taylorseer"
+        )
+
+
+def _transformers(pipe: Any) -> list[Any]:
+    """The denoiser or, of a pipeline that has one each for high and low noise levels (Wan 2.2), both."""
+    second = getattr(pipe, "transformer_2", None)
+    return [pipe.transformer] if second is None else [pipe.transformer, second]
+
+
+def _controlnets(pipe: Any) -> list[Any]:
+    controlnet = getattr(pipe, "controlnet", None)
+    return list(getattr(controlnet, "nets", None) or ([controlnet] if controlnet is not None else []))
