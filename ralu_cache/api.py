@@ -28,7 +28,7 @@ from ralu_cache.plane.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_s
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage, resolve_spatial
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.temporal import Forecast, Policy, Temporal, resolve_temporal
 from ralu_cache.temporal.coefficients import Settled, settle
 

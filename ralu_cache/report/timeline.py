@@ -1,7 +1,8 @@
-"""The whole composition in one figure: which tokens were computed, reused or inherited, and why (needs matplotlib)."""
+"""Runs over their steps: sigma and stages, and which tokens were computed, reused or inherited, and why."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from os import PathLike
@@ -9,76 +10,134 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ralu_cache.report.figures import INK, draw_sigmas, plain, save, save_report
-from ralu_cache.report.record import BranchRecord, Report, StepRecord
+from ralu_cache.report.figures import (
+    COLOURS,
+    INK,
+    Axes,
+    Figure,
+    FigureBase,
+    Line2D,
+    Patch,
+    as_pictures,
+    draw_regions,
+    plain,
+    save,
+)
+from ralu_cache.report.record import BranchRecord, RunRecord, StepRecord
 
 ROWS = "recomputed rows"
 WORK = {"computed": "#3d5a98", ROWS: "#8fb8de", "reused": "#f2b134", "inherited": "#e0653e"}
 MARKS = {"empty": "#e4e6eb", "inherited": "#e0653e", "valid": "#6aa58f"}
 BRANCHES = ("#7a4988", "#2a9d8f", "#b5651d", "#5b6c8f")
 MAX_BRANCHES = len(BRANCHES)  # panels of distances
+MAX_SAMPLES = 8  # pictures shown beside a run
 
 
-def save_compositions(reports: Mapping[str, Report], path: str | PathLike[str]) -> None:
-    """One composition per named run, side by side on common axes."""
-    rows = _branches(reports)
-    figure = Figure(figsize=(1.4 + 4.2 * len(reports), height(rows)), layout="constrained")
-    draw_compositions(figure, reports)
+def save_run(report: RunRecord, path: str | PathLike[str], image: Any = None) -> None:
+    """One run and, with `image` (PIL, array, or a list of them), its regions over the pictures."""
+    pictures = as_pictures(image)[:MAX_SAMPLES]
+    columns = 2 if len(pictures) > 1 else len(pictures)
+    lines = -(-len(pictures) // columns) if pictures else 0
+    width = 3.6 if len(pictures) == 1 else 2.2 * columns
+    gain = f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps"
+    parts = [textwrap.shorten(part, 40, placeholder=" ...)") for part in (report.spatial, report.temporal)]
+    name = " + ".join(part for part in parts if part != "none")
+    run = {f"{name}: {gain}" if len(name) < 40 else f"{name}\n{gain}": report}
+    figure = Figure(figsize=(7.5 + width, max(_height(run), 2.1 * lines)), layout="constrained")
+    if not pictures:
+        draw_runs(figure, run)
+    else:
+        halves = figure.add_gridspec(1, 2, width_ratios=(7.5, width))
+        draw_runs(figure.add_subfigure(halves[0]), run)
+        right = figure.add_subfigure(halves[1])
+        right.suptitle("refined regions", color=INK, fontsize=10)
+        axes = list(right.subplots(lines, columns, squeeze=False).flat)
+        for axis in axes:
+            axis.set_axis_off()
+        for sample, (axis, picture) in enumerate(zip(axes, pictures, strict=False)):
+            draw_regions(axis, picture, [masks[sample] for masks in report.regions if sample < len(masks)])
     save(figure, path)
 
 
-def save_composition(report: Report, path: str | PathLike[str], image: Any = None) -> None:
-    """The composition of one run and, with `image`, its regions over the pictures (see `plots.save_report`)."""
-    save_report(report, path, image, draw_compositions, height(_branches({"": report})))
+def save_runs(reports: Mapping[str, RunRecord], path: str | PathLike[str]) -> None:
+    """Named runs side by side on common axes."""
+    figure = Figure(figsize=(1.4 + 4.2 * len(reports), _height(reports)), layout="constrained")
+    draw_runs(figure, reports)
+    save(figure, path)
 
 
-def height(branches: int) -> float:
-    """Inches that a composition needs with panels for so many branches."""
-    return 6.4 + 1.3 * branches
+def draw_runs(figure: FigureBase, reports: Mapping[str, RunRecord]) -> None:
+    """From top to bottom: sigma and stages; tokens by what was done with them; distances of each branch; the ledger.
 
-
-def draw_compositions(figure: FigureBase, reports: Mapping[str, Report]) -> None:
-    """From top to bottom: sigma and stages; tokens by what was done with them; distances of each branch; the ledger."""
-    panels = _branches(reports)
-    heights = (2.2, 2.6, *(1.25,) * panels, 1.0)
+    Of runs that don't cache, the first two.
+    """
+    caches, panels = any(report.caches for report in reports.values()), _panels(reports)
+    heights = (2.2, 2.6, *(1.25,) * panels, 1.0) if caches else (3.0, 1.4)
     axes = figure.subplots(len(heights), len(reports), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
-    for column, (title, report) in enumerate(reports.items()):
-        draw_sigmas(axes[0, column], report)
-        axes[0, column].set_title(title, fontsize=10, color=INK)
-        draw_work(axes[1, column], report)
+    for (title, report), column in zip(reports.items(), axes.T, strict=True):
+        column[0].set_title(title, fontsize=10, color=INK)
+        draw_sigmas(column[0], report)
+        draw_work(column[1], report)
         for branch in range(panels):
-            draw_distances(axes[2 + branch, column], report, branch)
-        draw_marks(axes[-1, column], report)
-        axes[-1, column].set_xlabel("step")
-        axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0, 0].set_ylabel("sigma (1 noise, 0 clean)")
-    axes[1, 0].set_ylabel("tokens of a sample")
-    for branch in range(panels):
-        axes[2 + branch, 0].set_ylabel(f"branch {branch + 1}\ndistance" if panels > 1 else "distance")
-    axes[-1, 0].set_ylabel("tokens found\nin the cache")
-    axes[-1, 0].set_yticks((0, 0.5, 1), ("0%", "50%", "100%"))
+            draw_distances(column[2 + branch], report, branch)
+        if caches:
+            draw_marks(column[-1], report)
+        column[-1].set_xlabel("step")
+        column[-1].locator_params(axis="x", integer=True)
+    names = [f"branch {branch + 1}\ndistance" for branch in range(panels)] if panels > 1 else ["distance"] * panels
+    names = ["sigma (1 noise, 0 clean)", "tokens of\na sample", *names, "tokens found\nin the cache"]
+    for axis, name in zip(axes[:, 0], names, strict=False):
+        axis.set_ylabel(name)
     figure.align_ylabels(axes[:, 0])
-    sparse = any(report.sparse for report in reports.values())
-    _legend(axes[1, -1], _patches({name: colour for name, colour in WORK.items() if sparse or name != ROWS}))
-    _legend(axes[-1, -1], _patches(MARKS))
+    if caches:
+        axes[-1, 0].set_yticks((0, 0.5, 1), ("0%", "50%", "100%"))
+        sparse = any(report.sparse for report in reports.values())
+        _legend(axes[1, -1], _patches({name: colour for name, colour in WORK.items() if sparse or name != ROWS}))
+        _legend(axes[-1, -1], _patches(MARKS))
     if panels:
         _legend(axes[2, -1], _distance_keys())
         for line in axes[2 : 2 + panels]:  # not before all columns are drawn: it ends the automatic scale
             line[0].set_ylim(bottom=0)
 
 
-def draw_work(axis: Axes, report: Report) -> None:
-    """A bar a step, as high as the layout has tokens, divided by what was done with them over samples and branches."""
-    shares = np.array([work(step) for step in report.steps]).reshape(-1, len(WORK))
-    _stack(axis, shares, np.array([step.tokens for step in report.steps]), list(WORK.values()))
+def _height(reports: Mapping[str, RunRecord]) -> float:
+    """Inches that these runs need."""
+    return 6.4 + 1.3 * _panels(reports) if any(report.caches for report in reports.values()) else 4.6
+
+
+def draw_sigmas(axis: Axes, report: RunRecord) -> None:
+    """Sigma over the steps, stages shaded and named, transitions as jumps."""
+    start = 0
+    for number, stage in enumerate(report.stages):
+        colour = COLOURS[stage.kind]
+        steps = report.steps[start : start + stage.steps]
+        path = [step.sigma for step in steps] + [stage.sigma_end]
+        axis.axvspan(start, start + stage.steps, color=colour, alpha=0.12, lw=0)
+        if number:  # the transition before this stage
+            before = report.steps[start - 1].sigma_next
+            axis.plot([start, start], [before, path[0]], color=INK, lw=1, ls=(0, (2, 2)))
+            axis.annotate("", (start, path[0]), (start, before), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1})
+        axis.plot(range(start, start + len(path)), path, color=colour, lw=2, marker="o", ms=3.5)
+        name = f"{stage.kind}\n{stage.steps} step{'s' if stage.steps > 1 else ''}"
+        axis.text(start + stage.steps / 2, 1.08, name, color=colour, fontsize=8, ha="center", va="center")
+        start += stage.steps
+    axis.set(ylim=(-0.03, 1.17), xlim=(0, max(start, 1)), yticks=(0, 0.25, 0.5, 0.75, 1))
+    plain(axis)
+
+
+def draw_work(axis: Axes, report: RunRecord) -> None:
+    """A bar a step, as high as the layout has tokens, divided by what was done with them over samples and branches.
+
+    Of a run that doesn't cache, in the colours of the stages.
+    """
+    tokens = np.array([step.tokens for step in report.steps])
+    if report.caches:
+        _stack(axis, np.array([work(step) for step in report.steps]), tokens, list(WORK.values()))
+    else:
+        kinds = [COLOURS[stage.kind] for stage in report.stages for _ in range(stage.steps)]
+        axis.bar(np.arange(len(tokens)) + 0.5, tokens, width=0.88, color=kinds)
     for start in _stage_starts(report)[1:]:
         axis.axvline(start, color=INK, lw=1, ls=(0, (2, 2)))
     start = 0
@@ -104,7 +163,7 @@ def work(step: StepRecord) -> tuple[float, float, float, float]:
     return 1 - reused - rows, rows, reused - share, share
 
 
-def draw_distances(axis: Axes, report: Report, branch: int) -> None:
+def draw_distances(axis: Axes, report: RunRecord, branch: int) -> None:
     """Each sample's added-up distances (thick) and its distance at each step (thin, dotted), under the threshold.
 
     A filled point was computed, an open one reused. Policies that measure nothing leave a note instead.
@@ -146,7 +205,7 @@ def _total(record: BranchRecord, sample: int) -> float:
     return record.total[sample] if record.total else record.distance[sample]
 
 
-def draw_marks(axis: Axes, report: Report) -> None:
+def draw_marks(axis: Axes, report: RunRecord) -> None:
     """A bar a step: shares of the tokens whose cached feature each call found empty, inherited and valid."""
     found = np.array([np.sum([branch.found for branch in step.branches] or [(0, 0, 0)], 0) for step in report.steps])
     totals = np.maximum(found.reshape(-1, 3).sum(1, keepdims=True), 1)
@@ -163,12 +222,12 @@ def _stack(axis: Axes, shares: NDArray[np.float64], heights: NDArray[np.float64]
         bottom += share * heights
 
 
-def _stage_starts(report: Report) -> list[int]:
+def _stage_starts(report: RunRecord) -> list[int]:
     steps = [stage.steps for stage in report.stages]
     return [sum(steps[:number]) for number in range(len(steps))]
 
 
-def _branches(reports: Mapping[str, Report]) -> int:
+def _panels(reports: Mapping[str, RunRecord]) -> int:
     """Panels of distances that are needed: as many as there are branches, none if no policy measures a distance."""
     counts = [
         len(step.branches)
@@ -179,11 +238,11 @@ def _branches(reports: Mapping[str, Report]) -> int:
     return min(max(counts, default=0), MAX_BRANCHES)
 
 
-def _patches(colours: Mapping[str, str]) -> dict[str, Artist]:
+def _patches(colours: Mapping[str, str]) -> dict[str, Patch | Line2D]:
     return {name: Patch(color=colour) for name, colour in colours.items()}
 
 
-def _distance_keys() -> dict[str, Artist]:
+def _distance_keys() -> dict[str, Patch | Line2D]:
     point: dict[str, Any] = {"color": BRANCHES[0], "marker": "o", "ms": 3.8, "lw": 0.8}
     return {
         "threshold": Line2D([], [], color="#c1272d", lw=1.4),
@@ -193,7 +252,7 @@ def _distance_keys() -> dict[str, Artist]:
     }
 
 
-def _legend(axis: Axes, keys: Mapping[str, Artist]) -> None:
+def _legend(axis: Axes, keys: Mapping[str, Patch | Line2D]) -> None:
     """Beside the last column."""
     axis.legend(
         list(keys.values()), list(keys), loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7.5, frameon=False,
