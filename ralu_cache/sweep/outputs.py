@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
+from ralu_cache.sweep.page import page
 from ralu_cache.sweep.records import read_results
+from ralu_cache.sweep.strips import save_strip
 from ralu_cache.sweep.summary import Summary, summarise
+from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
 
 
 def load_summary(results: Path) -> Summary:
@@ -23,19 +27,21 @@ def load_summary(results: Path) -> Summary:
 def write_outputs(results: Path, folder: Path) -> None:
     """Writes table.csv, speed_at_loss.csv, table.md, pareto.png, strip.png and index.html into `folder`.
 
-    Pictures are looked for in `pictures/` beside the results; without any there is no strip.png. Raises ImportError if
-    matplotlib is missing.
+    Pictures are looked for in `pictures/` beside the results; without any there is no strip.png. Without matplotlib
+    and adjustText there is no pareto.png, and the page says how to get its plots.
     """
-    from ralu_cache.sweep.page import page
-    from ralu_cache.sweep.pareto import save_pareto
-    from ralu_cache.sweep.strips import save_strip
-    from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
-
     summary = load_summary(results)
+    pictures = results.parent / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.csv").write_text(csv_table(summary))
     (folder / "speed_at_loss.csv").write_text(loss_csv(summary))
     (folder / "table.md").write_text(markdown_table(summary))
-    save_pareto(summary, folder / "pareto.png")
-    save_strip(summary, results.parent / "pictures", folder / "strip.png")
-    (folder / "index.html").write_text(page(summary, results.parent / "pictures"))
+    save_strip(summary, pictures, folder / "strip.png")
+    plots = None
+    if find_spec("matplotlib") and find_spec("adjustText"):
+        from ralu_cache.sweep.pareto import draw_panels, panel_svg, save_pareto
+
+        panels = draw_panels(summary)
+        save_pareto(summary, panels, folder / "pareto.png")
+        plots = [panel_svg(summary, panel, figure) for panel, figure in panels.items()]
+    (folder / "index.html").write_text(page(summary, pictures, plots))
