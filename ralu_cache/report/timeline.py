@@ -158,7 +158,7 @@ def work(step: StepRecord) -> tuple[float, float, float, float]:
     inherited. After a call whatever is inherited was reused so, for what is computed is valid.
     """
     reused, rows = step.reused_share, step.recomputed_share
-    inherited = sum(branch.inherited for branch in step.branches) / max(step.samples * step.tokens, 1)
+    inherited = sum(branch.inherited for branch in step.branches) / max(step.asked * step.tokens, 1)
     share = min(inherited, reused)
     return 1 - reused - rows, rows, reused - share, share
 
