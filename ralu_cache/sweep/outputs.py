@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ralu_cache.sweep.page import page
 from ralu_cache.sweep.records import read_results
-from ralu_cache.sweep.strips import save_strip
+from ralu_cache.sweep.strips import save_strip, strips
 from ralu_cache.sweep.summary import Summary, summarise
 from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
 
@@ -25,23 +25,23 @@ def load_summary(results: Path) -> Summary:
 
 
 def write_outputs(results: Path, folder: Path) -> None:
-    """Writes table.csv, speed_at_loss.csv, table.md, pareto.png, strip.png and index.html into `folder`.
+    """Writes table.csv, speed_at_loss.csv, table.md, index.html, pareto.png and strip.png into `folder`.
 
     Pictures are looked for in `pictures/` beside the results; without any there is no strip.png. Without matplotlib
-    and adjustText there is no pareto.png, and the page says how to get its plots.
+    and adjustText there is neither of the PNG files, and the page says how to get its plots.
     """
     summary = load_summary(results)
-    pictures = results.parent / "pictures"
+    shown, plots = strips(summary, results.parent / "pictures"), None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.csv").write_text(csv_table(summary))
     (folder / "speed_at_loss.csv").write_text(loss_csv(summary))
     (folder / "table.md").write_text(markdown_table(summary))
-    save_strip(summary, pictures, folder / "strip.png")
-    plots = None
     if find_spec("matplotlib") and find_spec("adjustText"):
         from ralu_cache.sweep.pareto import draw_panels, panel_svg, save_pareto
 
         panels = draw_panels(summary)
         save_pareto(summary, panels, folder / "pareto.png")
         plots = [panel_svg(summary, panel, figure) for panel, figure in panels.items()]
-    (folder / "index.html").write_text(page(summary, pictures, plots))
+        if shown:
+            save_strip(shown, folder / "strip.png")
+    (folder / "index.html").write_text(page(summary, shown, plots))

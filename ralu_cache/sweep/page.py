@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +13,8 @@ from jinja2 import Environment
 from ralu_cache.report.table import Table
 from ralu_cache.sweep import tables
 from ralu_cache.sweep.groups import LOOKS, number_key, numbers
-from ralu_cache.sweep.pictures import CAPTIONS
 from ralu_cache.sweep.recommend import at_size, default_metric
-from ralu_cache.sweep.strips import picture_files, strip_rows
+from ralu_cache.sweep.strips import Strip
 from ralu_cache.sweep.summary import Summary
 
 NO_PLOTS = "The plots need matplotlib: pip install 'ralu-cache[plot]', then run the same command again."
@@ -27,12 +25,8 @@ HOW_TO_READ = (
 )
 
 
-def page(summary: Summary, pictures: Path, plots: Sequence[str] | None) -> str:
-    """The page as text.
-
-    pictures: the folder with a folder of PNG files for each setting; it may be missing. plots: SVG texts; None without
-    matplotlib, which the page then says.
-    """
+def page(summary: Summary, shown: Sequence[Strip], plots: Sequence[str] | None) -> str:
+    """The page as text. shown: see `strips`. plots: SVG texts; None without matplotlib, which the page then says."""
     told, table = numbers(summary), tables.settings_table(summary)
     rows = zip(tables.by_speed(summary), table.rows, strict=True)
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -51,7 +45,7 @@ def page(summary: Summary, pictures: Path, plots: Sequence[str] | None) -> str:
         titles=table.titles,
         rows=[(told.get(number_key(row), ""), row.family, cells) for row, cells in rows],
         caption=tables.caption(summary),
-        strips=_strips(summary, pictures),
+        strips=[(name, {told: _base64(file) for told, file in found.items()}) for name, found in shown],
         failures=tables.failures(summary),
     )
 
@@ -82,14 +76,5 @@ def _fronts(summary: Summary) -> list[tuple[str, Table]]:
     return found
 
 
-def _strips(summary: Summary, pictures: Path) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each of `strip_rows` with pictures: its name, and (what it shows, base64 of the PNG file) of each."""
-    captions = pictures / CAPTIONS
-    told: list[str] = json.loads(captions.read_text()) if captions.exists() else []
-    strips = []
-    for row in strip_rows(summary):
-        found = [file for file in picture_files(row, pictures) if int(file.stem) < len(told)]
-        shots = [(told[int(file.stem)], base64.b64encode(file.read_bytes()).decode()) for file in found]
-        if shots:
-            strips.append((f"{summary.label(row)}, {tables.times(row.speedup)}", shots))
-    return strips
+def _base64(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()

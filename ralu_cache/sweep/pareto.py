@@ -167,7 +167,7 @@ def _number(axes: Axes, summary: Summary, panel: Panel) -> None:
     middles = axes.transData.transform(points)
     marks = [Bbox(axes.transData.inverted().transform([xy - MARK, xy + MARK])) for xy in middles]
     adjust_text(
-        texts, ax=axes, objects=marks, iter_lim=ITERATIONS, min_arrow_len=9, expand=(1.1, 1.1),
+        texts, ax=axes, objects=marks, iter_lim=ITERATIONS, min_arrow_len=9, expand=(1.2, 1.25), force_text=(0.3, 0.5),
         arrowprops={"arrowstyle": "-", "lw": 0.4, "color": INK},
     )  # fmt: skip
 
