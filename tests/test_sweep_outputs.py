@@ -70,10 +70,13 @@ def test_every_bar_and_the_numbers_apart_are_within_a_panel():
 
 
 def test_every_size_has_plots_of_its_own_and_points_tell_their_setting(tmp_path):
-    write_outputs(write_results(tmp_path, fabricated(sizes=(128, 256))), tmp_path)
+    results = fabricated(sizes=(128, 256))
+    few = ("none", "steps:8", "+taylorseer:2", "ralu-4x+seacache:0.4")
+    results.records[:] = [record for record in results.records if record.setting.method in few]
+    write_outputs(write_results(tmp_path, results), tmp_path)
     html = (tmp_path / "index.html").read_text()
     assert html.count('<svg viewBox="0 0 374') == 4 and html.count("256x256 pixels") >= 3
-    summary = summarise(fabricated(sizes=(128, 256)))
+    summary = summarise(results)
     rows = [row for row in summary.rows if row.family != "full"]
     for row in rows:
         told = re.escape(html_escape(f"{summary.label(row)}: {times(row.speedup)}, "))

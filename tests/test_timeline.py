@@ -96,6 +96,17 @@ def test_distances_show_samples_and_threshold(report: Report) -> None:
     assert sum(list(line.get_ydata()) == [0.4, 0.4] for line in axis.lines) == 4
 
 
+def test_panels_are_those_that_have_something_to_show(report: Report) -> None:
+    stock = dataclasses.replace(report, steps=[dataclasses.replace(step, branches=()) for step in report.steps])
+    forecast = [dataclasses.replace(step, samples=0, forecast=4) for step in stock.steps[1:2]]
+    for steps, panels in ((report.steps, 5), (stock.steps, 2), ([stock.steps[0], *forecast], 2)):
+        figure = Figure()
+        timeline.draw_runs(figure, {"run": dataclasses.replace(report, steps=steps)})
+        assert len(figure.axes) == panels
+    assert timeline.work(forecast[0]) == (0, 0, 1, 0)
+    assert "reused" in [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+
+
 def test_a_policy_without_distances_needs_no_panel(report: Report) -> None:
     for index, step in enumerate(report.steps):
         calls = tuple(branch(step.tokens, call.reused) for call in step.branches)

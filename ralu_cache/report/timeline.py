@@ -45,7 +45,7 @@ def save_run(report: RunRecord, path: str | PathLike[str], image: Any = None) ->
     parts = [textwrap.shorten(part, 40, placeholder=" ...)") for part in (report.spatial, report.temporal)]
     name = " + ".join(part for part in parts if part != "none")
     run = {f"{name}: {gain}" if len(name) < 40 else f"{name}\n{gain}": report}
-    figure = Figure(figsize=(7.5 + width, max(_height(run), 2.1 * lines)), layout="constrained")
+    figure = Figure(figsize=(7.5 + width, max(_inches(run), 2.1 * lines)), layout="constrained")
     if not pictures:
         draw_runs(figure, run)
     else:
@@ -63,7 +63,7 @@ def save_run(report: RunRecord, path: str | PathLike[str], image: Any = None) ->
 
 def save_runs(reports: Mapping[str, RunRecord], path: str | PathLike[str]) -> None:
     """Named runs side by side on common axes."""
-    figure = Figure(figsize=(1.4 + 4.2 * len(reports), _height(reports)), layout="constrained")
+    figure = Figure(figsize=(1.4 + 4.2 * len(reports), _inches(reports)), layout="constrained")
     draw_runs(figure, reports)
     save(figure, path)
 
@@ -71,10 +71,10 @@ def save_runs(reports: Mapping[str, RunRecord], path: str | PathLike[str]) -> No
 def draw_runs(figure: FigureBase, reports: Mapping[str, RunRecord]) -> None:
     """From top to bottom: sigma and stages; tokens by what was done with them; distances of each branch; the ledger.
 
-    Of runs that don't cache, the first two.
+    Of runs that don't cache, the first two; the ledger only where it keeps something.
     """
-    caches, panels = any(report.caches for report in reports.values()), _panels(reports)
-    heights = (2.2, 2.6, *(1.25,) * panels, 1.0) if caches else (3.0, 1.4)
+    heights, panels = _heights(reports), _panels(reports)
+    ledger = len(heights) > 2 + panels
     axes = figure.subplots(len(heights), len(reports), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
     for (title, report), column in zip(reports.items(), axes.T, strict=True):
         column[0].set_title(title, fontsize=10, color=INK)
@@ -82,7 +82,7 @@ def draw_runs(figure: FigureBase, reports: Mapping[str, RunRecord]) -> None:
         draw_work(column[1], report)
         for branch in range(panels):
             draw_distances(column[2 + branch], report, branch)
-        if caches:
+        if ledger:
             draw_marks(column[-1], report)
         column[-1].set_xlabel("step")
         column[-1].locator_params(axis="x", integer=True)
@@ -91,20 +91,29 @@ def draw_runs(figure: FigureBase, reports: Mapping[str, RunRecord]) -> None:
     for axis, name in zip(axes[:, 0], names, strict=False):
         axis.set_ylabel(name)
     figure.align_ylabels(axes[:, 0])
-    if caches:
+    if ledger:
         axes[-1, 0].set_yticks((0, 0.5, 1), ("0%", "50%", "100%"))
+        _legend(axes[-1, -1], _patches(MARKS))
+    if any(report.caches for report in reports.values()):
         sparse = any(report.sparse for report in reports.values())
         _legend(axes[1, -1], _patches({name: colour for name, colour in WORK.items() if sparse or name != ROWS}))
-        _legend(axes[-1, -1], _patches(MARKS))
     if panels:
         _legend(axes[2, -1], _distance_keys())
         for line in axes[2 : 2 + panels]:  # not before all columns are drawn: it ends the automatic scale
             line[0].set_ylim(bottom=0)
 
 
-def _height(reports: Mapping[str, RunRecord]) -> float:
-    """Inches that these runs need."""
-    return 6.4 + 1.3 * _panels(reports) if any(report.caches for report in reports.values()) else 4.6
+def _heights(reports: Mapping[str, RunRecord]) -> tuple[float, ...]:
+    """The panels' shares of the height: of runs without branches that cache there is no ledger to show."""
+    if not any(report.caches for report in reports.values()):
+        return 3.0, 1.4
+    ledger = any(step.branches for report in reports.values() for step in report.steps)
+    return (2.2, 2.6, *(1.25,) * _panels(reports), *(1.0,) * ledger)
+
+
+def _inches(reports: Mapping[str, RunRecord]) -> float:
+    """Of the whole figure."""
+    return 1.05 * sum(_heights(reports)) + 0.3
 
 
 def draw_sigmas(axis: Axes, report: RunRecord) -> None:

@@ -24,6 +24,11 @@ def load_summary(results: Path) -> Summary:
     return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
 
 
+def can_plot() -> bool:
+    """Whether what the extra `plot` brings is installed."""
+    return all(find_spec(name) is not None for name in ("matplotlib", "adjustText"))
+
+
 def write_outputs(results: Path, folder: Path) -> None:
     """Writes table.csv, speed_at_loss.csv, table.md, index.html, pareto.png and strip.png into `folder`.
 
@@ -36,7 +41,7 @@ def write_outputs(results: Path, folder: Path) -> None:
     (folder / "table.csv").write_text(csv_table(summary))
     (folder / "speed_at_loss.csv").write_text(loss_csv(summary))
     (folder / "table.md").write_text(markdown_table(summary))
-    if find_spec("matplotlib") and find_spec("adjustText"):
+    if can_plot():
         from ralu_cache.sweep.pareto import draw_panels, panel_svg, save_pareto
 
         panels = draw_panels(summary)
