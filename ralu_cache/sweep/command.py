@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,20 +56,8 @@ _PER_CALL = ("prompt", "generator", "height", "width", "num_inference_steps", "n
 
 def sweep(args: argparse.Namespace) -> Path:
     """Runs the sweep that the options describe, writes its tables, plots and page, and returns its results file."""
-    names = (
-        "spatial",
-        "temporal",
-        "guidance",
-        "thresholds",
-        "methods",
-        "steps",
-        "plain_steps",
-        "sizes",
-        "prompts",
-        "seeds",
-        "batch",
-    )
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options = {field.name: getattr(args, field.name) for field in fields(Grid)}
+    given = {name: value for name, value in options.items() if value is not None}
     if args.prompts is None and args.grid is None:
         given["prompts"] = DEMO.prompts
     grid = grid_from(given, args.grid)

@@ -17,7 +17,7 @@ from ralu_cache.sweep.recommend import at_size, default_metric
 from ralu_cache.sweep.strips import Strip
 from ralu_cache.sweep.summary import Summary
 
-NO_PLOTS = "plots need matplotlib: pip install 'ralu-cache[plot]', then run the same command again"
+NO_PLOTS = "Plots need matplotlib: pip install 'ralu-cache[plot]', then run the same command again"
 UNTIMED = "Nothing but the full run was both timed and judged, so there is nothing to plot."
 HOW_TO_READ = (
     "Solid line: the front of ours; dashed: that of peers and plain steps. Numbers: those of the table below; hover "
