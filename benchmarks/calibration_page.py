@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.hindsight import Judgement
 from ralu_cache.report.figures import INK, Figure, save
+from ralu_cache.report.table import Table
 from ralu_cache.temporal.profile import Profile
 
 ORACLE, APART = ORACLES = "oracle", "oracle, branches apart"
@@ -58,13 +59,13 @@ class Fitted:
 def text(setting: Mapping[str, Any], points: Sequence[Point], fits: Mapping[str, Fitted]) -> str:
     """The whole page."""
     hardware = setting["hardware"]
-    lines = [
-        f"# TeaCache's coefficients on {setting['model']}", "",
+    parts = [
+        f"# TeaCache's coefficients on {setting['model']}",
         f"{len(setting['prompts'])} prompts (seeds from {setting['first_seed']} on), "
         f"{'guided' if setting['guided'] else 'unguided'}, {setting['size']}x{setting['size']} pixels, "
         f"{setting['plain_steps']} plain steps; fitted, and thresholds chosen, on {len(setting['fit_prompts'])} others "
         f"(seeds from {setting['first_fit_seed']} on). {hardware['name']}, {hardware['threads']} threads; nothing is "
-        "timed.", "",
+        "timed.",
         "FLOPs, PSNR and SSIM are relative to the uncached run of the same plan; ± is the standard error over the "
         "pictures. Hurting and needless: shares of the decisions that no rule forces, against the oracle that computes "
         "as many steps (`benchmarks/hindsight.py`). By step: how much of the changes' variance the "
@@ -74,41 +75,38 @@ def text(setting: Mapping[str, Any], points: Sequence[Point], fits: Mapping[str,
     ]  # fmt: skip
     for plan in dict.fromkeys(point.plan for point in points):
         mine = [point for point in points if point.plan == plan]
-        lines += ["", f"## {plan}: {mine[0].steps} steps", "", *_fits(fits[plan]), "", *_points(mine)]
-        lines += ["", *_at_equal_cost(mine)]
-    return "\n".join(lines) + "\n"
+        parts += [f"## {plan}: {mine[0].steps} steps", _fits(fits[plan]).markdown(), _points(mine).markdown()]
+        parts += _at_equal_cost(mine)
+    return "\n\n".join(parts) + "\n"
 
 
-def _fits(fitted: Fitted) -> list[str]:
-    lines = [
-        "| stage | pairs | change of the signal | degree | rms error | R² | signal by step | output by step |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+def _fits(fitted: Fitted) -> Table:
+    titles = ("stage", "pairs", "change of the signal", "degree", "rms error", "R²", "signal by step", "output by step")
+    rows = []
     for number, (fit, shares) in enumerate(zip(fitted.profile.stages, fitted.by_step, strict=True), 1):
-        explained = "" if fit.r2 is None else f"{fit.r2:.3f}"
         low, high = fit.range
-        lines.append(
-            f"| {number} | {fit.pairs} | {low:.3g} to {high:.3g} | {len(fit.coefficients) - 1} | {fit.rms:.3g} "
-            f"| {explained} | {shares[0]:.1%} | {shares[1]:.1%} |"
-        )
-    return lines
+        rows.append((
+            str(number), str(fit.pairs), f"{low:.3g} to {high:.3g}", str(len(fit.coefficients) - 1), f"{fit.rms:.3g}",
+            "" if fit.r2 is None else f"{fit.r2:.3f}", *(f"{share:.1%}" for share in shares),
+        ))  # fmt: skip
+    return Table(titles, rows)
 
 
-def _points(points: Sequence[Point]) -> list[str]:
-    lines = [
-        "| coefficients | threshold | computed | FLOPs | PSNR | SSIM | hurting | needless | decided alike |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+def _points(points: Sequence[Point]) -> Table:
+    titles = (
+        "coefficients", "threshold", "computed", "FLOPs", "PSNR", "SSIM", "hurting", "needless", "decided alike",
+    )  # fmt: skip
+    rows = []
     for point in sorted(points, key=lambda point: list(COLOURS).index(point.coefficients)):
-        verdict, decisions = point.judgement, "| |"
+        verdict, decisions = point.judgement, ["", "", ""]
         if verdict is not None:
             shares = verdict.hurting / verdict.free, verdict.needless / verdict.free, point.alike
-            decisions = " | ".join(f"{share:.1%}" for share in shares)
-        lines.append(
-            f"| {point.coefficients} | {point.threshold:.4g} | {point.computed:.1f} | {point.flop_ratio:.2f}x "
-            f"| {_mean(point.psnr, 2)} dB | {_mean(point.ssim, 4)} | {decisions} |"
-        )
-    return lines
+            decisions = [f"{share:.1%}" for share in shares]
+        rows.append((
+            point.coefficients, f"{point.threshold:.4g}", f"{point.computed:.1f}", f"{point.flop_ratio:.2f}x",
+            f"{_mean(point.psnr, 2)} dB", _mean(point.ssim, 4), *decisions,
+        ))  # fmt: skip
+    return Table(titles, rows)
 
 
 def _at_equal_cost(points: Sequence[Point]) -> list[str]:
@@ -120,21 +118,21 @@ def _at_equal_cost(points: Sequence[Point]) -> list[str]:
     ratios = [ratio for ratio in RATIOS if low <= ratio <= high]
     if not ratios:
         return ["The curves have no cost in common."]
-    lines = [
+    parts = [
         "At equal FLOPs, between the points of a curve: the mean, in brackets its difference to that of the published "
         "coefficients, and the worst picture."
     ]
     for title, measure, digits in (("PSNR, dB", "psnr", 2), ("SSIM", "ssim", 4)):
-        lines += ["", f"| {title} | {' | '.join(f'{ratio:g}x fewer' for ratio in ratios)} |"]
-        lines.append("|---|" + "---:|" * len(ratios))
+        rows = []
         for name, curve in curves.items():
-            cells = []
+            cells = [name]
             for ratio in ratios:
                 here, published = at_cost(curve, ratio, measure), at_cost(curves["published"], ratio, measure)
                 gain = "" if name == "published" else f" ({_mean(here - published, digits, '+')})"
                 cells.append(f"{here.mean():.{digits}f}{gain}, worst {here.min():.{digits}f}")
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+            rows.append(cells)
+        parts.append(Table((title, *(f"{ratio:g}x fewer" for ratio in ratios)), rows).markdown())
+    return parts
 
 
 def at_cost(curve: Sequence[Point], ratio: float, measure: str) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lab import Lab
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import Decision, Policy, PolicyState, Situation
 from ralu_cache.temporal.base import History, Refresh, TokenView

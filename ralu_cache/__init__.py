@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ralu_cache.plane.guidance import Guidance
     from ralu_cache.plane.regions import Scorer, register_scorer
     from ralu_cache.plane.spatial import RALU, register_spatial
-    from ralu_cache.report.record import Report
+    from ralu_cache.report.report import Report
     from ralu_cache.temporal import Adaptive, Forecast, SeaCache, TaylorSeer, TeaCache, ToCa, register_temporal
 
 _HOMES = {
@@ -22,7 +22,7 @@ _HOMES = {
     "Guidance": "plane.guidance",
     "RALU": "plane.spatial",
     "register_spatial": "plane.spatial",
-    "Report": "report.record",
+    "Report": "report.report",
     "Scorer": "plane.regions",
     "register_scorer": "plane.regions",
     "Multistep": "history.solvers",

@@ -100,7 +100,8 @@ def _demo(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from ralu_cache.demo import DEMOS, quick, run_demo
-    from ralu_cache.sweep.comparison import markdown_table
+    from ralu_cache.report.table import show
+    from ralu_cache.sweep.comparison import caption, comparison_table
 
     options = {name: getattr(args, name) for name in ("steps", "size", "seeds", "repeats", "methods", "device")}
     given: dict[str, Any] = {
@@ -110,7 +111,8 @@ def _demo(args: argparse.Namespace) -> None:
         if plan.model.name in args.models:
             out = Path(args.out) / plan.model.name
             summary = run_demo(replace(quick(plan) if args.quick else plan, **given), out)
-            print(markdown_table(summary))
+            show(comparison_table(summary))
+            print(f"\n{caption(summary)}\n")
             print(f"pictures, timeline and report.json are in {out}", flush=True)
 
 

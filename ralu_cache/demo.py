@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
 from ralu_cache.models.embedded import TINY_FLUX, TINY_SD3, TINY_WAN, EmbeddedModel
-from ralu_cache.report.record import RegionMask, Report, finite
+from ralu_cache.report.record import RegionMask, finite
+from ralu_cache.report.report import Report
 from ralu_cache.report.videos import beside, latent_frames, save_gif, side_by_side, still, to_images
 from ralu_cache.sweep.comparison import Pictures, Trial, comparison_row, describe_hardware, markdown_table
 from ralu_cache.sweep.methods import Method, parse_method
@@ -168,8 +169,8 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
 
 def _draw(plan: DemoPlan, trials: list[Trial], rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """The figures, of the first seed."""
-    from ralu_cache.report import composition
-    from ralu_cache.report import figures as plots
+    from ralu_cache.report.figures import save_grid
+    from ralu_cache.report.timeline import save_runs
 
     seed = plan.seeds[0]
     reports = {trial.name: trial.reports[seed] for trial in trials if trial.reports}
@@ -177,20 +178,19 @@ def _draw(plan: DemoPlan, trials: list[Trial], rows: Mapping[str, Mapping[str, A
     frames = latent_frames(next(iter(reports.values())).size, drawn[trials[0].name])
     pictures = {name: [still(picture, frames) for picture in batch] for name, batch in drawn.items()}
     captions = {name: _caption(name, row) for name, row in rows.items()}
-    plots.save_grid({captions[name]: pictures[name] for name in rows}, plan.prompts, folder / "grid.png")
+    save_grid({captions[name]: pictures[name] for name in rows}, plan.prompts, folder / "grid.png")
     if plan.model.frames_per_second is not None:
         columns = {captions[name]: [to_images(video, GIF_SCALE) for video in drawn[name]] for name in rows}
         save_gif(side_by_side(columns, plan.prompts), folder / "videos.gif", plan.model.frames_per_second)
     masks = {name: _masks(report, frames) for name, report in reports.items() if report.regions}
     if masks:
-        plots.save_grid({name: pictures[name] for name in masks}, plan.prompts, folder / "regions.png", masks)
-    for file, save, caches in (
-        ("timeline.png", plots.save_timelines, False),
-        ("composition.png", composition.save_compositions, True),
-    ):
+        save_grid({name: pictures[name] for name in masks}, plan.prompts, folder / "regions.png", masks)
+    for file, caches in (("timeline.png", False), ("composition.png", True)):
         chosen = {name: report for name, report in reports.items() if report.caches is caches}
         if chosen:
-            save({_label(name, report.flop_ratio, 44, 2): report for name, report in chosen.items()}, folder / file)
+            save_runs(
+                {_label(name, report.flop_ratio, 44, 2): report for name, report in chosen.items()}, folder / file
+            )
 
 
 def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:

@@ -19,7 +19,7 @@ MOVED = {
     "canvas": "plane.canvas",
     "coefficients": "temporal.coefficients",
     "comparison": "sweep.comparison",
-    "composition": "report.composition",
+    "composition": "report.timeline",
     "cross_flops": "report.cross_flops",
     "embedded": "models.embedded",
     "feature": "history.feature",

@@ -12,6 +12,7 @@ from PIL import Image
 from ralu_cache import cli
 from ralu_cache.generate import PICTURES, VIDEOS, Request, call_arguments, makes_videos, output_paths
 from ralu_cache.models.embedded import EMBEDDED
+from ralu_cache.report.table import Table
 from ralu_cache.sweep.methods import Method
 from tests.wan_pipelines import make_wan_pipeline
 
@@ -156,7 +157,8 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     plans: list[tuple[demo.DemoPlan, Path]] = []
     monkeypatch.setattr(demo, "run_demo", lambda plan, out: plans.append((plan, out)))
-    monkeypatch.setattr(comparison, "markdown_table", lambda summary: "| table |")
+    monkeypatch.setattr(comparison, "comparison_table", lambda summary: Table(("table",), []))
+    monkeypatch.setattr(comparison, "caption", lambda summary: "as measured")
     run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "+seacache:0.3", "--out", "there")
     assert [(plan.model.name, out) for plan, out in plans] == [
         (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3", "tiny-wan")
@@ -169,7 +171,7 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
     ((full, default),) = plans
     assert (full.model.name, full.steps, full.size, full.repeats) == ("tiny-sd3", 20, 64, 2)
     assert full.prompts == demo.DEMO.prompts and default == Path("out/demo/tiny-sd3")
-    assert capsys.readouterr().out.count("| table |") == 4
+    assert capsys.readouterr().out.count("| table |\n|---|\n\nas measured\n") == 4
 
 
 def test_the_command_line_knows_the_embedded_models() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ralu_cache import demo
 from ralu_cache.demo import DEMO, DEMOS, DemoPlan, demo_prompts, quick, run_demo
 from ralu_cache.models.embedded import EMBEDDED, TINY_FLUX_DEV, TINY_WAN, EmbeddedModel
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.report.videos import BETWEEN, LABEL
 from ralu_cache.sweep.comparison import Trial, comparison_row, describe_hardware, markdown_table
 from ralu_cache.sweep.methods import parse_method

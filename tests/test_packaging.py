@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("matplotlib", "scipy", "cv2", "torchvision", "xformers", "ray", "torchmetrics")
+HEAVY = ("matplotlib", "adjustText", "rich", "scipy", "cv2", "torchvision", "xformers", "ray", "torchmetrics")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,15 @@ def packages_on_disk() -> set[str]:
 
 def test_every_package_is_listed(pyproject: dict) -> None:
     assert set(pyproject["tool"]["setuptools"]["packages"]) == packages_on_disk()
+
+
+def test_files_beside_the_modules_are_package_data(pyproject: dict) -> None:
+    """Templates; the models' folders are listed as a whole."""
+    data = pyproject["tool"]["setuptools"]["package-data"]
+    found = [path.relative_to(ROOT) for path in (ROOT / "ralu_cache").rglob("*.j2")]
+    assert found
+    for path in found:
+        assert path.name in data[".".join(path.parent.parts)]
 
 
 def test_nothing_asks_for_torchvision(pyproject: dict) -> None:

@@ -33,7 +33,7 @@ from ralu_cache.history.nodes import Predictions
 from ralu_cache.history.solvers import resolve_solver
 from ralu_cache.plane.canvas import TokenLayout, coarsen
 from ralu_cache.plane.token_map import Kind, map_tokens
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from tests.strategies import chains, layouts, pairs
 
 CHANNELS = 2

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.report.record import BranchRecord, Report, StepRecord, finite, stage_kind
+from ralu_cache.report.record import BranchRecord, StepRecord, finite, stage_kind
+from ralu_cache.report.report import Report
 from ralu_cache.report.text import readable_bytes, readable_flops
 from ralu_cache.sweep.comparison import Trial, comparison_row
 
@@ -189,15 +190,18 @@ def test_saved_json_holds_everything(report: Report, tmp_path: Path) -> None:
     assert data["regions"][0][1][2:4] == ["11100000"] * 2
 
 
-@pytest.mark.parametrize("pictures", [None, "one", "list", "batch"])
-def test_plot_writes_a_picture(report: Report, tmp_path: Path, pictures: str | None) -> None:
+@pytest.mark.parametrize(("pictures", "shown"), [(None, 0), ("one", 1), ("list", 2), ("batch", 2)])
+def test_plot_shows_the_pictures(report: Report, tmp_path: Path, pictures: str | None, shown: int) -> None:
     pytest.importorskip("matplotlib")
-    array = np.full((64, 64, 3), 0.5)
-    image = {"one": Image.new("RGB", (64, 64)), "list": [array, array], "batch": np.stack([array, array])}
+    pink = np.full((64, 64, 3), (1.0, 0.0, 1.0))
+    image = {"one": Image.new("RGB", (64, 64), "#ff00ff"), "list": [pink, pink], "batch": np.stack([pink, pink])}
     report.plot(tmp_path / "run.png", image.get(pictures or ""))
     with Image.open(tmp_path / "run.png") as picture:
         assert picture.width > 800 and picture.height > 500
-        assert len(np.unique(np.asarray(picture))) > 50
+        pixels = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(pixels)) > 50
+    kept = (pixels == (255, 0, 255)).all(-1).any(0).astype(int)  # refined, so not faded; a run of columns a picture
+    assert (np.diff(kept, prepend=0) == 1).sum() == shown
 
 
 def test_plot_refuses_what_is_no_picture(report: Report, tmp_path: Path) -> None:
@@ -229,8 +233,9 @@ def test_missing_matplotlib_is_named(report: Report, tmp_path: Path, monkeypatch
             raise ImportError(name)
         return stock(name, *args)
 
-    monkeypatch.delitem(sys.modules, "ralu_cache.report.figures", raising=False)
-    monkeypatch.delattr("ralu_cache.report.figures", raising=False)
+    for module in ("figures", "timeline"):
+        monkeypatch.delitem(sys.modules, f"ralu_cache.report.{module}", raising=False)
+        monkeypatch.delattr(f"ralu_cache.report.{module}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     with pytest.raises(ImportError, match=r"ralu-cache\[plot\]"):
         report.plot(tmp_path / "run.png")

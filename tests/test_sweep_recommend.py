@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ralu_cache import accelerate
-from ralu_cache.sweep.recommend import ALL, OURS, at_size, best_at, fastest, save, usage
+from ralu_cache.sweep.recommend import ALL, AVAILABLE, at_size, best_at, fastest, save, usage
 from ralu_cache.sweep.recommended import Entry
 from ralu_cache.sweep.summary import summarise
 from tests.sweep_results import distance, fabricated
@@ -70,7 +70,7 @@ def test_the_best_of_all_may_be_a_peer():
     peer, _ = best_at(SUMMARY, 2.85, "psnr", ALL)
     ours, _ = best_at(SUMMARY, 2.85, "psnr")
     assert peer is not None and peer.setting.method == "MagCache:0.2"
-    assert ours is not None and ours.family in OURS
+    assert ours is not None and ours.family in AVAILABLE
 
 
 def test_of_two_equally_good_settings_the_faster_is_taken():

@@ -25,7 +25,7 @@ from ralu_cache.plane.budget import Budget
 from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.temporal import Forecast
 from ralu_cache.temporal.coefficients import Calibrated
 

@@ -29,7 +29,8 @@ from ralu_cache.plane.transition import (
     renoise_rewind,
     seeded_noise,
 )
-from ralu_cache.report.record import BranchRecord, Report, StepRecord
+from ralu_cache.report.record import BranchRecord, StepRecord
+from ralu_cache.report.report import Report
 from ralu_cache.temporal.base import Policy, Situation
 
 Signals = tuple[Callable[[], Tensor], Callable[[], Tensor]]

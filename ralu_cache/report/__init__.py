@@ -3,6 +3,6 @@
 Imports `plane`, `history` and `temporal` at most; never `engine`, an adapter or diffusers.
 """
 
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 
 __all__ = ["Report"]

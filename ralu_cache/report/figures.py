@@ -1,9 +1,12 @@
-"""Figures: the timeline of a run, its regions over the pictures, a labelled grid of pictures (needs matplotlib)."""
+"""What all figures share, and pictures: a labelled grid of them, and refined regions drawn over them.
+
+Needs matplotlib, as all modules that draw do.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,60 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.report.record import RegionMask, Report, StageRecord
+from ralu_cache.report.record import RegionMask
 
 try:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure, FigureBase
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 except ImportError as error:
     raise ImportError("plotting needs matplotlib: pip install 'ralu-cache[plot]'") from error
 
-Draw = Callable[[FigureBase, Mapping[str, Report]], None]
+__all__ = [  # the parts of matplotlib from here, so that one place says what to install where it is missing
+    "Axes", "Figure", "FigureBase", "Line2D", "Patch", "as_pictures", "draw_regions", "plain", "save", "save_grid",
+]  # fmt: skip
+
 COLOURS = {"coarse": "#e09f3e", "mixed": "#2a9d8f", "fine": "#3d5a98"}
 INK = "#30343f"
-MAX_SAMPLES = 8  # pictures shown beside a timeline
 CELL = 1.6  # inches of one picture in a grid
-
-
-def save_report(
-    report: Report, path: str | PathLike[str], image: Any = None, draw: Draw | None = None, height: float = 4.6
-) -> None:
-    """The timeline of `report` and, with `image` (PIL, array, or a list of them), its regions over the pictures.
-
-    draw: what is drawn in the timeline's place, at least `height` inches high.
-    """
-    draw = draw or draw_timeline
-    pictures = as_pictures(image)[:MAX_SAMPLES]
-    columns = 2 if len(pictures) > 1 else len(pictures)
-    shown_rows = -(-len(pictures) // columns) if pictures else 0
-    width = 3.6 if len(pictures) == 1 else 2.2 * columns
-    figure = Figure(figsize=(7.5 + width, max(height, 2.1 * shown_rows)), layout="constrained")
-    gain = f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps"
-    parts = [textwrap.shorten(part, 40, placeholder=" ...)") for part in (report.spatial, report.temporal)]
-    name = " + ".join(part for part in parts if part != "none")
-    timeline = {f"{name}: {gain}" if len(name) < 40 else f"{name}\n{gain}": report}
-    if pictures:
-        halves = figure.add_gridspec(1, 2, width_ratios=(7.5, width))
-        draw(figure.add_subfigure(halves[0]), timeline)
-        right = figure.add_subfigure(halves[1])
-        right.suptitle("refined regions", color=INK, fontsize=10)
-        axes = right.subplots(shown_rows, columns, squeeze=False).flat
-        for sample, axis in enumerate(axes):
-            axis.set_axis_off()
-            if sample < len(pictures):
-                draw_regions(axis, pictures[sample], [masks[sample] for masks in report.regions if sample < len(masks)])
-    else:
-        draw(figure, timeline)
-    save(figure, path)
-
-
-def save_timelines(reports: Mapping[str, Report], path: str | PathLike[str]) -> None:
-    """One timeline per named run, side by side on common axes."""
-    figure = Figure(figsize=(0.6 + 4.2 * len(reports), 4.6), layout="constrained")
-    draw_timeline(figure, reports)
-    save(figure, path)
 
 
 def save_grid(
@@ -90,52 +57,6 @@ def save_grid(
     for axis, caption in zip(axes[0], columns, strict=True):
         axis.set_title(textwrap.fill(caption, 22), fontsize=7.5, color=INK)
     save(figure, path)
-
-
-def draw_timeline(figure: FigureBase, reports: Mapping[str, Report]) -> None:
-    """Above: sigma over the steps, stages shaded, transitions as jumps. Below: the tokens of each step."""
-    axes = figure.subplots(2, len(reports), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 1.4))
-    for column, (title, report) in enumerate(reports.items()):
-        draw_sigmas(axes[0, column], report)
-        _draw_tokens(axes[1, column], report)
-        axes[0, column].set_title(title, fontsize=10, color=INK)
-    axes[0, 0].set_ylabel("sigma (1 noise, 0 clean)")
-    axes[1, 0].set_ylabel("tokens")
-
-
-def draw_sigmas(axis: Axes, report: Report) -> None:
-    """Sigma over the steps, stages shaded and named, transitions as jumps."""
-    start = 0
-    for number, stage in enumerate(report.stages):
-        colour = COLOURS[stage.kind]
-        steps = report.steps[start : start + stage.steps]
-        path = [step.sigma for step in steps] + [stage.sigma_end]
-        axis.axvspan(start, start + stage.steps, color=colour, alpha=0.12, lw=0)
-        if number:  # the transition before this stage
-            before = report.steps[start - 1].sigma_next
-            axis.plot([start, start], [before, path[0]], color=INK, lw=1, ls=(0, (2, 2)))
-            axis.annotate("", (start, path[0]), (start, before), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1})
-        axis.plot(range(start, start + len(path)), path, color=colour, lw=2, marker="o", ms=3.5)
-        axis.text(start + stage.steps / 2, 1.08, _label(stage), color=colour, fontsize=8, ha="center", va="center")
-        start += stage.steps
-    axis.set(ylim=(-0.03, 1.17), xlim=(0, max(start, 1)), yticks=(0, 0.25, 0.5, 0.75, 1))
-    plain(axis)
-
-
-def _draw_tokens(axis: Axes, report: Report) -> None:
-    start = 0
-    for stage in report.stages:
-        steps = report.steps[start : start + stage.steps]
-        places = np.arange(start, start + stage.steps) + 0.5
-        axis.bar(places, [step.tokens for step in steps], width=0.8, color=COLOURS[stage.kind])
-        start += stage.steps
-    axis.set_xlabel("step")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain(axis)
-
-
-def _label(stage: StageRecord) -> str:
-    return f"{stage.kind}\n{stage.steps} step{'s' if stage.steps > 1 else ''}"
 
 
 def plain(axis: Axes) -> None:

@@ -1,24 +1,20 @@
-"""What a run did: its steps, stages, regions and cost, as plain data that prints, saves and plots itself."""
+"""What a run did: its steps, stages, regions and cost, as plain data."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, zip_longest
 from operator import attrgetter
-from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.report.text import describe
-
 StageKind = Literal["coarse", "mixed", "fine"]
 RegionMask = NDArray[np.bool_]
+SUMS = ("calls", "flops", "seconds", "computed", "reused", "partial", "saved_flops")  # of a stage, over its steps
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ class StageRecord:
 
 
 @dataclass
-class Report:
+class RunRecord:
     """The record of one pipeline call.
 
     size: the full-resolution token grid (rows, columns), of a video with the rows of all latent frames; known, like
@@ -237,18 +233,9 @@ class Report:
             sigma_start=first.sigma,
             sigma_end=last.sigma_next,
             tokens=first.tokens,
-            calls=sum(step.calls for step in steps),
-            flops=sum(step.flops for step in steps),
-            seconds=sum(step.seconds for step in steps),
-            computed=sum(step.computed for step in steps),
-            reused=sum(step.reused for step in steps),
-            partial=sum(step.partial for step in steps),
-            saved_flops=sum(step.saved_flops for step in steps),
             branches=_branch_totals(steps),
+            **{name: sum(getattr(step, name) for step in steps) for name in SUMS},
         )
-
-    def __str__(self) -> str:
-        return describe(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data: a region mask becomes one string of 0 and 1 per row, nan and inf become None."""
@@ -260,30 +247,6 @@ class Report:
             "peak_cached_bytes",
         )  # fmt: skip
         return finite(data | {name: getattr(self, name) for name in totals})
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Writes `to_dict()` as JSON; makes the folder."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
-
-    def plot(self, path: str | PathLike[str], image: Any = None) -> None:
-        """Draws sigma and tokens over the steps and, with `image`, the refined regions over the finished pictures.
-
-        Of a run that caches, the tokens are coloured by what was computed, recomputed and reused, above distances and
-        ledger.
-
-        image: a PIL image, a (Y, X, 3) array, or a list of them in the order of the batch.
-        Raises ImportError if matplotlib is missing.
-        """
-        from ralu_cache.report import figures as plots
-
-        if not self.caches:
-            plots.save_report(self, path, image)
-            return
-        from ralu_cache.report import composition
-
-        composition.save_composition(self, path, image)
 
 
 def stage_kind(tokens: int, size: tuple[int, int]) -> StageKind:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ralu_cache.report.record import BranchTotals, Report, StageRecord
-
-NUMBERS = 46  # columns left of what a branch's line shares with its stage's
+from ralu_cache.report.record import BranchTotals, RunRecord, StageRecord
+from ralu_cache.report.table import Table
 
 
-def describe(report: Report) -> str:
+def describe(report: RunRecord) -> str:
     """The whole text."""
     rows, columns = report.size
     lines = [
@@ -20,7 +17,7 @@ def describe(report: Report) -> str:
         f"spatial {report.spatial}",
         f"temporal {report.temporal}",
         *([] if report.solver == "euler" else [f"solver {report.solver}"]),
-        *_table(report),
+        _table(report).plain(),
     ]
     counted = not math.isnan(report.flops)
     if report.baseline_steps and counted:
@@ -38,43 +35,33 @@ def describe(report: Report) -> str:
     return "\n".join(lines + [f"notice: {notice}" for notice in report.notices])
 
 
-def _table(report: Report) -> list[str]:
+def _table(report: RunRecord) -> Table:
     """A line a stage, below it one for each branch if there are several, and a last one for the whole run."""
-    stages = report.stages
-    kinds = _kinds(report)
-    titles = "".join(f"{kind:>{width}}" for kind, width in kinds.items())
-    lines = [f"{'stage':<8}{'steps':>6}{'sigma':>17}{'tokens':>8}{'calls':>7}{titles}{'FLOPs':>11}{'seconds':>9}"]
+    kinds: list[str] = []  # what the samples of calls are counted by
+    if report.caches:
+        kinds = ["computed", *(["partial"] if report.sparse else []), "reused"]
+    rows, stages = [], report.stages
     for stage in stages:
         sigmas = f"{stage.sigma_start:.3f} -> {stage.sigma_end:.3f}"
-        head = f"{stage.kind:<8}{stage.steps:>6}{sigmas:>17}{stage.tokens:>8}{stage.calls:>7}"
-        lines.append(head + _steps([stage], stage.steps, kinds) + _cost(stage.flops, stage.seconds))
-        if len(stage.branches) > 1:
-            for number, branch in enumerate(stage.branches, 1):
-                counts = _steps([branch], stage.steps, kinds)
-                lines.append(f"  branch {number}".ljust(NUMBERS) + counts + _cost(branch.flops))
-    total = f"{'total':<8}{len(report.steps):>6}{'':>25}{sum(stage.calls for stage in stages):>7}"
-    return [*lines, total + _steps(stages, len(report.steps), kinds) + _cost(report.flops, report.seconds)]
+        head = (stage.kind, str(stage.steps), sigmas, str(stage.tokens), str(stage.calls))
+        rows.append([*head, *_steps([stage], stage.steps, kinds), readable_flops(stage.flops), f"{stage.seconds:.2f}"])
+        for number, branch in enumerate(stage.branches if len(stage.branches) > 1 else (), 1):
+            counts = _steps([branch], stage.steps, kinds)
+            rows.append([f"  branch {number}", *[""] * (len(head) - 1), *counts, readable_flops(branch.flops), ""])
+    total = ("total", str(len(report.steps)), "", "", str(sum(stage.calls for stage in stages)))
+    counts = _steps(stages, len(report.steps), kinds)
+    rows.append([*total, *counts, readable_flops(report.flops), f"{report.seconds:.2f}"])
+    return Table(("stage", "steps", "sigma", "tokens", "calls", *kinds, "FLOPs", "seconds"), rows)
 
 
-def _kinds(report: Report) -> dict[str, int]:
-    """What the samples of calls are counted by, and the columns' widths."""
-    if not report.caches:
-        return {}
-    return {"computed": 10} | ({"partial": 9} if report.sparse else {}) | {"reused": 8}
+def _steps(parts: Sequence[StageRecord | BranchTotals], steps: int, kinds: Sequence[str]) -> list[str]:
+    """Samples of calls as steps: means over the samples and branches; 3.0 -> "3", 3.25 -> "3.2"."""
+    counts = [sum(getattr(part, kind) for part in parts) for kind in kinds]
+    share = steps / max(sum(counts), 1)
+    return [f"{count * share:.1f}".removesuffix(".0") for count in counts]
 
 
-def _steps(parts: Sequence[StageRecord | BranchTotals], steps: int, kinds: Mapping[str, int]) -> str:
-    """Samples of calls as steps: means over the samples and branches."""
-    counts = {kind: sum(getattr(part, kind) for part in parts) for kind in kinds}
-    share = steps / max(sum(counts.values()), 1)
-    return "".join(f"{_tenths(counts[kind] * share):>{width}}" for kind, width in kinds.items())
-
-
-def _cost(flops: float, seconds: float | None = None) -> str:
-    return f"{readable_flops(flops):>11}" + ("" if seconds is None else f"{seconds:>9.2f}")
-
-
-def _savings(report: Report) -> list[str]:
+def _savings(report: RunRecord) -> list[str]:
     """Which part spared what, and how many times fewer that is; of a run cut short only what it reused is known."""
     spatial, temporal = report.spatial_saved_flops, report.temporal_saved_flops
     uncached = report.flops + temporal
@@ -87,22 +74,15 @@ def _savings(report: Report) -> list[str]:
 
 def readable_flops(flops: float) -> str:
     """1.5e12 -> '1.50 T'; 'unknown' for nan."""
-    if math.isnan(flops):
-        return "unknown"
-    for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if flops >= scale:
-            return f"{flops / scale:.2f} {unit}"
-    return f"{flops / 1e6:.2f} M"
+    return "unknown" if math.isnan(flops) else _scaled(flops, 2, {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6})
 
 
 def readable_bytes(size: float) -> str:
     """2.5 * 2**20 -> '2.5 MiB'."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size / 2**10:.1f} KiB"
+    return _scaled(size, 1, {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10})
 
 
-def _tenths(value: float) -> str:
-    """3.0 -> '3', 3.25 -> '3.2'."""
-    return f"{value:.1f}".removesuffix(".0")
+def _scaled(value: float, digits: int, units: Mapping[str, float]) -> str:
+    """In the largest unit that it holds, else in the smallest; the units from large to small."""
+    unit, scale = next(((unit, scale) for unit, scale in units.items() if value >= scale), list(units.items())[-1])
+    return f"{value / scale:.{digits}f} {unit}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from ralu_cache.sweep.comparison import describe_hardware
 from ralu_cache.sweep.engine import UNCACHED, Bench
 from ralu_cache.sweep.executors import Executor, run_here, run_on_ray
 from ralu_cache.sweep.grid import Grid, grid_from
-from ralu_cache.sweep.outputs import write_outputs
+from ralu_cache.sweep.outputs import can_plot, write_outputs
+from ralu_cache.sweep.page import NO_PLOTS
 from ralu_cache.sweep.pictures import PictureFolder
 from ralu_cache.sweep.records import Header
 from ralu_cache.sweep.runner import run_sweep
@@ -55,27 +56,15 @@ _PER_CALL = ("prompt", "generator", "height", "width", "num_inference_steps", "n
 
 def sweep(args: argparse.Namespace) -> Path:
     """Runs the sweep that the options describe, writes its tables, plots and page, and returns its results file."""
-    names = (
-        "spatial",
-        "temporal",
-        "guidance",
-        "thresholds",
-        "methods",
-        "steps",
-        "plain_steps",
-        "sizes",
-        "prompts",
-        "seeds",
-        "batch",
-    )
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options = {field.name: getattr(args, field.name) for field in fields(Grid)}
+    given = {name: value for name, value in options.items() if value is not None}
     if args.prompts is None and args.grid is None:
         given["prompts"] = DEMO.prompts
     grid = grid_from(given, args.grid)
     if args.model in EMBEDDED and EMBEDDED[args.model].output == "frames":  # before anything is written
         raise ValueError(_NO_VIDEOS.format(model=args.model, pipeline=EMBEDDED[args.model].pipeline))
     metrics, set_metrics, notices = metrics_for(grid.prompts)
-    for notice in notices:
+    for notice in notices if can_plot() else [*notices, NO_PLOTS]:
         print(f"note: {notice}")
     request = Request(
         model=args.model, prompt=[grid.prompts[0]], negative_prompt=args.negative_prompt, device=args.device,

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ralu_cache.report.record import Report, StepRecord
+from ralu_cache.report.record import StepRecord
+from ralu_cache.report.report import Report
+from ralu_cache.report.table import Table
 from ralu_cache.report.text import readable_flops
 from ralu_cache.report.videos import as_frames
 from ralu_cache.sweep.methods import Method
@@ -109,28 +111,39 @@ def _likeness(trial: Trial, base: Trial, metrics: Mapping[str, Metric]) -> dict[
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """The figures of a demo's report.json as a Markdown table, and below it how they were measured."""
-    cached = any("uncached" in row for row in summary["methods"].values())
-    titles = (*TITLES, *CACHED) if cached else TITLES
-    header = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
+    return f"{comparison_table(summary).markdown()}\n\n{caption(summary)}\n"
+
+
+def comparison_table(summary: Mapping[str, Any]) -> Table:
+    """A line for each method; columns for what caching is worth if one of them caches."""
+    cached = _caches(summary)
     rows = [_table_row(name, row, cached) for name, row in summary["methods"].items()]
+    return Table((*TITLES, *CACHED) if cached else TITLES, rows)
+
+
+def caption(summary: Mapping[str, Any]) -> str:
     hardware, size, frames = summary["hardware"], summary["size"], summary.get("frames")
     length = f", {frames} frames" if frames else ""
-    caption = (
+    text = (
         f"{summary['model']}, guided, {len(summary['prompts'])} prompts as one batch at {size}x{size} pixels{length}; "
         f"{hardware['name']}, {hardware['threads']} threads, torch {summary['versions']['torch']}. "
         f"Seconds: median of {summary['repeats'] * len(summary['seeds'])} interleaved runs of the whole call. "
         f"PSNR and SSIM: mean and standard deviation over the {'frames' if frames else 'pictures'}, "
         "to the full run of the same seed."
     )
-    if cached:
-        caption += (
+    if _caches(summary):
+        text += (
             " Steps in brackets: those computed, on average over pictures, guidance branches and tokens; the others"
             " reused what was cached. Uncached: the same spatial plan without temporal caching."
         )
-    return "\n".join([*header, *rows, "", caption]) + "\n"
+    return text
 
 
-def _table_row(name: str, row: Mapping[str, Any], cached: bool) -> str:
+def _caches(summary: Mapping[str, Any]) -> bool:
+    return any("uncached" in row for row in summary["methods"].values())
+
+
+def _table_row(name: str, row: Mapping[str, Any], cached: bool) -> list[str]:
     low, high = row["ratio_range"]
     share = row.get("reused_share", 0)
     cells = [
@@ -147,7 +160,7 @@ def _table_row(name: str, row: Mapping[str, Any], cached: bool) -> str:
         psnr = row.get("psnr_to_uncached")
         cells.append(f"{row['ratio_to_uncached']:.2f}x" if "uncached" in row else "")
         cells.append("" if psnr is None else f"{psnr:.1f} ± {row['psnr_to_uncached_spread']:.1f} dB")
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def describe_hardware(device: str) -> dict[str, Any]:

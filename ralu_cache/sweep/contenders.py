@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ralu_cache.api import accelerate
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.sweep.methods import Method, parse_method
 from ralu_cache.sweep.records import Setting
 

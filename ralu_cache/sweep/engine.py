@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ralu_cache.quality.base import Metric, Pictures, SetMetric
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.sweep.contenders import prepare, uncached
 from ralu_cache.sweep.records import Batch, Record, Setting
 

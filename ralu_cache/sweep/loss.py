@@ -28,8 +28,8 @@ def fastest_within(
     full = next((row for row in rows if row.family == "full"), None)
     if full is None:
         return None
-    sign, start = (1 if summary.header.metrics[metric].higher else -1), full.quality[metric].mean
-    kept = [row for row in rows if sign * (start - row.quality[metric].mean) <= drop and not math.isnan(row.speedup)]
+    start = summary.score(full, metric)
+    kept = [row for row in rows if start - summary.score(row, metric) <= drop and not math.isnan(row.speedup)]
     there = {row.family for row in rows}
     groups = (group for group in LOOKS if group != "full" and (group not in ("guidance", "solver") or group in there))
     return {

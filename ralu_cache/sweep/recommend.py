@@ -13,8 +13,8 @@ from ralu_cache.sweep.recommended import Entry
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.summary import Row, Summary, steps_asked
 
-OURS = ("full", "steps", "spatial", "temporal", "guidance", "solver", "combined")  # to be had by `accelerate`
-ALL = (*OURS, "peer")
+AVAILABLE = ("full", "steps", "spatial", "temporal", "guidance", "solver", "combined")  # to be had by `accelerate`
+ALL = (*AVAILABLE, "peer")
 
 
 def default_metric(summary: Summary) -> str:
@@ -35,12 +35,12 @@ def at_size(summary: Summary, size: tuple[int, int] | None) -> Summary:
         raise ValueError(f"the results hold several sizes, choose one with --size: {measured}")
     if size is not None and size not in summary.sizes:
         raise ValueError(f"nothing was measured at {size[1]}x{size[0]}; measured: {measured}")
-    rows = (row for row in summary.rows if size in (None, (row.setting.height, row.setting.width)))
+    rows = (row for row in summary.rows if size in (None, row.setting.size))
     return replace(summary, rows=tuple(rows))
 
 
 def fastest(
-    summary: Summary, minimum: Mapping[str, float], families: Collection[str] = OURS
+    summary: Summary, minimum: Mapping[str, float], families: Collection[str] = AVAILABLE
 ) -> tuple[Row | None, Row | None]:
     """(the fastest row that keeps every given quality or None, else the row that comes nearest).
 
@@ -53,8 +53,8 @@ def fastest(
     def short(row: Row) -> float:
         gaps = []
         for name, bound in minimum.items():
-            sign = 1 if summary.header.metrics[name].higher else -1
-            gaps.append(max(sign * (bound - row.quality[name].mean), 0) / max(abs(bound), 1e-9))
+            gap = summary.sign(name) * bound - summary.score(row, name)
+            gaps.append(max(gap, 0) / max(abs(bound), 1e-9))
         return sum(gaps)
 
     rows = [row for row in _candidates(summary, families) if all(name in row.quality for name in minimum)]
@@ -65,15 +65,14 @@ def fastest(
 
 
 def best_at(
-    summary: Summary, speedup: float, metric: str, families: Collection[str] = OURS
+    summary: Summary, speedup: float, metric: str, families: Collection[str] = AVAILABLE
 ) -> tuple[Row | None, Row | None]:
     """(the best row in `metric` at this speed-up or more or None, else the fastest row); of equals the faster one."""
     _check_metric(summary, metric)
-    sign = 1 if summary.header.metrics[metric].higher else -1
     rows = [row for row in _candidates(summary, families) if metric in row.quality]
     fitting = [row for row in rows if row.speedup >= speedup]
     if fitting:
-        return max(fitting, key=lambda row: (sign * row.quality[metric].mean, row.speedup)), None
+        return max(fitting, key=lambda row: (summary.score(row, metric), row.speedup)), None
     return None, max(rows, key=lambda row: row.speedup, default=None)
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection
 
 from ralu_cache.sweep.outputs import load_summary
-from ralu_cache.sweep.recommend import ALL, OURS, at_size, best_at, default_metric, fastest, save, usage
+from ralu_cache.sweep.recommend import ALL, AVAILABLE, at_size, best_at, default_metric, fastest, save, usage
 from ralu_cache.sweep.summary import Row, Summary
 from ralu_cache.sweep.tables import quality_text, speed
 
@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
     Raises ValueError, naming the nearest, if nothing fits.
     """
     summary = at_size(load_summary(args.results), None if args.size is None else _size(args.size))
-    row, nearest = _choose(summary, args, OURS)
+    row, nearest = _choose(summary, args, AVAILABLE)
     best, _ = _choose(summary, args, ALL)
     shown = row or nearest
     if shown is None:

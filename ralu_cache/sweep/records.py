@@ -22,6 +22,10 @@ class Setting:
     height: int
     width: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 
 from ralu_cache.sweep.groups import OTHERS, OURS
-from ralu_cache.sweep.summary import Row, Summary
+from ralu_cache.sweep.summary import Row, Summary, standard_error
 
 ERRORS = 2
 """A gap counts from so many standard errors on."""
@@ -34,32 +33,24 @@ def defeats(summary: Summary, metric: str) -> list[Defeat]:
     As fast: the quartiles of the speeds overlap, or ours is faster. Beaten: the rival is better by more than `ERRORS`
     standard errors of the gap, picture by picture, than each of ours that is as fast; without an error, by any gap.
     """
-    sign = 1 if summary.header.metrics[metric].higher else -1
     found = []
     for rival in summary.front(metric, OTHERS):
-        fast = [row for row in _ours(summary, rival) if metric in row.quality and row.high >= rival.low]
+        ours = [row for row in summary.rows if row.family in OURS and row.comparable and metric in row.quality]
+        fast = [row for row in ours if row.setting.size == rival.setting.size and row.high >= rival.low]
         if not fast:
             found.append(Defeat(metric, rival, None))
             continue
-        gaps = {row.setting: _gap(rival, row, metric, sign) for row in fast}
+        gaps = {row.setting: _gap(summary, rival, row, metric) for row in fast}
         if all(gap > ERRORS * (0.0 if math.isnan(error) else error) for gap, error in gaps.values()):
-            best = max(fast, key=lambda row: sign * row.quality[metric].mean)
+            best = max(fast, key=lambda row: summary.score(row, metric))
             found.append(Defeat(metric, rival, best, *gaps[best.setting]))
     return found
 
 
-def _ours(summary: Summary, rival: Row) -> list[Row]:
-    """Ours of the rival's size that were measured on all pictures."""
-    size = (rival.setting.height, rival.setting.width)
-    rows = (row for row in summary.rows if row.family in OURS and row.comparable)
-    return [row for row in rows if (row.setting.height, row.setting.width) == size]
-
-
-def _gap(rival: Row, ours: Row, metric: str, sign: int) -> tuple[float, float]:
+def _gap(summary: Summary, rival: Row, ours: Row, metric: str) -> tuple[float, float]:
     """(gap, its standard error), paired over the pictures that both were measured on."""
-    a, b = rival.quality[metric], ours.quality[metric]
-    error = math.nan
-    if len(a.values) == len(b.values) > 1:
-        differences = [x - y for x, y in zip(a.values, b.values, strict=True)]
-        error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return sign * (a.mean - b.mean), error
+    gap, error = summary.score(rival, metric) - summary.score(ours, metric), math.nan
+    a, b = rival.quality[metric].values, ours.quality[metric].values
+    if len(a) == len(b) > 1:
+        error = standard_error([x - y for x, y in zip(a, b, strict=True)])
+    return gap, error

@@ -1,45 +1,53 @@
-"""The kept pictures of the same prompts, a line for the full run and for each setting on the front."""
+"""The kept pictures of the same prompts: for the full run and for each setting on the front."""
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ralu_cache.sweep.pictures import KEPT, slug
+from ralu_cache.sweep.pictures import CAPTIONS, KEPT, slug
 from ralu_cache.sweep.recommend import default_metric
 from ralu_cache.sweep.summary import Row, Summary
+from ralu_cache.sweep.tables import times
 
-LEFT = 210  # pixels for the names
-LETTERS = 32  # of a name in a line
-
-
-def save_strip(summary: Summary, pictures: Path, path: Path, size: int = 128) -> None:
-    """One line of pictures, `size` pixels each, for each of `strip_rows`; nothing if none were kept."""
-    rows = [row for row in strip_rows(summary) if picture_files(row, pictures)]
-    if not rows:
-        return
-    sheet = Image.new("RGB", (LEFT + KEPT * size, len(rows) * size), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, row in enumerate(rows):
-        name = summary.label(row).replace("+", " +").replace(",", ", ")
-        lines = [f"{row.speedup:.2f}x", *textwrap.wrap(name.strip(), LETTERS)]
-        middle = line * size + size / 2
-        draw.multiline_text((6, middle), "\n".join(lines), fill="black", anchor="lm", spacing=3)
-        for file in picture_files(row, pictures):
-            with Image.open(file) as picture:
-                sheet.paste(picture.convert("RGB").resize((size, size)), (LEFT + int(file.stem) * size, line * size))
-    sheet.save(path)
+Strip = tuple[str, dict[str, Path]]
+"""A setting with its speed, and its picture files by what they show."""
 
 
-def strip_rows(summary: Summary) -> list[Row]:
-    """The full run of each size, then the front of the metric that matters most, by speed."""
+def strips(summary: Summary, pictures: Path) -> list[Strip]:
+    """Of the full run of each size and the front of the metric that matters most, by speed, those with pictures.
+
+    pictures: the folder of `PictureFolder`; it may be missing.
+    """
+    captions = pictures / CAPTIONS
+    told: list[str] = json.loads(captions.read_text()) if captions.exists() else []
     front = summary.front(default_metric(summary)) if summary.header.metrics else []
-    full = [row for row in summary.rows if row.family == "full"]
-    return [*full, *(row for row in front if row.family != "full")]
+    rows = [*(row for row in summary.rows if row.family == "full"), *(row for row in front if row.family != "full")]
+    found = [(f"{summary.label(row)}, {times(row.speedup)}", _files(row, told, pictures)) for row in rows]
+    return [(name, files) for name, files in found if files]
 
 
-def picture_files(row: Row, pictures: Path) -> list[Path]:
-    files = (pictures / slug(row.setting) / f"{index}.png" for index in range(KEPT))
-    return [file for file in files if file.exists()]
+def _files(row: Row, captions: Sequence[str], pictures: Path) -> dict[str, Path]:
+    files = {caption: pictures / slug(row.setting) / f"{index}.png" for index, caption in enumerate(captions[:KEPT])}
+    return {caption: file for caption, file in files.items() if file.exists()}
+
+
+def save_strip(shown: Sequence[Strip], path: Path) -> None:
+    """A line for each of the settings that have all pictures of the first; needs matplotlib."""
+    from ralu_cache.report.figures import save_grid
+
+    captions = list(shown[0][1])
+    rows = {
+        _lines(name): [Image.open(files[told]) for told in captions]
+        for name, files in shown if list(files) == captions
+    }  # fmt: skip
+    save_grid(rows, captions, path)
+
+
+def _lines(name: str) -> str:
+    parts = name.replace("+", " +").replace(",", ", ").split()
+    return textwrap.fill(" ".join(parts), 24)

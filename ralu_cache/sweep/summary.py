@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,11 +67,30 @@ class Summary:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        return list(dict.fromkeys((row.setting.height, row.setting.width) for row in self.rows))
+        """(height, width) in pixels."""
+        return list(dict.fromkeys(row.setting.size for row in self.rows))
+
+    def sign(self, metric: str) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.header.metrics[metric].higher else -1
+
+    def score(self, row: Row, metric: str) -> float:
+        """The metric's mean, negative where less is better: more is better."""
+        return self.sign(metric) * row.quality[metric].mean
 
     def label(self, row: Row) -> str:
         """The setting's name, with what else is needed to tell it from the others."""
-        return _labels(self.header, tuple(other.setting for other in self.rows))[row.setting]
+        return self._labels[row.setting]
+
+    @cached_property
+    def _labels(self) -> dict[Setting, str]:
+        several, names = len(self.sizes) > 1, {}
+        for setting, full in ((row.setting, row.family == "full") for row in self.rows):
+            name = f"full run, {setting.steps} steps" if full else setting.method
+            if not full and any(row.setting.method == name and row.setting.steps != setting.steps for row in self.rows):
+                name += f", {setting.steps} steps"
+            names[setting] = name + (f", {setting.width}x{setting.height}" if several else "")
+        return names
 
     def compares_with_full(self, metric: str) -> bool:
         """Whether it is a likeness to the full run: a sweep measures those to the uncached plan as well."""
@@ -89,12 +109,10 @@ class Summary:
         """
         best = []
         for size in self.sizes:
-            rows = [row for row in self.rows if (row.setting.height, row.setting.width) == size and row.comparable]
+            rows = [row for row in self.rows if row.setting.size == size and row.comparable]
             rows = [row for row in rows if metric in row.quality and (families is None or row.family in families)]
             rows = [row for row in rows if row.family != "full" or not self.compares_with_full(metric)]
-            sign = 1 if self.header.metrics[metric].higher else -1
-            front = pareto_front([(row.speedup, sign * row.quality[metric].mean) for row in rows])
-            best += [rows[index] for index in front]
+            best += [rows[index] for index in pareto_front([(row.speedup, self.score(row, metric)) for row in rows])]
         return sorted(best, key=lambda row: row.speedup)
 
 
@@ -149,17 +167,6 @@ def summarise(results: Results, set_metrics: Mapping[str, SetValue] | None = Non
     return Summary(header, tuple(rows), tuple(shared))
 
 
-def _labels(header: Header, settings: tuple[Setting, ...]) -> dict[Setting, str]:
-    several = len({(setting.height, setting.width) for setting in settings}) > 1
-    names = {}
-    for setting in settings:
-        name = f"full run, {setting.steps} steps" if family(setting, header.full_steps) == "full" else setting.method
-        if any(other.method == setting.method and other.steps != setting.steps for other in settings):
-            name += "" if name.endswith("steps") else f", {setting.steps} steps"
-        names[setting] = name + (f", {setting.width}x{setting.height}" if several else "")
-    return names
-
-
 def _pairs(records: Sequence[Record]) -> dict[Pair, tuple[Record, int]]:
     """Where each picture is: its record, and its index in there."""
     return {
@@ -206,7 +213,7 @@ def _quality(name: str, places: Sequence[tuple[Record, int]], sets: Mapping[str,
     values = [record.metrics[name][index] for record, index in places if name in record.metrics]
     if len(values) < len(places) or not all(map(math.isfinite, values)):
         return None
-    return Quality(statistics.fmean(values), _standard_error(values), tuple(values))
+    return Quality(statistics.fmean(values), standard_error(values), tuple(values))
 
 
 def _set_quality(value: SetValue, features: NDArray[np.float32]) -> Quality | None:
@@ -219,8 +226,9 @@ def _set_quality(value: SetValue, features: NDArray[np.float32]) -> Quality | No
         return Quality(whole)
     parts = [value(np.delete(features, slice(group, None, groups), axis=0)) for group in range(groups)]
     pseudo = tuple(groups * whole - (groups - 1) * part for part in parts)
-    return Quality(whole, _standard_error(pseudo), pseudo)
+    return Quality(whole, standard_error(pseudo), pseudo)
 
 
-def _standard_error(values: Sequence[float]) -> float:
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean; nan of fewer than two values."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else NAN

@@ -5,103 +5,121 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 
 from ralu_cache.quality.base import MetricInfo
+from ralu_cache.report.table import Bold, Table, escape_cell
 from ralu_cache.sweep.groups import LOOKS
 from ralu_cache.sweep.loss import DROP, fastest_within, gain_of_both, loss_metric
 from ralu_cache.sweep.rivals import ERRORS, Defeat, defeats
 from ralu_cache.sweep.summary import Quality, Row, Summary, steps_asked
 
+DEFEATS_TITLE = "Where others beat this library"
+UNKNOWN = Quality(math.nan)
+
 
 def csv_table(summary: Summary) -> str:
     """One line for each setting, plain numbers; what is not known is empty."""
     names = list(summary.header.metrics)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     titles = ["method", "family", "steps", "height", "width", "speedup", "speedup_q1", "speedup_q3", "timings",
               "flop_ratio", "pictures"]  # fmt: skip
-    quality = [title for name in names for title in (name, f"{name}_standard_error")]
-    writer.writerow([*titles, *quality, "failures", "error"])
-    for row in summary.rows:
-        at, values = row.setting, [row.quality.get(name, Quality(math.nan)) for name in names]
-        writer.writerow([
-            at.method, row.family, steps_asked(at), at.height, at.width, *map(_plain, (row.speedup, row.low, row.high)),
-            row.timings, _plain(row.flop_ratio), row.pictures,
-            *(_plain(number) for value in values for number in (value.mean, value.error)),
-            row.failures, row.error or "",
-        ])  # fmt: skip
+    titles += [title for name in names for title in (name, f"{name}_standard_error")]
+    return _csv([*titles, "failures", "error"], (_csv_line(row, names) for row in summary.rows))
+
+
+def _csv_line(row: Row, metrics: Sequence[str]) -> list[object]:
+    at, values = row.setting, [row.quality.get(name, UNKNOWN) for name in metrics]
+    return [
+        at.method, row.family, steps_asked(at), at.height, at.width, row.speedup, row.low, row.high, row.timings,
+        row.flop_ratio, row.pictures, *(number for value in values for number in (value.mean, value.error)),
+        row.failures, row.error or "",
+    ]  # fmt: skip
+
+
+def loss_csv(summary: Summary) -> str:
+    """Speed at a given loss: one line for each size and group; empty where a group has nothing that keeps it."""
+    titles = ["metric", "drop", "height", "width", "group", "method", "steps", "speedup", "value"]
+    if (name := loss_metric(summary)) is None:
+        return _csv(titles, [])
+    lines = []
+    for size in summary.sizes:
+        for group, row in (fastest_within(summary, size, name) or {}).items():
+            found: list[object] = ["", "", "", ""]
+            if row is not None:
+                found = [row.setting.method, steps_asked(row.setting), row.speedup, row.quality[name].mean]
+            lines.append([name, DROP, *size, group, *found])
+    return _csv(titles, lines)
+
+
+def _csv(titles: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Real numbers to six digits, nan as nothing."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(titles)
+    for line in lines:
+        writer.writerow(("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v for v in line)
     return file.getvalue()
 
 
 def markdown_table(summary: Summary) -> str:
     """The settings by speed, in bold what is on a metric's front; below it how it was measured."""
+    parts = [settings_table(summary).markdown(), caption(summary)]
+    if (losses := loss_table(summary)) is not None:
+        parts += [f"## {loss_title(summary)}", losses.markdown()]
+    beaten = [f"- {escape_cell(sentence(summary, defeat))}" for defeat in all_defeats(summary)]
+    parts += [f"## {DEFEATS_TITLE}", defeats_note(summary), "\n".join(beaten)]
+    if failed := failures(summary):
+        parts += ["## Failures", "\n".join(f"- {escape_cell(text)}" for text in failed)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def settings_table(summary: Summary) -> Table:
+    """A row for each of `by_speed`; bold what is on a metric's front."""
     metrics = summary.header.metrics
     fronts = {name: summary.front(name) for name in metrics}
-    titles = ["method", "steps", "faster", "fewer FLOPs", *(_title(info) for info in metrics.values())]
-    lines = [f"| {' | '.join(map(escape_cell, titles))} |", "|---|" + "---:|" * (len(titles) - 1)]
+    titles = ["method", "steps", "faster", "fewer FLOPs"]
+    titles += [f"{info.label} {'↑' if info.higher else '↓'}" for info in metrics.values()]
+    rows = []
     for row in by_speed(summary):
         cells = [summary.label(row) + partial(row), str(steps_asked(row.setting)), speed(row), times(row.flop_ratio)]
-        for name, info in metrics.items():
-            text = quality_text(row.quality.get(name), info)
-            cells.append(f"**{text}**" if row in fronts[name] else text)
-        lines.append(f"| {' | '.join(map(escape_cell, cells))} |")
-    lines += ["", caption(summary)]
-    if (judge := loss_metric(summary)) is not None:
-        lines += [
-            "",
-            f"## {loss_title(metrics[judge])}",
-            "",
-            "| size | group | faster | setting |",
-            "|---|---|---:|---|",
-        ]
-        lines += [f"| {' | '.join(map(escape_cell, cells))} |" for cells in loss_cells(summary, judge)]
-    lines += ["", f"## {DEFEATS_TITLE}", "", defeats_note(summary)]
-    lines += [f"- {escape_cell(sentence(summary, defeat))}" for defeat in all_defeats(summary)]
-    failed = [row for row in summary.rows if row.failures]
-    lines += ["", "## Failures", ""] if failed else []
-    lines += [f"- {escape_cell(summary.label(row))}: {row.failures} failed, {row.error}" for row in failed]
-    return "\n".join(lines) + "\n"
+        texts = {name: quality_text(row.quality.get(name), info) for name, info in metrics.items()}
+        rows.append([*cells, *(Bold(text) if row in fronts[name] else text for name, text in texts.items())])
+    return Table(titles, rows)
 
 
-def loss_csv(summary: Summary) -> str:
-    """Speed at a given loss: one line for each size and group; empty where a group has nothing that keeps it."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["metric", "drop", "height", "width", "group", "method", "steps", "speedup", "value"])
+def by_speed(summary: Summary) -> list[Row]:
+    """The rows from slow to fast; those without a time last."""
+    return sorted(summary.rows, key=lambda row: (math.isnan(row.speedup), row.speedup))
+
+
+def loss_title(summary: Summary) -> str:
+    """Of `loss_table`; empty where there is none."""
     if (name := loss_metric(summary)) is None:
-        return file.getvalue()
-    for size in summary.sizes:
-        for group, row in (fastest_within(summary, size, name) or {}).items():
-            found = ["", "", "", ""]
-            if row is not None:
-                quality = row.quality[name].mean
-                found = [row.setting.method, str(steps_asked(row.setting)), _plain(row.speedup), _plain(quality)]
-            writer.writerow([name, f"{DROP:g}", *size, group, *found])
-    return file.getvalue()
-
-
-def loss_title(info: MetricInfo) -> str:
+        return ""
+    info = summary.header.metrics[name]
     unit = "points" if info.unit == "%" else info.unit
     return f"Speed at a loss of at most {f'{DROP:g} {unit}'.strip()} of {info.label}"
 
 
-def loss_cells(summary: Summary, name: str) -> list[tuple[str, str, str, str]]:
-    """(size, group, speed, setting) in words; after each size how much several parts gain over one."""
-    cells = []
+def loss_table(summary: Summary) -> Table | None:
+    """For each size and group the fastest setting; after each size how much several parts gain over one.
+
+    None where a loss makes no sense, see `loss_metric`.
+    """
+    if (name := loss_metric(summary)) is None:
+        return None
+    rows = []
     for height, width in summary.sizes:
-        found, size = fastest_within(summary, (height, width), name), f"{width}x{height}"
-        for group, row in (found or {}).items():
-            what = (
-                "nothing measured keeps that" if row is None else f"{summary.label(row)} ({_shown(row, name, summary)})"
-            )
-            cells.append((size, LOOKS[group].title, "" if row is None else times(row.speedup), what))
+        found, size = fastest_within(summary, (height, width), name) or {}, f"{width}x{height}"
+        for group, row in found.items():
+            faster, setting = "", "nothing measured keeps that"
+            if row is not None:
+                faster, setting = times(row.speedup), f"{summary.label(row)} ({_shown(row, name, summary)})"
+            rows.append((size, LOOKS[group].title, faster, setting))
         gain = gain_of_both(found) if found else math.nan
         if not math.isnan(gain):
-            cells.append((size, "stacked over the best of one alone", times(gain), ""))
-    return cells
-
-
-DEFEATS_TITLE = "Where others beat this library"
+            rows.append((size, "stacked over the best of one alone", times(gain), ""))
+    return Table(("size", "group", "faster", "setting"), rows, left=(0, 1, 3))
 
 
 def all_defeats(summary: Summary) -> list[Defeat]:
@@ -113,7 +131,7 @@ def defeats_note(summary: Summary) -> str:
         return f"At no speed measured is a peer or plain step reduction better by more than {ERRORS} standard errors."
     return (
         f"Better than all of ours that are as fast, by more than {ERRORS} standard errors of the difference, paired by "
-        "picture:\n"
+        "picture:"
     )
 
 
@@ -127,8 +145,8 @@ def sentence(summary: Summary, defeat: Defeat) -> str:
     return f"{info.label}, at {times(rival.speedup)}: the best of ours scores {ours}, {theirs}"
 
 
-def _shown(row: Row, name: str, summary: Summary) -> str:
-    return quality_text(row.quality[name], summary.header.metrics[name])
+def failures(summary: Summary) -> list[str]:
+    return [f"{summary.label(row)}: {row.failures} failed, {row.error}" for row in summary.rows if row.failures]
 
 
 def caption(summary: Summary) -> str:
@@ -139,11 +157,6 @@ def caption(summary: Summary) -> str:
         f"{len(summary.pairs)} pictures that all settings without a failure have. Bold: nothing measured is both as "
         "fast and as good."
     )
-
-
-def by_speed(summary: Summary) -> list[Row]:
-    """The rows from slow to fast; those without a time last."""
-    return sorted(summary.rows, key=lambda row: (math.isnan(row.speedup), row.speedup))
 
 
 def partial(row: Row) -> str:
@@ -168,14 +181,5 @@ def quality_text(value: Quality | None, info: MetricInfo) -> str:
     return f"{value.mean:.{digits}f}{spread} {info.unit}".strip()
 
 
-def escape_cell(text: str) -> str:
-    """Text that stays in one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _title(info: MetricInfo) -> str:
-    return f"{info.label} {'↑' if info.higher else '↓'}"
-
-
-def _plain(number: float) -> str:
-    return "" if math.isnan(number) else f"{number:.6g}"
+def _shown(row: Row, name: str, summary: Summary) -> str:
+    return quality_text(row.quality[name], summary.header.metrics[name])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ralu_cache.plane.checks import check_integer
 from ralu_cache.plane.spatial import SpatialMethod
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.temporal.profile import Profile, StageFit
 from ralu_cache.tune.calibration.watch import Trace, watch_runs
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ralu_cache.api import Acceleration, accelerate
 from ralu_cache.history.residuals import History
 from ralu_cache.plane.spatial import SpatialMethod
-from ralu_cache.report.record import Report
+from ralu_cache.report.report import Report
 from ralu_cache.temporal.base import Decision, PolicyState, Refresh, Situation, TokenView, relative_change
 from ralu_cache.temporal.teacache import TeaCache
 
