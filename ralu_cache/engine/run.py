@@ -99,6 +99,7 @@ class Run:
         self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
         self._lay_out(stages)
+        self._plan = stages
         self._start = 0
         self._situation: tuple[int, Situation] | None = None
         self._entered = False  # in mid-schedule
@@ -196,7 +197,7 @@ class Run:
         self.stock = self.stock.entered(entry)
         self._entered = True
         self.report.baseline_steps = self.stock.steps
-        self._lay_out(entering(self.stages, self.stock.sigmas[entry]))
+        self._lay_out(entering(self._plan, self.stock.sigmas[entry]))
 
     def start_at(self, index: int) -> None:
         """Begin at a later place of the stock schedule, which is the run's own: no stages are there."""
@@ -268,12 +269,20 @@ class Run:
     def guided(self, batch: int) -> list[bool]:
         """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
         assert self.guidance is not None
-        stage = self.places[self.index][0]
         fine = [other.kind == "fine" for other in self.stages]
-        now = self.guidance.guides(stage, fine, self.sigma)
+        now = self.guidance.guides(self.guided_as, fine, self.sigma)
         found = [now and number not in self._unguided for number in self._numbers[:batch]]
         self._paired, self._guided = True, any(found) or bool(self._guided)
         return found
+
+    @property
+    def guided_as(self) -> int:
+        """The stage of the plan whose guidance this step has: its own, or where a given picture entered a later one the
+        one that would have been at this level."""
+        stage = self.places[self.index][0]
+        if not self._entered or any(before.steps for before in self.stages[:stage]):
+            return stage
+        return next(number for number, planned in enumerate(self._plan) if planned.sigmas[-1] < self.sigma)
 
     def number(self, sample: int) -> int:
         """Which of the pipeline's samples, as they were at the first step, is now at this place in its batch."""
