@@ -83,6 +83,26 @@ def plans() -> Iterator[Setting]:
             yield Setting(f"{preset} at {scale:g}", scale, spatial=preset)
 
 
+def finer() -> Iterator[Setting]:
+    """On more prompts: plans of about 8x at the sampler's own shift, with regions and without; plans beyond 20x."""
+    for steps, ends, options in (
+        ((8, 4), (0.5, 1.0), {}),
+        ((8, 4), (0.4, 1.0), {}),
+        ((6, 4), (0.3, 1.0), {}),
+        ((7, 2, 3), (0.45, 0.6, 1.0), {}),
+        ((7, 2, 3), (0.3, 0.5, 1.0), {}),
+        ((7, 2, 3), (0.45, 0.6, 1.0), {"shifts": (3.3, 2.0, 1.4), "z": 2.2}),
+        ((2, 3, 5), (0.1, 0.2, 1.0), {"ratio": 0.1}),
+    ):
+        at = " and ".join(f"{end:g}" for end in ends[:-1])
+        name = f"{steps} to {at}, {options or 'shifts and z as usual'}"
+        yield Setting(name, STRONG, spatial=RALU(steps=steps, ends=ends, **options))
+    for scale in (4.5, 5.25, 6.0):
+        for steps, end in (((6, 1), 0.77), ((7, 1), 0.77), ((7, 1), 0.72)):
+            plan = RALU(steps=steps, ends=(end, 1.0), shifts=(3.3, 1.4), z=2.2, guidance="early")
+            yield Setting(f"{steps} to {end:g}, guided early, at {scale:g}", scale, spatial=plan)
+
+
 def guidance() -> Iterator[Setting]:
     """Guidance left out late, its difference held, stopped by agreement, higher early: in many steps and few."""
     for steps in (50, 28):
@@ -105,7 +125,9 @@ def guidance() -> Iterator[Setting]:
                   guidance=Guidance(end=0.65, held="scaled"))  # fmt: skip
 
 
-GROUPS = {"shifts": shifts, "intervals": intervals, "scales": scales, "plans": plans, "guidance": guidance}
+GROUPS = {
+    "shifts": shifts, "intervals": intervals, "scales": scales, "plans": plans, "finer": finer, "guidance": guidance,
+}  # fmt: skip
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
