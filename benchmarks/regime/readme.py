@@ -1,7 +1,7 @@
 """Puts the regime's main table into README.md, between its markers: nothing is typed by hand.
 
-    python -m benchmarks.regime.study --table
-    python -m benchmarks.regime.readme
+python -m benchmarks.regime.study --table
+python -m benchmarks.regime.readme
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.regime.measures import LABELS
 from benchmarks.regime.pictures import scene_prompts
-from benchmarks.regime.settings import FULL, REGIMES
+from benchmarks.regime.settings import FULL, REGIMES, settings
 from benchmarks.regime.study import Row, Study, latest
 from ralu_cache.plots import save_grid
 from ralu_cache.quality.frechet import FrechetDistance
@@ -26,7 +26,6 @@ NAMES = LABELS | {"sharpness": "mean gradient, ‰"}
 DIGITS = {"ssim": 3, "spectrum": 2}
 DRAWS = 200  # resamplings of a Fréchet distance
 COLUMNS = 8  # pictures of a strip
-MAX_ROWS = 15
 TITLES = {"strong": "strong guidance, the same for all", "best": "each at the guidance that serves it best"}
 Parts = Mapping[int, Row]
 
@@ -81,9 +80,9 @@ def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
     known = {name: Interval(*each) for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
     found = {}
     for study in studies:
-        for regime, settings in latest(study.rows(), study.model).items():
-            for name, parts in settings.items():
-                one = Compared(name, parts, settings[FULL])
+        for regime, known_settings in latest(study.rows(), study.model).items():
+            for name, parts in known_settings.items():
+                one = Compared(name, parts, known_settings[FULL])
                 key = f"{study.model}/{regime}/{name}/{one.count}"
                 if key in known:
                     found[key] = known[key]
@@ -96,8 +95,8 @@ def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
 
 def compared(study: Study, regime: str) -> list[Compared]:
     """All settings of a regime that have pictures, in their order."""
-    settings = latest(study.rows(), study.model).get(regime, {})
-    every = [Compared(name, parts, settings[FULL]) for name, parts in settings.items() if FULL in settings]
+    found = latest(study.rows(), study.model).get(regime, {})
+    every = [Compared(name, parts, found[FULL]) for name, parts in found.items() if FULL in found]
     return [one for one in every if one.starts]
 
 
@@ -147,10 +146,11 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
         "paired ones. Attributes and the like are in the eyes of a classifier of what the prompt states. FLOPs against",
         "50 guided steps, guided calls counted twice. Faster: the full run's wall-clock over the setting's in the same",
         "batch of 16 (median over the batches; one thread, transformer in bfloat16 with compiled blocks, on a machine",
-        "on which other work ran: by processor time what was computed alone). Fréchet distance: of the classifier's",
-        "features to those of real renders. Mean gradient: sharpness, good up to the full run's. The spectral and the",
-        "perceptual distance (of the first 64 pictures), PSNR and SSIM are to the full run's picture of the same seed:",
-        "likeness, which says little of how well a picture is drawn.",
+        "on which other work ran: by processor time what was computed alone). Caches that decide picture by picture",
+        "have blocks compiled anew for each number of pictures, so their times mean little. Fréchet distance: of the",
+        "classifier's features to those of real renders; it falls with the number of pictures. Mean gradient: sharpness,",
+        "good up to the full run's. The spectral and the perceptual distance (of the first 64 pictures), PSNR and SSIM",
+        "are to the full run's picture of the same seed: likeness, which says little of how well a picture is drawn.",
         "Made by `python -m benchmarks.regime.study`.",
     ]
     for study in studies:
@@ -162,18 +162,18 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
 
 
 def strip(study: Study) -> None:
-    """A PNG of the first pictures of each setting, a row each, both regimes' one below the other."""
+    """A PNG of the first pictures of the main settings, a row each, both regimes' one below the other."""
     rows = {}
     for regime in REGIMES:
+        main = {setting.name for setting in settings(study.model, regime, few=True)}
         for one in compared(study, regime):
-            if study.kept(regime, one.name, 0).exists():
+            if one.name in main and study.kept(regime, one.name, 0).exists():
                 scale = one.parts[0]["scale"]
-                name = one.name.replace("guided until t =", "guided to")
-                rows[f"{name}\n{one.ratio:.1f}x, guidance {scale:g}"] = study.pictures(regime, one.name, 0)[:COLUMNS]
+                label = f"{one.name.replace('guided until t =', 'guided to')}\n{one.ratio:.1f}x, guidance {scale:g}"
+                rows[label] = study.pictures(regime, one.name, 0)[:COLUMNS]
     if rows:
         path = study.out / f"study_{study.model}.png"
-        prompts = scene_prompts("study", COLUMNS)
-        save_grid(dict([*rows.items()][:MAX_ROWS]), list(prompts), path)
+        save_grid(rows, list(scene_prompts("study", COLUMNS)), path)
         with Image.open(path) as picture:
             small = picture.convert("RGB")
             small.thumbnail((1400, 2800), Image.Resampling.LANCZOS)
