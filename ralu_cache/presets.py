@@ -59,7 +59,7 @@ LATE_PLANS: dict[str, LatePlan] = {
         LatePlan("ralu-12x", (8, 2), (0.65, 1.0), "all"),
         LatePlan("ralu-15x", (8, 2), (0.65, 1.0), "early"),
         LatePlan("ralu-18x", (8, 1), (0.77, 1.0), "early"),
-        LatePlan("ralu-22x", (6, 1), (0.77, 1.0), "early"),
+        LatePlan("ralu-22x", (7, 1), (0.77, 1.0), "early"),
     )
 }
 

@@ -79,7 +79,7 @@ def plans() -> Iterator[Setting]:
     plan = RALU(steps=(7, 2, 3), ends=(0.45, 0.6, 1.0), shifts=(3.3, 2.0, 1.4), z=2.2, ratio=0.3)
     yield Setting("(7, 2, 3) to 0.45 and 0.6, regions 0.3", STRONG, spatial=plan)
     for scale in (3.0, 4.5, 6.0):
-        for preset in ("ralu-15x", "ralu-18x", "ralu-22x"):
+        for preset in ("ralu-15x", "ralu-18x"):
             yield Setting(f"{preset} at {scale:g}", scale, spatial=preset)
 
 
@@ -162,8 +162,10 @@ def table(out: Path) -> str:
     ]  # fmt: skip
     for model in MODELS:
         rows: dict[str, dict[int, dict[str, Any]]] = {}
+        made = {setting.made for group in GROUPS.values() for setting in group()} | {Setting("full", STRONG).made}
         for row in rows_of(out / f"search_{model}.jsonl"):
-            rows.setdefault(row["setting"], {})[row["start"]] = row
+            if row["made"] in made:
+                rows.setdefault(row["setting"], {})[row["start"]] = row
         for name, group in GROUPS.items():
             shown = [setting.name for setting in group() if setting.name in rows]
             if shown:

@@ -35,7 +35,7 @@ class Best:
 
 
 FOUND: Mapping[str, Best] = {
-    "tiny-flux": Best(2.5, 2.5, 1.5, 0.4, 6.0, 3.0, 2.0, 4.5),
+    "tiny-flux": Best(2.5, 2.5, 1.5, 0.4, 6.0, 3.0, 2.0, 5.25),
     "tiny-sd3": Best(2.5, 2.5, 1.5, 0.55, 6.0, 3.0, 2.0, 6.0),
 }
 

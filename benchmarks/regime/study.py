@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Study:
     out: Path = OUT
     shelf: Path = SHELF
     draw: Draw = draw
+    session: int = field(default_factory=lambda: round(time.time()))  # times are compared within one alone
 
     @property
     def path(self) -> Path:
@@ -98,6 +100,7 @@ def run(study: Study, few: bool, count: int) -> None:
                 cost = {name: round(getattr(drawn, name), 3) for name in ("ratio", "seconds", "processor")}
             keep(study.kept(regime, setting.name, start), pictures)
             row = {"start": start, "regime": regime, "setting": setting.name, "made": setting.made}
+            row |= {"session": study.session}
             row |= {"scale": setting.scale} | {name: cost[name] for name in ("ratio", "seconds", "processor")}
             if setting.name == FULL:
                 whole[regime] = row

@@ -56,8 +56,10 @@ class Compared:
         return float(np.mean([self.parts[start]["ratio"] for start in self.starts]))
 
     def faster(self, clock: str = "seconds") -> float:
-        """Median over the batches of the full run's time over the setting's in the same one."""
-        return float(np.median([self.full[start][clock] / self.parts[start][clock] for start in self.starts]))
+        """Median over the batches of the full run's time over the setting's; nan if never drawn in one session."""
+        pairs = [(self.full[start], self.parts[start]) for start in self.starts]
+        ratios = [full[clock] / mine[clock] for full, mine in pairs if full.get("session") == mine.get("session")]
+        return float(np.median(ratios)) if ratios else float("nan")
 
     def difference(self, measure: str) -> Interval:
         """Of the setting to the full run, paired."""
@@ -148,9 +150,10 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
         "batch of 16 (median over the batches; one thread, transformer in bfloat16 with compiled blocks, on a machine",
         "on which other work ran: by processor time what was computed alone). Caches that decide picture by picture",
         "have blocks compiled anew for each number of pictures, so their times mean little. Fréchet distance: of the",
-        "classifier's features to those of real renders; it falls with the number of pictures. Mean gradient: sharpness,",
-        "good up to the full run's. The spectral and the perceptual distance (of the first 64 pictures), PSNR and SSIM",
-        "are to the full run's picture of the same seed: likeness, which says little of how well a picture is drawn.",
+        "classifier's features to those of real renders; it falls with the number of pictures. Mean gradient:",
+        "sharpness, good up to the full run's. The spectral and the perceptual distance (of the first 64 pictures),",
+        "PSNR and SSIM are to the full run's picture of the same seed: likeness, which says little of how well a",
+        "picture is drawn.",
         "Made by `python -m benchmarks.regime.study`.",
     ]
     for study in studies:
