@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,24 @@ class Study:
             file.write(json.dumps(row, separators=(",", ":")) + "\n")
 
 
-def turns(model: str, few: bool, batch: int) -> Iterator[tuple[str, Setting]]:
-    """The settings of both regimes in the order of a batch: the full runs first, of the others each first in turn."""
-    known = [(regime, setting) for regime in REGIMES for setting in settings(model, regime, few)]
+def turns(model: str, few: bool, batch: int, only: Collection[str] = ()) -> Iterator[tuple[str, Setting]]:
+    """The settings of both regimes in the order of a batch: the full runs first, of the others each first in turn.
+
+    only: the names of those that are wanted beside the full runs; all, if there are none.
+    """
+    known = [
+        (regime, setting)
+        for regime in REGIMES
+        for setting in settings(model, regime, few)
+        if not only or setting.name in (FULL, *only)
+    ]
     yield from (one for one in known if one[1].name == FULL)
     others = [one for one in known if one[1].name != FULL]
     first = batch * 5 % len(others)
     yield from (*others[first:], *others[:first])
 
 
-def run(study: Study, few: bool, count: int) -> None:
+def run(study: Study, few: bool, count: int, only: Collection[str] = ()) -> None:
     """Draws and measures what is missing of the first `count` pictures."""
     prompts = scene_prompts("study", count)
     done = {(row["start"], row["regime"], row["setting"], row["made"]) for row in study.rows()}
@@ -88,7 +96,7 @@ def run(study: Study, few: bool, count: int) -> None:
         chosen = prompts[start : start + BATCH]
         seeds = range(FIRST_SEED + start, FIRST_SEED + start + len(chosen))
         whole: dict[str, Row] = {}
-        for regime, setting in turns(study.model, few or start >= SOME, start // BATCH):
+        for regime, setting in turns(study.model, few or start >= SOME, start // BATCH, only):
             if (start, regime, setting.name, setting.made) in done:
                 continue
             twin = next((other for other in whole.values() if other["made"] == setting.made), None)
@@ -161,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(FOUND), default="tiny-flux")
     parser.add_argument("--few", action="store_true", help="only what the main claims need")
+    parser.add_argument("--only", nargs="+", default=(), help="names of the settings beside the full runs")
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shelf", type=Path, default=SHELF)
@@ -175,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.remeasure:
         remeasure(study)
     elif not options.table:
-        run(study, options.few, options.pictures)
+        run(study, options.few, options.pictures, options.only)
     print(write([Study(model, options.out, options.shelf) for model in FOUND]))
 
 

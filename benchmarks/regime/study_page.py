@@ -24,6 +24,7 @@ LOOKS = ("sharpness", "spectrum", "perceptual")
 LIKENESS = ("psnr", "ssim")
 NAMES = LABELS | {"sharpness": "mean gradient, ‰"}
 DIGITS = {"ssim": 3, "spectrum": 2}
+MAIN, ALL = 256, 1 << 20  # pictures of the main tables, and of those that some settings were drawn more of
 DRAWS = 200  # resamplings of a Fréchet distance
 COLUMNS = 8  # pictures of a strip
 TITLES = {"strong": "strong guidance, the same for all", "best": "each at the guidance that serves it best"}
@@ -82,22 +83,22 @@ def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
     known = {name: Interval(*each) for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
     found = {}
     for study in studies:
-        for regime, known_settings in latest(study.rows(), study.model).items():
-            for name, parts in known_settings.items():
-                one = Compared(name, parts, known_settings[FULL])
-                key = f"{study.model}/{regime}/{name}/{one.count}"
+        for regime in REGIMES:
+            for one in compared(study, regime):
+                key = f"{study.model}/{regime}/{one.name}/{one.count}"
                 if key in known:
                     found[key] = known[key]
-                elif all(study.kept(regime, name, start).exists() for start in one.starts):
+                elif all(study.kept(regime, one.name, start).exists() for start in one.starts):
                     found[key] = frechet(study, regime, one)
     numbers = {key: [round(each, 2) for each in (value.value, value.low, value.high)] for key, value in found.items()}
     record.write_text(json.dumps(numbers, indent=0) + "\n")
     return found
 
 
-def compared(study: Study, regime: str) -> list[Compared]:
-    """All settings of a regime that have pictures, in their order."""
-    found = latest(study.rows(), study.model).get(regime, {})
+def compared(study: Study, regime: str, within: int = MAIN) -> list[Compared]:
+    """All settings of a regime that have some of the first pictures, in their order, on these."""
+    rows = [row for row in study.rows() if row["start"] < within]
+    found = latest(rows, study.model).get(regime, {})
     every = [Compared(name, parts, found[FULL]) for name, parts in found.items() if FULL in found]
     return [one for one in every if one.starts]
 
@@ -161,6 +162,9 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
             if rows := compared(study, regime):
                 lines += ["", f"## {study.model}, {TITLES[regime]}", "", *drawn_table(rows), ""]
                 lines += looks_table(rows, distances, f"{study.model}/{regime}")
+            more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
+            if len(more) > 1:
+                lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", *drawn_table(more)]
     return "\n".join(lines) + "\n"
 
 
