@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.regime import pictures, readme, search, study, study_page
+from benchmarks.regime import clock, pictures, readme, search, study, study_page
 from benchmarks.regime import settings as chosen
 from benchmarks.regime.setting import Drawn, Setting, scheduler_of
 from benchmarks.regime.settings import FULL, REGIMES, settings
@@ -194,3 +194,20 @@ def test_a_search_goes_on_and_shows_its_groups(tmp_path: Path, monkeypatch: pyte
     assert "## tiny-flux: intervals" in text and "plans" not in text and text.count("| full | 16 | 1.0x |") == 1
     names = [one.name for group in search.GROUPS.values() for one in group()]
     assert len(names) == len(set(names)), "a name means one setting"
+
+
+def test_the_clock_compares_within_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[str] = []
+
+    def fake(model: str, setting: Setting, *given: object) -> Drawn:
+        orders.append(setting.name)
+        slow = 1 + len(orders) // len(clock.SETTINGS)  # every round is slower than the one before
+        ratio = 1.0 if setting.name == FULL else 8.0
+        return Drawn(np.zeros((1, 8, 8, 3), np.float32), ratio, slow * 8 / ratio, 1.0)
+
+    monkeypatch.setattr(clock, "draw", fake)
+    monkeypatch.setattr(clock, "load", lambda *_: None)
+    clock.main(["--models", "tiny-flux", "--rounds", "3", "--out", str(tmp_path)])
+    rounds = [orders[start : start + len(clock.SETTINGS)] for start in range(0, len(orders), len(clock.SETTINGS))]
+    assert len(rounds) == 4 and all(each[0] == FULL for each in rounds) and len({each[1] for each in rounds[1:]}) == 3
+    assert "| ralu-12x | 3 | 8.0x | 8.0x (" in (tmp_path / "clock.md").read_text()

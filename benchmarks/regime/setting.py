@@ -144,9 +144,9 @@ def arguments(model: str, setting: Setting) -> dict[str, Any]:
     return given | {"num_inference_steps": setting.steps, "output_type": "np"}
 
 
-def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
-    """A picture for each prompt, from its seed's noise, and the cost."""
-    pipe = pipeline(model)
+def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any = None) -> Drawn:
+    """A picture for each prompt, from its seed's noise, and the cost. other: a pipeline of the model to draw with."""
+    pipe = other or pipeline(model)
     given = arguments(model, setting) | {
         "prompt": list(prompts), "negative_prompt": [""] * len(prompts),
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
