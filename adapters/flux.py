@@ -27,7 +27,7 @@ class FluxAdapter(PackedAdapter):
     """
 
     family = "flux"
-    default_preset = "ralu-4x"
+    default_preset = "ralu-8x"
     pipelines = (
         "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline",
         "FluxKontextInpaintPipeline", "FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline",

@@ -29,7 +29,7 @@ class QwenAdapter(PackedAdapter):
     """
 
     family = "qwen-image"
-    default_preset = "ralu-4x"
+    default_preset = "ralu-8x"
     pipelines = (
         "QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImageEditPipeline",
         "QwenImageEditPlusPipeline", "QwenImageEditInpaintPipeline", "QwenImageControlNetPipeline",

@@ -31,7 +31,7 @@ class SD3Adapter(TextImageAdapter):
     """
 
     family = "sd3"
-    default_preset = "ralu-2x"
+    default_preset = "ralu-8x"
     pipelines = (
         "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",

@@ -54,12 +54,12 @@ def _figure(row: Row, name: str, digits: int, unit: str = "") -> str:
     return f"{float(row[name]):.{digits}f} ± {float(row[f'{name}_standard_error']):.{digits}f}{unit}"
 
 
-def with_table(text: str, table: str) -> str:
+def with_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """The text with what stands between the two markers replaced. Raises ValueError if they are not there once each."""
-    if (text.count(BEGIN), text.count(END)) != (1, 1):
-        raise ValueError(f"expected the lines {BEGIN!r} and {END!r} once each")
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table}{END}{rest.split(END)[1]}"
+    if (text.count(begin), text.count(end)) != (1, 1):
+        raise ValueError(f"expected the lines {begin!r} and {end!r} once each")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{table}{end}{rest.split(end)[1]}"
 
 
 def shrink(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from ralu_cache.adapters import known_adapters
 from ralu_cache.adapters.parts import PARTS, parts_of
 from ralu_cache.plane.guidance import EARLY
-from ralu_cache.plane.presets import PRESETS
+from ralu_cache.plane.presets import LATE_PLANS, PRESETS
 from ralu_cache.plane.regions import scorer_names
 from ralu_cache.plane.spatial import RALU
 from ralu_cache.temporal import resolve_temporal, temporal_names
@@ -42,6 +42,12 @@ def describe() -> str:
         f"shifts {_list(preset.shifts)}, Z {preset.z:g}, refined {preset.ratio:.0%}"
         for preset in PRESETS.values()
     ]
+    late = [
+        f"{plan.name:<9} steps {_list(plan.steps)}, ends {_list(plan.ends)}, "
+        f"shifts {plan.shifts if isinstance(plan.shifts, str) else _list(plan.shifts)}, Z {plan.z:g}, "
+        f"guided {plan.guidance}"
+        for plan in LATE_PLANS.values()
+    ]
     sections = {
         "versions": [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)],
         "devices": _devices(),
@@ -56,6 +62,7 @@ def describe() -> str:
         ],
         "spatial presets as RALU.paper(name) runs them (ends in t = 1 - sigma); by name they keep steps and refined "
         f"share, with ends {_list(default.ends)}, the sampler's own shift and Z 3": presets,
+        "spatial presets with late ends": late,
         "region scorers": [", ".join(scorer_names())],
         "temporal policies (a value after a colon sets the first option)": _policies(),
         "solvers": [

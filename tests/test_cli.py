@@ -48,6 +48,7 @@ def test_info_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for part in ("torch 2.", "diffusers 0.", "FluxPipeline", "ralu-4x", "5/6/7", "latent-gradient", "SDPA", "cpu"):
         assert part in text
+    assert "ralu-15x  steps 8/2, ends 0.65/1, shifts 3.3/1.4, Z 2.2, guided early" in text
     for part in ("teacache   threshold 0.4, ", "seacache   threshold 0.3, ", "taylorseer interval 3, ", "max_age None"):
         assert part in text
     assert "early      in the stages that aren't fine; without stages until t = 0.5" in text

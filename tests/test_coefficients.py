@@ -71,9 +71,9 @@ def test_a_plan_has_a_profile_of_its_own_and_the_plain_one_does_not_serve_it(
 ) -> None:
     pipe = loaded(folder)
     constant(0.0).save(folder / "teacache.json")
-    constant(0.0, "ralu-4x").save(folder / "teacache-ralu-4x.json")
-    report, reused, _ = decisions(pipe, TeaCache(0.3), "ralu-4x")
-    assert any(map(any, reused)) and "teacache-ralu-4x.json" in report.temporal
+    constant(0.0, "ralu-8x").save(folder / "teacache-ralu-8x.json")
+    report, reused, _ = decisions(pipe, TeaCache(0.3), "ralu-8x")
+    assert any(map(any, reused)) and "teacache-ralu-8x.json" in report.temporal
     assert not any("coefficients" in notice for notice in report.notices)
     assert decisions(pipe, TeaCache(0.3), "ralu")[1] == reused, "the family's default is that plan"
     for plan in ("ralu-5x", RALU(steps=(3, 3, 3))):

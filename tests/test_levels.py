@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxImg2ImgPipeline
 from diffusers.callbacks import SD3CFGCutoffCallback
 from torch import Tensor
 
 from ralu_cache import RALU, Report, TeaCache, accelerate
+from ralu_cache.engine.levels import SHOWS, on_fine_tokens
+from ralu_cache.engine.levels import entering as entered
+from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.plane.spatial import Stage
 from tests import surroundings
 from tests.pipelines import random_image
 from tests.surroundings import (
@@ -41,6 +46,7 @@ one_thread = surroundings.one_thread
 
 NEVER = TeaCache(threshold=0.0)
 PLANS = {"alike": PLAN, "fewer": RALU(steps=(2, 2, 2)), "more": RALU(steps=(5, 6, 7)), "late": RALU(split=(2, 1, 1))}
+LATE = RALU(steps=(8, 2), ends=(0.65, 1.0), shifts=(3.3, 1.4), z=2.2)
 Seen = list[tuple[int, float, int]]
 
 
@@ -93,6 +99,65 @@ def test_little_strength_runs_on_fine_tokens_and_much_begins_coarse(kind: str) -
             kinds.append(handle.report.stages[0].kind)
     order = ["fine", "mixed", "coarse"]
     assert kinds == sorted(kinds, key=order.index) and kinds[0] == "fine" and kinds[-1] == "coarse"
+
+
+@pytest.mark.parametrize("kind", ["flux img2img", "flux inpaint", "sd3 img2img", "qwen img2img"])
+def test_a_late_plan_keeps_the_detail_of_a_picture_that_shows_through_its_noise(kind: str) -> None:
+    """It would be on coarse tokens there: half of what a picture holds would be gone."""
+    pipe = ENTERING[kind][1]()
+    for strength in (0.3, 0.5, 0.7):
+        given = entering(kind, pipe, strength)
+        with recorded(pipe.transformer) as calls:
+            draw(pipe, given)
+        first, begins = calls[0]["hidden_states"], levels(calls)
+        with accelerate(pipe, spatial=LATE) as handle, recorded(pipe.transformer) as calls:
+            draw(pipe, given)
+        assert (begins[0] <= SHOWS) == all(step.tokens == (HEIGHT // 4) * (WIDTH // 4) for step in handle.report.steps)
+        if begins[0] <= SHOWS:
+            torch.testing.assert_close(calls[0]["hidden_states"], first, atol=CLOSE, rtol=CLOSE)
+            assert levels(calls)[0] == pytest.approx(begins[0], abs=CLOSE)
+
+
+@pytest.mark.parametrize("guidance", ["early", (True, False)])
+def test_a_picture_on_fine_tokens_is_guided_down_to_where_the_plan_is(guidance: str | tuple[bool, ...]) -> None:
+    pipe = ENTERING["sd3 img2img"][1]()
+    given = entering("sd3 img2img", pipe, 0.4, guided=True)
+    with accelerate(pipe, spatial=LATE, guidance=guidance) as handle:
+        draw(pipe, given)
+    steps = handle.report.steps
+    assert [step.guided for step in steps] == [step.sigma > 1 - LATE.ends[0] for step in steps]
+    assert {step.guided for step in steps} == {True, False} and len(handle.report.stages) == 1
+
+
+def test_a_plan_on_fine_tokens_has_the_levels_of_its_stages() -> None:
+    coarse, mixed, fine = Stage(0.0, (1.0, 0.8, 0.6)), Stage(0.3, (0.75, 0.5)), Stage(1.0, (0.65, 0.3, 0.0))
+    whole = on_fine_tokens((coarse, mixed, fine))
+    assert [stage.steps for stage in whole] == [0, 0, 5] and whole[-1].ratio == 1.0
+    assert whole[-1].sigmas == (1.0, 0.8, 0.75, 0.65, 0.3, 0.0)
+    assert entered((coarse, mixed, fine), 0.7)[-1].sigmas == (0.7, 0.65, 0.3, 0.0)
+    assert [stage.steps for stage in entered((coarse, mixed, fine), 0.9)] == [2, 1, 2], "above, stage by stage"
+
+
+@pytest.mark.parametrize("plan", ["ralu-12x", "ralu-18x"])
+def test_tiny_flux_keeps_as_much_of_a_given_picture_as_stock_does(plan: str) -> None:
+    pipe = TINY_FLUX.load()
+    given = {"height": 64, "width": 64, "output_type": "np", "max_sequence_length": 16, "num_inference_steps": 8}
+    picture = pipe("a large white ring on a red background", generator=torch.Generator().manual_seed(0), **given).images
+    pipe = FluxImg2ImgPipeline.from_pipe(pipe)
+
+    def missed(strength: float) -> float:
+        """Decibels of the given picture."""
+        found = pipe(
+            "a green triangle", image=torch.from_numpy(picture).movedim(3, 1), strength=strength,
+            generator=torch.Generator().manual_seed(1), **given,
+        ).images  # fmt: skip
+        return 10 * float(np.log10(np.square(found - picture).mean()))
+
+    strengths = (0.25, 0.4, 0.6)
+    stock = [missed(strength) for strength in strengths]
+    with accelerate(pipe, spatial=plan):
+        ours = [missed(strength) for strength in strengths]
+    assert ours == pytest.approx(stock, abs=2.5) and ours == sorted(ours)
 
 
 @pytest.mark.parametrize("kind", ENTERING)

@@ -215,7 +215,7 @@ def test_a_last_stage_that_starts_below_the_terminal_level_is_refused(pipe: Any)
 def test_the_default_plan(pipe: Any) -> None:
     handle = accelerate(pipe, spatial="ralu")
     latents(pipe)
-    assert [stage.steps for stage in handle.report.stages] == [5, 6, 7] and handle.report.spatial == "ralu-4x"
+    assert [stage.steps for stage in handle.report.stages] == [8, 4] and handle.report.spatial == "ralu-8x"
 
 
 # ---- autoencoder

@@ -19,8 +19,9 @@ from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.base import Pictures
 
-SPLITS = {"train": 2026, "held-out": HELD_OUT_SEED}
-"""Seeds of the prompts: settings are chosen on "train" (the prompts of all studies), reported on "held-out"."""
+SPLITS = {"train": 2026, "held-out": HELD_OUT_SEED, "study": 20261129}
+"""Seeds of the prompts: settings are chosen on "train" (the prompts of all studies), reported on "held-out", and by the
+regime's study on prompts of its own, "study"."""
 BATCH = 8
 SHELF = Path("out/regime")
 

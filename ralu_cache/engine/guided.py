@@ -81,7 +81,7 @@ def pair_of(
     elif first:
         return None
     guided = run.guided(batch)
-    factor = guidance.factor(run.places[run.index][0], scale)
+    factor = guidance.factor(run.guided_as(run.index), scale)
     watches = guidance.agreement is not None or guidance.held is not None
     if all(guided):
         return Pair(None, guided, factor, form == "stack") if factor != 1 or watches else None

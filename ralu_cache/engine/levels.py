@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from ralu_cache.plane.spatial import Stage
 
 SAME = 1e-6  # levels closer than this are one
+SHOWS = 0.8
+"""The level down from which a given picture shows through the noise in more than coarse tokens hold.
+
+Measured on tiny FLUX and tiny SD3, four pictures, 18 steps: entered on coarse tokens between 0.4 and 0.8, a late plan
+keeps up to 10 dB less of the picture than stock's run from the same level, above 0.8 at most 3.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,15 +43,20 @@ class StockSchedule:
 
 
 def entering(stages: Sequence[Stage], sigma: float) -> tuple[Stage, ...]:
-    """The rest of a plan from level `sigma` on: begins at exactly this level, in the first stage that goes below it.
+    """What is left of a plan for a picture noised to level `sigma`: begins at exactly this level.
 
-    Stages above are left without steps, and so is one of which next to nothing is left. The first of the rest's own
-    levels goes where `sigma` all but replaces it: where the step between them would be less than a quarter of the
-    plan's own.
+    Above `SHOWS` in the first stage that goes below it, else `on_fine_tokens`. Stages above are left without steps, and
+    so is one of which next to nothing is left. The first of the rest's own levels goes where `sigma` all but replaces
+    it: where the step between them would be less than a quarter of the plan's own.
     """
+    if sigma <= SHOWS:
+        stages = on_fine_tokens(stages)
     rest: list[Stage] = []
     for number, stage in enumerate(stages):
         levels = stage.sigmas
+        if not stage.steps:
+            rest.append(stage)
+            continue
         tail = (levels[-2] - levels[-1]) / 4 if number + 1 < len(stages) else SAME
         if levels[-1] >= sigma - tail:
             rest.append(replace(stage, sigmas=levels[-1:]))
@@ -54,6 +66,14 @@ def entering(stages: Sequence[Stage], sigma: float) -> tuple[Stage, ...]:
             first += 1
         return (*rest, replace(stage, sigmas=(sigma, *levels[first:])), *stages[number + 1 :])
     raise ValueError(f"no stage of the plan goes below level {sigma}")
+
+
+def on_fine_tokens(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """A plan that reduces no token: all levels down to where the next stage begins, in the last stage; others empty."""
+    *before, last = stages
+    above = [level for stage, then in pairwise(stages) for level in stage.sigmas if level > then.sigmas[0] + SAME]
+    emptied = (replace(stage, sigmas=stage.sigmas[-1:]) for stage in before)
+    return (*emptied, replace(last, sigmas=(*above, *last.sigmas)))
 
 
 def redivided(stages: Sequence[Stage], sigmas: Sequence[float]) -> tuple[Stage, ...]:

@@ -112,10 +112,11 @@ class Run:
         self.stock = stock or StockSchedule(stages[-1].sigmas)
         self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
+        self._plan = stages
         self._start = 0
+        self._entered = False  # in mid-schedule
         self._lay_out(stages)
         self._situation: tuple[int, Situation] | None = None
-        self._entered = False  # in mid-schedule
         self.index = 0
         self.calls = 0
         self._samples = 0
@@ -236,7 +237,7 @@ class Run:
         self.stock = self.stock.entered(entry)
         self._entered = True
         self.report.baseline_steps = self.stock.steps
-        self._lay_out(entering(self.stages, self.stock.sigmas[entry]))
+        self._lay_out(entering(self._plan, self.stock.sigmas[entry]))
 
     def start_at(self, index: int) -> None:
         """Begin at a later place of the stock schedule, which is the run's own: no stages are there."""
@@ -273,9 +274,8 @@ class Run:
 
     def _guides(self, place: int) -> bool:
         """Whether guidance is meant to be computed at a place; where nothing is said of it, the pipeline decides."""
-        stage = self.places[place][0]
         fine = [other.kind == "fine" for other in self.stages]
-        return self.guidance is None or self.guidance.guides(stage, fine, self._level(place))
+        return self.guidance is None or self.guidance.guides(self.guided_as(place), fine, self._level(place))
 
     # ---- the denoiser's side
 
@@ -341,6 +341,14 @@ class Run:
         self._guided_samples = tuple(found)
         skipped = () if self.prediction is None else self.prediction.skipped
         return [wanted and sample not in skipped for sample, wanted in enumerate(found)]
+
+    def guided_as(self, place: int) -> int:
+        """The stage of the plan whose guidance a step has: its own, or where a given picture entered a later one the
+        one that would have been at this level."""
+        stage, level = self.places[place][0], self._level(place)
+        if not self._entered or any(before.steps for before in self.stages[:stage]):
+            return stage
+        return next(number for number, planned in enumerate(self._plan) if planned.sigmas[-1] < level)
 
     def number(self, sample: int) -> int:
         """Which of the pipeline's samples, as they were at the first step, is now at this place in its batch."""

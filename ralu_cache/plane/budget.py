@@ -1,7 +1,7 @@
 """`speedup=`: a plan that costs the denoiser at least so many times less than the very call that the user makes.
 
 Two stages, many coarse steps to a late end and a few fine ones, as many as the budget of fine steps allows: what drew
-best where few steps break pictures (`benchmarks/results/guidance`). Pure numbers.
+best where few steps break pictures (`benchmarks/results/regime`). Pure numbers.
 """
 
 from __future__ import annotations

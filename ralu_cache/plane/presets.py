@@ -36,28 +36,30 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True)
 class LatePlan:
-    """Many coarse steps to a late end, one or two fine ones without guidance: for strongly guided calls of few steps.
+    """Many coarse steps to a late end, then a few fine ones, the fewest without guidance: for strongly guided calls.
 
-    Chosen on tiny-flux at guidance 6 and 3 (`benchmarks/results/guidance`); `shifts` are a stage's own, the levels of
-    the fine stage lie low. guidance: where classifier-free guidance is computed; distilled models have none to leave
-    out, so there the same plan is about a fifth slower than its name says.
+    Chosen at guidance 6 and 4.5 on prompts of their own (`benchmarks/results/regime/search.md`), judged on others
+    (`study.md` beside it). `shifts` are a stage's own, so that the levels of the fine stage lie low, or "model": the
+    sampler's. guidance: where classifier-free guidance is computed; distilled models have none to leave out, so there a
+    plan with "early" is about a fifth slower than its name says.
     """
 
     name: str
     steps: tuple[int, int]
     ends: tuple[float, float]
     guidance: str
-    shifts: tuple[float, float] = (3.3, 1.4)
+    shifts: tuple[float, float] | str = (3.3, 1.4)
     z: float = 2.2
 
 
 LATE_PLANS: dict[str, LatePlan] = {
     plan.name: plan
     for plan in (
+        LatePlan("ralu-8x", (8, 4), (0.5, 1.0), "all", "model", 3.0),
         LatePlan("ralu-12x", (8, 2), (0.65, 1.0), "all"),
         LatePlan("ralu-15x", (8, 2), (0.65, 1.0), "early"),
         LatePlan("ralu-18x", (8, 1), (0.77, 1.0), "early"),
-        LatePlan("ralu-22x", (6, 1), (0.77, 1.0), "early"),
+        LatePlan("ralu-22x", (7, 1), (0.77, 1.0), "early"),
     )
 }
 

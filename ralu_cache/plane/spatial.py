@@ -153,8 +153,8 @@ class RALU:
         """A plan by name.
 
         "ralu-4x", "ralu-5x", "ralu-7x" (published for FLUX), "ralu-2x" or "ralu-3x" (for SD3): the steps and refined
-        share, hence the cost, of a published plan, with our levels and transitions. "ralu-12x", "ralu-15x", "ralu-18x",
-        "ralu-22x": ours with late ends, for calls with strong guidance (see `ralu_cache.plane.presets.LatePlan`).
+        share, hence the cost, of a published plan, with our levels and transitions. "ralu-8x", "ralu-12x", "ralu-15x",
+        "ralu-18x", "ralu-22x": ours with late ends, for strong guidance (see `ralu_cache.plane.presets.LatePlan`).
         """
         if name in presets.LATE_PLANS:
             late = presets.LATE_PLANS[name]

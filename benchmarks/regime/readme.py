@@ -1,0 +1,67 @@
+"""Puts the regime's main table into README.md, between its markers: nothing is typed by hand.
+
+python -m benchmarks.regime.study --table
+python -m benchmarks.regime.readme
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.readme_table import ROOT, with_table
+from benchmarks.regime.settings import FOUND, FULL
+from benchmarks.regime.study import Study
+from benchmarks.regime.study_page import Compared, compared, shown
+
+BEGIN, END = "<!-- regime table: begin -->", "<!-- regime table: end -->"
+ROWS = (
+    ("strong", FULL), ("strong", "8 plain steps, guided"), ("strong", "7 plain steps"), ("strong", "5 plain steps"),
+    ("strong", "7 steps of UniPC"), ("strong", "7 steps of DPM++2M"), ("strong", "ralu-8x"), ("strong", "ralu-12x"),
+    ("strong", "ralu-15x"), ("strong", "ralu-18x"), ("best", "4 plain steps"), ("best", "3 steps of UniPC"),
+    ("best", "ralu-22x"),
+)  # fmt: skip
+Models = Mapping[str, Mapping[str, Sequence[Compared]]]
+
+
+def cells(one: Compared) -> list[str]:
+    """Of one model: attributes and their difference to the full run, scenes, sharpness, likeness."""
+    full = one.name == FULL
+    lost = "" if full else shown(one.difference("attributes"), 1, "+")
+    likeness = "" if full else f"{one.values('psnr').mean():.1f} dB"
+    means = [one.values(name).mean() for name in ("attributes", "scenes", "sharpness")]
+    return [f"{means[0]:.1f} %", lost, f"{means[1]:.0f} %", f"{means[2]:.1f}", likeness]
+
+
+def line(ones: Sequence[Compared]) -> str:
+    """The row of a setting, of which the models may have different guidance and intervals: the first one's are told."""
+    scales = "/".join(dict.fromkeys(f"{one.parts[one.starts[0]]['scale']:g}" for one in ones))
+    ratios = "/".join(dict.fromkeys(f"{one.ratio:.3g}x" for one in ones))
+    faster = "/".join(dict.fromkeys(f"{one.faster():.3g}x" for one in ones))
+    name = ones[0].name.split(" until")[0]
+    label = f"`{name}`" if name.startswith("ralu") else "full run, 50 steps" if name == FULL else name
+    return f"| {' | '.join([label, scales, ratios, faster, *(cell for one in ones for cell in cells(one))])} |"
+
+
+def table(models: Models) -> str:
+    """The Markdown table: a row for each setting, five columns for each model."""
+    each = " | ".join(
+        f"{model}: attributes | to full (95 %) | scenes wholly right | mean gradient, ‰ | likeness, PSNR"
+        for model in models
+    )
+    lines = [f"| | guidance | fewer FLOPs | faster | {each} |", "|---|---:|---:|---:|" + "---:|" * 5 * len(models)]
+    for regime, start in ROWS:
+        found = [next(one for one in known[regime] if one.name.startswith(start)) for known in models.values()]
+        lines.append(line(found))
+    return "\n".join(lines) + "\n"
+
+
+def main(root: Path = ROOT) -> None:
+    out = root / "benchmarks" / "results" / "regime"
+    models = {model: {regime: compared(Study(model, out), regime) for regime in ("strong", "best")} for model in FOUND}
+    readme = root / "README.md"
+    readme.write_text(with_table(readme.read_text(), table(models), BEGIN, END))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Who draws as the full run does at what cost, where few steps break pictures; guided strongly, and each at its best.
+
+    python -m benchmarks.regime.study --model tiny-flux|tiny-sd3 [--few] [--pictures 256]
+    python -m benchmarks.regime.study --table
+
+Prompts and seeds are of this study alone: no setting was chosen on them. Goes on where it stopped: a line of JSON for
+each batch of 16 pictures and setting; the pictures stay in --shelf, so that measures can be made again (`--remeasure`).
+Within a batch the settings take turns at coming first, so that seconds are compared within minutes. `--table` writes
+study.md and a strip of pictures for each model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.regime.measures import MEASURES, OUT
+from benchmarks.regime.pictures import SHELF, scene_prompts, to_bytes
+from benchmarks.regime.setting import Draw, Setting, draw
+from benchmarks.regime.settings import FOUND, FULL, REGIMES, settings
+from ralu_cache.quality.base import Pictures
+from ralu_cache.quality.likeness import EQUAL_DB
+from ralu_cache.quality.texture import mean_gradient
+
+BATCH = 16
+FIRST_SEED = 60_000
+SOME = 128  # pictures of the settings that no main claim needs
+PERCEPTUAL = 64  # pictures of which the slow perceptual distance is taken
+DIGITS = {"attributes": 1, "scenes": 0, "probability": 1, "shapes": 0, "spectrum": 2, "psnr": 2, "ssim": 3}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One model's lines of JSON in `out` and pictures in `shelf`; `draw` draws what is missing."""
+
+    model: str
+    out: Path = OUT
+    shelf: Path = SHELF
+    draw: Draw = draw
+    session: int = field(default_factory=lambda: round(time.time()))  # times are compared within one alone
+
+    @property
+    def path(self) -> Path:
+        return self.out / f"study_{self.model}.jsonl"
+
+    def rows(self) -> list[Row]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def kept(self, regime: str, name: str, start: int) -> Path:
+        slug = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in name)
+        return self.shelf / "study" / self.model / regime / slug / f"{start:04d}.npy"
+
+    def pictures(self, regime: str, name: str, start: int) -> Pictures:
+        """As they were kept, in 8 bits."""
+        shown: Pictures = (np.load(self.kept(regime, name, start)) / 255).astype(np.float32)
+        return shown
+
+    def add(self, row: Row) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row, separators=(",", ":")) + "\n")
+
+
+def turns(model: str, few: bool, batch: int, only: Collection[str] = ()) -> Iterator[tuple[str, Setting]]:
+    """The settings of both regimes in the order of a batch: the full runs first, of the others each first in turn.
+
+    only: the names of those that are wanted beside the full runs; all, if there are none.
+    """
+    known = [
+        (regime, setting)
+        for regime in REGIMES
+        for setting in settings(model, regime, few)
+        if not only or setting.name in (FULL, *only)
+    ]
+    yield from (one for one in known if one[1].name == FULL)
+    others = [one for one in known if one[1].name != FULL]
+    first = batch * 5 % len(others)
+    yield from (*others[first:], *others[:first])
+
+
+def run(study: Study, few: bool, count: int, only: Collection[str] = ()) -> None:
+    """Draws and measures what is missing of the first `count` pictures."""
+    prompts = scene_prompts("study", count)
+    done = {(row["start"], row["regime"], row["setting"], row["made"]) for row in study.rows()}
+    for start in tqdm(range(0, count, BATCH), desc=study.model, disable=None):
+        chosen = prompts[start : start + BATCH]
+        seeds = range(FIRST_SEED + start, FIRST_SEED + start + len(chosen))
+        whole: dict[str, Row] = {}
+        for regime, setting in turns(study.model, few or start >= SOME, start // BATCH, only):
+            if (start, regime, setting.name, setting.made) in done:
+                continue
+            twin = next((other for other in whole.values() if other["made"] == setting.made), None)
+            if twin is not None:  # both regimes' full runs may be one
+                pictures, cost = study.pictures(twin["regime"], FULL, start), twin
+            else:
+                drawn = study.draw(study.model, setting, chosen, seeds)
+                pictures = drawn.pictures
+                cost = {name: round(getattr(drawn, name), 3) for name in ("ratio", "seconds", "processor")}
+            keep(study.kept(regime, setting.name, start), pictures)
+            row = {"start": start, "regime": regime, "setting": setting.name, "made": setting.made}
+            row |= {"session": study.session}
+            row |= {"scale": setting.scale} | {name: cost[name] for name in ("ratio", "seconds", "processor")}
+            if setting.name == FULL:
+                whole[regime] = row
+            shown, full = (study.pictures(regime, name, start) for name in (setting.name, FULL))
+            study.add(row | measured(shown, full, chosen, start))
+
+
+def keep(path: Path, pictures: Pictures) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as file:
+        np.save(file, to_bytes(pictures))
+    unfinished.replace(path)
+
+
+def measured(shown: Pictures, full: Pictures, prompts: Sequence[str], start: int) -> dict[str, list[float]]:
+    """All measures of each picture, rounded; perceptual distances of the first pictures only."""
+    found = {name: MEASURES[name].of(shown, full, prompts) for name in DIGITS}
+    found["psnr"] = np.minimum(found["psnr"], EQUAL_DB)
+    values = {name: np.round(each, DIGITS[name]).tolist() for name, each in found.items()}
+    values["sharpness"] = np.round(1000 * np.array(mean_gradient(shown)), 2).tolist()
+    if start < PERCEPTUAL:
+        values["perceptual"] = np.round(MEASURES["perceptual"].of(shown, full, prompts), 1).tolist()
+    return values
+
+
+def remeasure(study: Study) -> None:
+    """The measures of all rows whose pictures are kept, made again from these."""
+    rows = study.rows()
+    prompts = scene_prompts("study", max(row["start"] for row in rows) + BATCH)
+    for row in rows:
+        names = (row["setting"], FULL)
+        if all(study.kept(row["regime"], name, row["start"]).exists() for name in names):
+            shown, full = (study.pictures(row["regime"], name, row["start"]) for name in names)
+            row |= measured(shown, full, prompts[row["start"] :][: len(shown)], row["start"])
+    study.path.unlink()
+    for row in rows:
+        study.add(row)
+
+
+def latest(rows: Sequence[Row], model: str) -> Mapping[str, Mapping[str, Mapping[int, Row]]]:
+    """Rows by regime, setting and start; only those made by today's settings, in their order."""
+    made = {
+        (regime, setting.name): setting.made for regime in REGIMES for setting in settings(model, regime)
+    }  # fmt: skip
+    found: dict[str, dict[str, dict[int, Row]]] = {}
+    for regime, name in made:
+        mine = [row for row in rows if (row["regime"], row["setting"]) == (regime, name)]
+        parts = {row["start"]: row for row in mine if row["made"] == made[regime, name]}
+        if parts:
+            found.setdefault(regime, {})[name] = parts
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    from benchmarks.regime.study_page import write
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(FOUND), default="tiny-flux")
+    parser.add_argument("--few", action="store_true", help="only what the main claims need")
+    parser.add_argument("--only", nargs="+", default=(), help="names of the settings beside the full runs")
+    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--shelf", type=Path, default=SHELF)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="write the page and the strips, and draw nothing")
+    parser.add_argument("--remeasure", action="store_true", help="measure what is kept again, and draw nothing")
+    options = parser.parse_args(arguments)
+    if options.pictures < BATCH or options.pictures % BATCH:
+        parser.error(f"--pictures must be a multiple of {BATCH}, got {options.pictures}")
+    torch.set_num_threads(options.threads)
+    study = Study(options.model, options.out, options.shelf)
+    if options.remeasure:
+        remeasure(study)
+    elif not options.table:
+        run(study, options.few, options.pictures, options.only)
+    print(write([Study(model, options.out, options.shelf) for model in FOUND]))
+
+
+if __name__ == "__main__":
+    main()

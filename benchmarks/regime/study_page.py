@@ -1,0 +1,197 @@
+"""The tables and strips of the regime's study: means, paired differences to the full run, bootstrap intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.regime.measures import LABELS
+from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.settings import FULL, REGIMES, settings
+from benchmarks.regime.study import Row, Study, latest
+from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.intervals import Interval, bootstrap
+from ralu_cache.report.figures import save_grid
+
+DRAWN = ("attributes", "scenes", "probability", "shapes")
+LOOKS = ("sharpness", "spectrum", "perceptual")
+LIKENESS = ("psnr", "ssim")
+NAMES = LABELS | {"sharpness": "mean gradient, ‰"}
+DIGITS = {"ssim": 3, "spectrum": 2}
+MAIN, ALL = 256, 1 << 20  # pictures of the main tables, and of those that some settings were drawn more of
+DRAWS = 200  # resamplings of a Fréchet distance
+COLUMNS = 8  # pictures of a strip
+TITLES = {"strong": "strong guidance, the same for all", "best": "each at the guidance that serves it best"}
+Parts = Mapping[int, Row]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A setting beside the full run of its regime, on the pictures that both have."""
+
+    name: str
+    parts: Parts
+    full: Parts
+
+    @property
+    def starts(self) -> list[int]:
+        return sorted(set(self.parts) & set(self.full))
+
+    def values(self, measure: str, parts: Parts | None = None) -> NDArray[np.float64]:
+        """(N,): of the setting, or of other parts, on the pictures that have this measure."""
+        rows = [(parts or self.parts)[start] for start in self.starts]
+        return np.concatenate([row[measure] for row in rows if measure in row])
+
+    @property
+    def count(self) -> int:
+        return len(self.values("attributes"))
+
+    @property
+    def ratio(self) -> float:
+        return float(np.mean([self.parts[start]["ratio"] for start in self.starts]))
+
+    def faster(self, clock: str = "seconds") -> float:
+        """Median over the batches of the full run's time over the setting's; nan if never drawn in one session."""
+        pairs = [(self.full[start], self.parts[start]) for start in self.starts]
+        ratios = [full[clock] / mine[clock] for full, mine in pairs if full.get("session") == mine.get("session")]
+        return float(np.median(ratios)) if ratios else float("nan")
+
+    def difference(self, measure: str) -> Interval:
+        """Of the setting to the full run, paired."""
+        return bootstrap(self.values(measure) - self.values(measure, self.full))
+
+
+def shown(value: Interval, digits: int = 1, sign: str = "") -> str:
+    return f"{value.value:{sign}.{digits}f} ({value.low:{sign}.{digits}f} to {value.high:{sign}.{digits}f})"
+
+
+def frechet(study: Study, regime: str, one: Compared) -> Interval:
+    """Of the scene classifier's features of the kept pictures to those of real renders."""
+    metric = FrechetDistance()
+    pictures = np.concatenate([study.pictures(regime, one.name, start) for start in one.starts])
+    return bootstrap(metric.features(pictures, ()), metric.value, draws=DRAWS)
+
+
+def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
+    """Fréchet distances by "model/regime/setting/pictures": those written down, and those that kept pictures give."""
+    known = {name: Interval(*each) for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
+    found = {}
+    for study in studies:
+        for regime in REGIMES:
+            for one in compared(study, regime):
+                key = f"{study.model}/{regime}/{one.name}/{one.count}"
+                if key in known:
+                    found[key] = known[key]
+                elif all(study.kept(regime, one.name, start).exists() for start in one.starts):
+                    found[key] = frechet(study, regime, one)
+    numbers = {key: [round(each, 2) for each in (value.value, value.low, value.high)] for key, value in found.items()}
+    record.write_text(json.dumps(numbers, indent=0) + "\n")
+    return found
+
+
+def compared(study: Study, regime: str, within: int = MAIN) -> list[Compared]:
+    """All settings of a regime that have some of the first pictures, in their order, on these."""
+    rows = [row for row in study.rows() if row["start"] < within]
+    found = latest(rows, study.model).get(regime, {})
+    every = [Compared(name, parts, found[FULL]) for name, parts in found.items() if FULL in found]
+    return [one for one in every if one.starts]
+
+
+def drawn_table(rows: Sequence[Compared]) -> list[str]:
+    """What is drawn at what cost."""
+    titles = " | ".join(f"{NAMES[measure]} | to the full run" for measure in DRAWN)
+    lines = [
+        f"| setting | guidance | pictures | fewer FLOPs | faster | by processor time | {titles} |",
+        "|---|---:|---:|---:|---:|---:|" + "---:|---|" * len(DRAWN),
+    ]
+    for one in rows:
+        first = one.parts[one.starts[0]]
+        cells = [one.name, f"{first['scale']:g}", str(one.count), f"{one.ratio:.1f}x"]
+        cells += [f"{one.faster(clock):.1f}x" for clock in ("seconds", "processor")]
+        for measure in DRAWN:
+            cells.append(f"{one.values(measure).mean():.1f}")
+            cells.append("" if one.name == FULL else shown(one.difference(measure), 1, "+"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> list[str]:
+    """How it looks, and how like the full run's picture of the same seed it is."""
+    names = (*LOOKS, *LIKENESS)
+    titles = " | ".join(NAMES[measure] for measure in names[1:])
+    lines = [
+        f"| setting | Fréchet distance | mean gradient, ‰ | to the full run | {titles} |",
+        "|---|---:|---:|---|" + "---:|" * len(names[1:]),
+    ]
+    for one in rows:
+        distance = distances.get(f"{where}/{one.name}/{one.count}")
+        cells = [one.name, "" if distance is None else shown(distance), f"{one.values('sharpness').mean():.1f}"]
+        cells.append("" if one.name == FULL else shown(one.difference("sharpness"), 1, "+"))
+        for measure in names[1:]:
+            cells.append("" if one.name == FULL else shown(bootstrap(one.values(measure)), DIGITS.get(measure, 1)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# Where few steps break pictures: what is drawn at what cost",
+        "",
+        "Prompts and seeds of this study alone, 128x128 pixels; what the methods' shifts, intervals and scales were",
+        "chosen on is in [search.md](search.md). In brackets 95 % bootstrap intervals over pictures, of differences",
+        "paired ones. Attributes and the like are in the eyes of a classifier of what the prompt states. FLOPs against",
+        "50 guided steps, guided calls counted twice. Faster: the full run's wall-clock over the setting's in the same",
+        "batch of 16 (median over the batches; one thread, transformer in bfloat16 with compiled blocks, on a machine",
+        "on which other work ran: by processor time what was computed alone). Caches that decide picture by picture",
+        "have blocks compiled anew for each number of pictures, so their times mean little. Fréchet distance: of the",
+        "classifier's features to those of real renders; it falls with the number of pictures. Mean gradient:",
+        "sharpness, good up to the full run's. The spectral and the perceptual distance (of the first 64 pictures),",
+        "PSNR and SSIM are to the full run's picture of the same seed: likeness, which says little of how well a",
+        "picture is drawn.",
+        "Made by `python -m benchmarks.regime.study`.",
+    ]
+    for study in studies:
+        for regime in REGIMES:
+            if rows := compared(study, regime):
+                lines += ["", f"## {study.model}, {TITLES[regime]}", "", *drawn_table(rows), ""]
+                lines += looks_table(rows, distances, f"{study.model}/{regime}")
+            more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
+            if len(more) > 1:
+                lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", *drawn_table(more)]
+    return "\n".join(lines) + "\n"
+
+
+def strip(study: Study) -> None:
+    """A PNG of the first pictures of the main settings, a row each, both regimes' one below the other."""
+    rows = {}
+    for regime in REGIMES:
+        main = {setting.name for setting in settings(study.model, regime, few=True)}
+        for one in compared(study, regime):
+            if one.name in main and study.kept(regime, one.name, 0).exists():
+                scale = one.parts[0]["scale"]
+                label = f"{one.name.replace('guided until t =', 'guided to')}\n{one.ratio:.1f}x, guidance {scale:g}"
+                rows[label] = study.pictures(regime, one.name, 0)[:COLUMNS]
+    if rows:
+        path = study.out / f"study_{study.model}.png"
+        save_grid(rows, list(scene_prompts("study", COLUMNS)), path)
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((1400, 2800), Image.Resampling.LANCZOS)
+        small.quantize(160).save(path, optimize=True)
+
+
+def write(studies: Sequence[Study]) -> str:
+    """Writes study.md, study_frechet.json and the strips; returns the page."""
+    out = studies[0].out
+    text = page(studies, remembered(studies, out / "study_frechet.json"))
+    (out / "study.md").write_text(text)
+    for study in studies:
+        strip(study)
+    return text
