@@ -120,22 +120,26 @@ def test_mirroring_the_plane_mirrors_forecasts(
 
 
 @settings(max_examples=40)
-@given(layouts(), st.lists(st.tuples(st.floats(0.1, 0.9), st.booleans()), min_size=2, max_size=7), seeds)
+@given(
+    layouts(),
+    st.lists(st.tuples(st.floats(0.1, 0.9), st.sampled_from(["mine", "others", "all"])), min_size=2, max_size=7), seeds,
+)  # fmt: skip
 def test_a_sample_alone_is_forecast_as_in_the_batch(
-    layout: TokenLayout, steps: list[tuple[float, bool]], seed: int
+    layout: TokenLayout, steps: list[tuple[float, str]], seed: int
 ) -> None:
-    """(d) Bit for bit, whichever steps its neighbours compute; another batch, and a smaller one, too."""
-    alone = like(layout, [layout.batch - 1])
+    """(d) Bit for bit, whichever steps it and its neighbours compute; another batch, and a smaller one, too."""
+    last = layout.batch - 1
+    alone = like(layout, [last])
     together, one = Predictions(layout), Predictions(alone)
-    for number, (level, all_of_them) in enumerate([(0.95, True), *steps]):
+    for number, (level, who) in enumerate([(0.95, "all"), *steps]):
         clean, velocity = canvas(layout, seed + 2 * number), canvas(layout, seed + 2 * number + 1)
-        rows = list(range(layout.batch)) if all_of_them else [layout.batch - 1]
-        together = together.record(clean, velocity, level, rows=rows)
-        one = one.record(clean[-1:], velocity[-1:], level)
+        rows = [row for row in range(layout.batch) if who == "all" or (row == last) == (who == "mine")]
+        together = together.record(clean, velocity, level, rows=rows) if rows else together
+        one = one.record(clean[-1:], velocity[-1:], level) if last in rows else one
     for quantity in ("clean", "velocity"):
         mine = forecast(one, alone, 0.05, quantity)
         assert torch.equal(forecast(together, layout, 0.05, quantity)[-1:], mine)
-        assert torch.equal(forecast(together.pick([layout.batch - 1], alone), alone, 0.05, quantity), mine)
+        assert torch.equal(forecast(together.pick([last], alone), alone, 0.05, quantity), mine)
 
 
 @given(
