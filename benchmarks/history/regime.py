@@ -17,12 +17,10 @@ LATE = {"shifts": (3.3, 1.4), "z": 2.2}
 """Of the late plans (`ralu_cache.plane.presets`)."""
 BASES: dict[str, tuple[tuple[int, int], float, str]] = {
     "8+4 to 0.5": ((8, 4), 0.5, "early"),
-    "8+2 to 0.65 (ralu-12x)": ((8, 2), 0.65, "all"),
     "8+2 to 0.65 (ralu-15x)": ((8, 2), 0.65, "early"),
 }
 FEWER: dict[str, Sequence[tuple[int, int]]] = {
     "8+4 to 0.5": ((8, 3), (8, 2), (6, 4), (6, 3), (5, 3), (4, 3), (4, 2)),
-    "8+2 to 0.65 (ralu-12x)": ((6, 2), (5, 2), (4, 2)),
     "8+2 to 0.65 (ralu-15x)": ((8, 1), (6, 2), (5, 2), (4, 2)),
 }
 SOLVERS = ("euler", "multistep")

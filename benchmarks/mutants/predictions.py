@@ -152,7 +152,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/run.py",
             "            if computed[number] or guided[number] != guided[number - 1]\n",
             "",
-            (PIPELINES + "test_the_model_is_called_at_computed_steps_alone",),
+            (PIPELINES + "test_the_model_is_called_at_computed_steps_alone[alone-flux]",),
         ),
         Mutant(
             "guidance ends in between",
@@ -160,7 +160,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/run.py",
             "            if computed[number] or guided[number] != guided[number - 1]\n",
             "            if computed[number]\n",
-            (PIPELINES + "test_guided_and_not_are_not_mixed",),
+            (PIPELINES + "test_guided_and_not_are_not_mixed[flux]",),
         ),
         Mutant(
             "stock's own step is never taken",
@@ -168,7 +168,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/predictions.py",
             "        return self.solver is None and not self.skipped\n",
             "        return False\n",
-            (PIPELINES + "test_with_everything_computed_the_run_is_the_one_without_a_policy",),
+            (PIPELINES + "test_with_everything_computed_the_run_is_the_one_without_a_policy[tolerance-alone-flux]",),
         ),
         Mutant(
             "the careful sample decides for all",
@@ -176,7 +176,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/deciding.py",
             "return {sample for sample, good in enumerate(readable) if good and self._due.get(sample, 0) > place}",
             "return set(range(len(readable))) if min(self._due.values(), default=0) > place else set()",
-            (PIPELINES + "test_only_those_that_need_it_are_computed",),
+            (PIPELINES + "test_only_those_that_need_it_are_computed[tolerance-flux]",),
         ),
         Mutant(
             "forecasts of other samples",
