@@ -50,6 +50,15 @@ def options(temporal: Any, stages: bool, **others: Any) -> dict[str, Any]:
     return {"temporal": temporal, "spatial": PLAN if stages else None, **others}
 
 
+def halved(family: Family) -> dict[str, Any]:
+    """Arguments of a guided call in half precision."""
+    given = family.arguments(guided=True)
+    return {
+        name: value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in given.items()
+    }
+
+
 @each_family
 @BOTH
 def test_the_model_is_called_at_computed_steps_alone(family: Family, stages: bool) -> None:
@@ -152,11 +161,21 @@ def test_guided_and_not_are_not_mixed(family: Family) -> None:
 def test_half_precision_and_inference_mode(family: Family, temporal: str) -> None:
     pipe = family.make()
     pipe.transformer.to(torch.bfloat16)
-    given = {name: value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
-             for name, value in family.arguments(guided=True).items()}  # fmt: skip
     with accelerate(pipe, temporal=temporal, spatial=PLAN), torch.inference_mode():
-        picture = pipe(**given)[0]
+        picture = pipe(**halved(family))[0]
     assert picture.isfinite().all() and picture.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("temporal", [Forecast(tolerance=1e-12), SeaCache(0.0, reuse="prediction"), Forecast(1)])
+def test_half_precision_with_everything_computed_is_stock(temporal: Any) -> None:
+    """Bit for bit, for stock's own steps are taken, with their rounding."""
+    family = FAMILIES["flux"]
+    pipe = family.make()
+    pipe.transformer.to(torch.bfloat16)
+    expected = pipe(**halved(family))[0]
+    assert expected.dtype == torch.bfloat16
+    with accelerate(pipe, temporal=temporal):
+        assert torch.equal(pipe(**halved(family))[0], expected)
 
 
 def test_a_callback_that_changes_the_latents_is_gone_on_from() -> None:

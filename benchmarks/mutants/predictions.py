@@ -168,7 +168,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/predictions.py",
             "        return self.solver is None and not self.skipped\n",
             "        return False\n",
-            (PIPELINES + "test_with_everything_computed_the_run_is_the_one_without_a_policy[tolerance-alone-flux]",),
+            (PIPELINES + "test_half_precision_with_everything_computed_is_stock",),
         ),
         Mutant(
             "the careful sample decides for all",
@@ -176,7 +176,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/deciding.py",
             "return {sample for sample, good in enumerate(readable) if good and self._due.get(sample, 0) > place}",
             "return set(range(len(readable))) if min(self._due.values(), default=0) > place else set()",
-            (PIPELINES + "test_only_those_that_need_it_are_computed[tolerance-flux]",),
+            (PURE + "test_each_sample_has_a_pace_of_its_own",),
         ),
         Mutant(
             "forecasts of other samples",
@@ -192,7 +192,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/predictions.py",
             "self._made if ours else None",
             "self._made",
-            (PIPELINES + "test_a_callback_that_changes_the_latents_is_gone_on_from",),
+            (PURE + "test_a_canvas_that_others_changed_is_not_mended",),
         ),
     ),
 }
