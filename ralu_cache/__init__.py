@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ralu_cache.moved import keep_old_names
+
 if TYPE_CHECKING:
     from ralu_cache.api import Acceleration, accelerate
     from ralu_cache.history.solvers import Multistep
@@ -38,6 +40,7 @@ __all__ = [
     "accelerate", "register_scorer", "register_spatial", "register_temporal",
 ]  # fmt: skip
 __version__ = "0.1.0"
+keep_old_names()
 
 
 def __getattr__(name: str) -> Any:

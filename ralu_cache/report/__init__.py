@@ -2,3 +2,7 @@
 
 Imports `plane`, `history` and `temporal` at most; never `engine`, an adapter or diffusers.
 """
+
+from ralu_cache.report.record import Report
+
+__all__ = ["Report"]
