@@ -199,12 +199,11 @@ class RootHook:
         def seen() -> Tensor:
             return run.model_input(self.adapter.latents(given, grid), rows)
 
-        if run.method is not None:
-            if self.number is not None:
-                given = short = {**given, **self.handle.control_scale(call, self.number)}
-            if not layout.all_fine:
-                positions = run.positions(layout)
-                short = self.adapter.shorten(given, layout, layout.reduce(seen()), positions)
+        if run.lays_out and self.number is not None:
+            given = short = {**given, **self.handle.control_scale(call, self.number)}
+        if run.method is not None and not layout.all_fine:
+            positions = run.positions(layout)
+            short = self.adapter.shorten(given, layout, layout.reduce(seen()), positions)
         branch, groups = None, [Group()]
         if not self.reduce_only:
             run.count_call(full, layout.batch)
