@@ -242,6 +242,81 @@ def test_the_callers_own_levels_are_those_that_are_gone_through() -> None:
         assert handle.report is not None and handle.report.completed
 
 
+# ---- what changes in mid-run
+
+CHANGING = {
+    "interval": {"temporal": Forecast(2, ramp=False)},
+    "tolerance": {"temporal": Forecast(tolerance=1e3)},
+    "signal": {"temporal": PREDICTED["inherited"]},
+    "solver": {"solver": "multistep"},
+    "both": {"temporal": "forecast:2", "solver": "multistep:3"},
+}
+NAMES = ["latents", "prompt_embeds"]
+
+
+@each_family
+@BOTH
+@pytest.mark.parametrize("kind", CHANGING)
+def test_a_prompt_that_a_callback_exchanges_begins_anew(family: Family, stages: bool, kind: str) -> None:
+    """With latents exchanged as well, the rest of the run depends on nothing that was before."""
+    pipe = family.make()
+    fresh = torch.randn(stock(family.name).shape, generator=torch.Generator().manual_seed(7))
+    second = family.arguments((1,))["prompt_embeds"]
+
+    def exchange(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": fresh.clone(), "prompt_embeds": -second} if number == 3 else tensors
+
+    found = []
+    with accelerate(pipe, spatial=PLAN if stages else None, **CHANGING[kind]):
+        for scale in (1.0, -3.0):
+            given = family.arguments()
+            given["prompt_embeds"] = scale * given["prompt_embeds"]
+            found.append(pipe(**given, callback_on_step_end=exchange, callback_on_step_end_tensor_inputs=NAMES)[0])
+    torch.testing.assert_close(*found, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_guidance_that_a_callback_ends_begins_anew(kind: str) -> None:
+    """What is guided without weight is the same picture, but made of two predictions: the line begins anew."""
+    family = FAMILIES["sd3"]
+    pipe = family.make()
+
+    def cut(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if number != 3:
+            return tensors
+        given._guidance_scale = 0.0
+        return {"latents": tensors["latents"], "prompt_embeds": tensors["prompt_embeds"][-1:],
+                "pooled_prompt_embeds": tensors["pooled_prompt_embeds"][-1:]}  # fmt: skip
+
+    with accelerate(pipe, **CHANGING[kind]) as handle:
+        pipe(**family.arguments(guided=True), callback_on_step_end=cut,
+             callback_on_step_end_tensor_inputs=[*NAMES, "pooled_prompt_embeds"])  # fmt: skip
+    report = handle.report
+    assert report is not None and report.completed
+    after = next(step for step in report.steps if step.index > 3 and step.samples == 1)
+    assert all(step.samples == 2 for step in report.steps if step.index < after.index and step.calls)
+    assert after.forecast == 0
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+@BOTH
+@pytest.mark.parametrize("kind", CHANGING)
+def test_a_batch_that_a_callback_shrinks(name: str, stages: bool, kind: str) -> None:
+    """What remains is drawn as it would have been alone."""
+    family = FAMILIES[name]
+    pipe = family.make()
+
+    def shrink(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name: value[1:] for name, value in tensors.items()} if number == 4 else tensors
+
+    names = [*NAMES, "pooled_prompt_embeds"] if name == "sd3" else NAMES
+    with accelerate(pipe, spatial=PLAN if stages else None, **CHANGING[kind]):
+        alone = family.run(pipe, (1,))
+        given = family.arguments((0, 1))
+        found = pipe(**given, callback_on_step_end=shrink, callback_on_step_end_tensor_inputs=names)[0]
+    torch.testing.assert_close(found, alone, atol=10 * CLOSE, rtol=10 * CLOSE)
+
+
 # ---- solvers
 
 

@@ -187,6 +187,22 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             (PIPELINES + "test_what_stands_in_is_the_samples_own",),
         ),
         Mutant(
+            "an exchanged prompt goes on along the old line",
+            "Nodes of different kinds do not lie on one line: what a prompt gave says nothing of another.",
+            "ralu_cache/engine/conditions.py",
+            "next(found, 1 + max((number for number, _ in self._known), default=-1))",
+            "next(found, 0)",
+            (PIPELINES + "test_a_prompt_that_a_callback_exchanges_begins_anew[interval-alone-flux]",),
+        ),
+        Mutant(
+            "a changed call is forecast",
+            "A step that begins otherwise than the last computed one is computed.",
+            "ralu_cache/engine/conditions.py",
+            "return self.opening is not None and self.opening != (number, copies)",
+            "return False",
+            (PIPELINES + "test_a_prompt_that_a_callback_exchanges_begins_anew[tolerance-alone-flux]",),
+        ),
+        Mutant(
             "a step is mended that led elsewhere",
             "A corrector does not mend a canvas that a callback changed.",
             "ralu_cache/engine/predictions.py",
