@@ -23,6 +23,7 @@ from tests.surroundings import (
     CLOSE,
     EVERY,
     FAMILIES,
+    FORECAST,
     PLAN,
     SOME,
     STAGED,
@@ -54,8 +55,9 @@ PATTERNS = {
     "in turn": lambda step: BOTH[::-1] if step % 2 else BOTH,
     "cut off, the other order": lambda step: BOTH[::-1] if step < 4 else ALONE,
 }
-STACKED = [setting for setting in EVERY if setting.family.name == "sd3"]
-BY_CALLBACK = [setting for setting in EVERY if setting.family.name in ("sd3", "wan")]
+INSIDE = [setting for setting in EVERY if setting.policy not in FORECAST]  # the others: see test_forecasts.py
+STACKED = [setting for setting in INSIDE if setting.family.name == "sd3"]
+BY_CALLBACK = [setting for setting in INSIDE if setting.family.name in ("sd3", "wan")]
 TENSORS = {
     "sd3": ["latents", "prompt_embeds", "pooled_prompt_embeds"],
     "wan": ["latents", "prompt_embeds", "negative_prompt_embeds"],
@@ -81,7 +83,7 @@ def test_branches_that_come_and_go_in_a_loop_of_ones_own(family: Family, pattern
     pipe = family.make()
     plain = [own_loop(family, pipe, PATTERNS[pattern], (0,), negative=scale) for scale in (1.0, NEGATIVE)]
     assert not torch.allclose(*plain, atol=100 * SLIGHT), "where guidance weighs, the negative prompt counts"
-    for number, setting in enumerate(setting for setting in EVERY if setting.family is family):
+    for number, setting in enumerate(setting for setting in INSIDE if setting.family is family):
         if (number + 2 * list(PATTERNS).index(pattern)) % 5:
             continue  # each pattern with a fifth of the settings
         with accelerate(pipe, **setting.options) as handle:
@@ -213,7 +215,11 @@ KEPT = [(0,), (2,), (0, 2)]
 
 @pytest.mark.parametrize(
     ("setting", "keep"),
-    [(setting, KEPT[(number + more) % 3]) for number, setting in enumerate(SOME + STAGED) for more in (0, 1)],
+    [
+        (setting, KEPT[(number + more) % 3])
+        for number, setting in enumerate([each for each in SOME if each in INSIDE] + STAGED)
+        for more in (0, 1)
+    ],
     ids=str,
 )
 def test_a_batch_that_shrinks_in_a_loop_of_ones_own(setting: Setting, keep: tuple[int, ...]) -> None:
@@ -308,7 +314,7 @@ def exchanged(kind: str, prompt: Tensor) -> Tensor:
 
 EXCHANGES = [
     (setting, kind)
-    for number, setting in enumerate(EVERY)
+    for number, setting in enumerate(INSIDE)
     for place, kind in enumerate(("shorter", "longer", "as long", "in place", "one word"))
     if (number + place) % 5 < 2
     and (setting.family.name != "flux" or kind in ("as long", "in place"))  # whose stock call keeps to its length

@@ -50,6 +50,15 @@ def options(temporal: Any, stages: bool, **others: Any) -> dict[str, Any]:
     return {"temporal": temporal, "spatial": PLAN if stages else None, **others}
 
 
+def halved(family: Family) -> dict[str, Any]:
+    """Arguments of a guided call in half precision."""
+    given = family.arguments(guided=True)
+    return {
+        name: value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in given.items()
+    }
+
+
 @each_family
 @BOTH
 def test_the_model_is_called_at_computed_steps_alone(family: Family, stages: bool) -> None:
@@ -152,11 +161,21 @@ def test_guided_and_not_are_not_mixed(family: Family) -> None:
 def test_half_precision_and_inference_mode(family: Family, temporal: str) -> None:
     pipe = family.make()
     pipe.transformer.to(torch.bfloat16)
-    given = {name: value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
-             for name, value in family.arguments(guided=True).items()}  # fmt: skip
     with accelerate(pipe, temporal=temporal, spatial=PLAN), torch.inference_mode():
-        picture = pipe(**given)[0]
+        picture = pipe(**halved(family))[0]
     assert picture.isfinite().all() and picture.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("temporal", [Forecast(tolerance=1e-12), SeaCache(0.0, reuse="prediction"), Forecast(1)])
+def test_half_precision_with_everything_computed_is_stock(temporal: Any) -> None:
+    """Bit for bit, for stock's own steps are taken, with their rounding."""
+    family = FAMILIES["flux"]
+    pipe = family.make()
+    pipe.transformer.to(torch.bfloat16)
+    expected = pipe(**halved(family))[0]
+    assert expected.dtype == torch.bfloat16
+    with accelerate(pipe, temporal=temporal):
+        assert torch.equal(pipe(**halved(family))[0], expected)
 
 
 def test_a_callback_that_changes_the_latents_is_gone_on_from() -> None:
@@ -221,6 +240,81 @@ def test_the_callers_own_levels_are_those_that_are_gone_through() -> None:
     with accelerate(pipe, temporal="forecast:2", spatial=PLAN) as handle:
         family.run(pipe, sigmas=own, num_inference_steps=5)
         assert handle.report is not None and handle.report.completed
+
+
+# ---- what changes in mid-run
+
+CHANGING = {
+    "interval": {"temporal": Forecast(2, ramp=False)},
+    "tolerance": {"temporal": Forecast(tolerance=1e3)},
+    "signal": {"temporal": PREDICTED["inherited"]},
+    "solver": {"solver": "multistep"},
+    "both": {"temporal": "forecast:2", "solver": "multistep:3"},
+}
+NAMES = ["latents", "prompt_embeds"]
+
+
+@each_family
+@BOTH
+@pytest.mark.parametrize("kind", CHANGING)
+def test_a_prompt_that_a_callback_exchanges_begins_anew(family: Family, stages: bool, kind: str) -> None:
+    """With latents exchanged as well, the rest of the run depends on nothing that was before."""
+    pipe = family.make()
+    fresh = torch.randn(stock(family.name).shape, generator=torch.Generator().manual_seed(7))
+    second = family.arguments((1,))["prompt_embeds"]
+
+    def exchange(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": fresh.clone(), "prompt_embeds": -second} if number == 3 else tensors
+
+    found = []
+    with accelerate(pipe, spatial=PLAN if stages else None, **CHANGING[kind]):
+        for scale in (1.0, -3.0):
+            given = family.arguments()
+            given["prompt_embeds"] = scale * given["prompt_embeds"]
+            found.append(pipe(**given, callback_on_step_end=exchange, callback_on_step_end_tensor_inputs=NAMES)[0])
+    torch.testing.assert_close(*found, atol=CLOSE, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+def test_guidance_that_a_callback_ends_begins_anew(kind: str) -> None:
+    """What is guided without weight is the same picture, but made of two predictions: the line begins anew."""
+    family = FAMILIES["sd3"]
+    pipe = family.make()
+
+    def cut(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if number != 3:
+            return tensors
+        given._guidance_scale = 0.0
+        return {"latents": tensors["latents"], "prompt_embeds": tensors["prompt_embeds"][-1:],
+                "pooled_prompt_embeds": tensors["pooled_prompt_embeds"][-1:]}  # fmt: skip
+
+    with accelerate(pipe, **CHANGING[kind]) as handle:
+        pipe(**family.arguments(guided=True), callback_on_step_end=cut,
+             callback_on_step_end_tensor_inputs=[*NAMES, "pooled_prompt_embeds"])  # fmt: skip
+    report = handle.report
+    assert report is not None and report.completed
+    after = next(step for step in report.steps if step.index > 3 and step.samples == 1)
+    assert all(step.samples == 2 for step in report.steps if step.index < after.index and step.calls)
+    assert after.forecast == 0
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+@BOTH
+@pytest.mark.parametrize("kind", CHANGING)
+def test_a_batch_that_a_callback_shrinks(name: str, stages: bool, kind: str) -> None:
+    """What remains is drawn as it would have been alone."""
+    family = FAMILIES[name]
+    pipe = family.make()
+
+    def shrink(given: Any, number: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name: value[1:] for name, value in tensors.items()} if number == 4 else tensors
+
+    names = [*NAMES, "pooled_prompt_embeds"] if name == "sd3" else NAMES
+    with accelerate(pipe, spatial=PLAN if stages else None, **CHANGING[kind]):
+        alone = family.run(pipe, (1,))
+        given = family.arguments((0, 1))
+        found = pipe(**given, callback_on_step_end=shrink, callback_on_step_end_tensor_inputs=names)[0]
+    torch.testing.assert_close(found, alone, atol=10 * CLOSE, rtol=10 * CLOSE)
 
 
 # ---- solvers

@@ -85,7 +85,9 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulated]:
     torch.set_num_threads(threads)
 
 
-def steps_of(device: Simulated, family: str, spatial: Any = None, temporal: Any = None) -> list[list[Wait]]:
+def steps_of(
+    device: Simulated, family: str, spatial: Any = None, temporal: Any = None, solver: str | None = None
+) -> list[list[Wait]]:
     """What each step waited for; the first one's set-up, the size of the grid, is checked here and left out."""
     make, guidance, _ = FAMILIES[family]
     pipe = make()
@@ -99,14 +101,15 @@ def steps_of(device: Simulated, family: str, spatial: Any = None, temporal: Any 
 
     with (
         started(device, pipe) as begin,
-        accelerate(pipe, spatial=spatial, temporal=temporal) as handle,
+        accelerate(pipe, spatial=spatial, temporal=temporal, solver=solver) as handle,
         step_ends(end),
     ):
         images = pipe(**call).images
         report = handle.report
     assert images.device == DEVICE
-    assert temporal is None or (report is not None and any(step.computed < step.samples for step in report.steps))
-    assert len(ends) == (len(report.steps) if report is not None else call["num_inference_steps"])
+    assert temporal is None or (report is not None and any(step.computed < step.asked for step in report.steps))
+    called = call["num_inference_steps"] if report is None else sum(step.calls > 0 for step in report.steps)
+    assert len(ends) == called
     waits = device.log.waits
     first = [wait for wait in waits[begin[0] : ends[0]] if "rows, columns" not in wait.line]
     assert ends[0] - begin[0] - len(first) <= 1
@@ -149,6 +152,18 @@ def test_counting_steps_never_waits(simulated: Simulated, family: str, temporal:
     policy = resolve_temporal(temporal)
     assert policy is not None
     for number, waits in enumerate(steps_of(simulated, family, STAGES, Apart(policy))):
+        assert not waits, f"step {number}: {waits}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("temporal", "solver"), [("forecast:2", None), ("forecast:2", "multistep"), (None, "dpm")])
+@pytest.mark.parametrize("spatial", [STAGES, None], ids=["stages", "alone"])
+def test_forecasts_and_solvers_never_wait(
+    simulated: Simulated, family: str, temporal: str | None, solver: str | None, spatial: RALU | None
+) -> None:
+    """But where a run without stages begins, see `test_a_stock_run_never_waits`."""
+    steps = steps_of(simulated, family, spatial, temporal, solver)
+    for number, waits in enumerate(steps if spatial is not None else steps[1:]):
         assert not waits, f"step {number}: {waits}"
 
 

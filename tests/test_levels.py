@@ -11,7 +11,7 @@ from diffusers import FluxImg2ImgPipeline
 from diffusers.callbacks import SD3CFGCutoffCallback
 from torch import Tensor
 
-from ralu_cache import RALU, Report, TeaCache, accelerate
+from ralu_cache import RALU, Forecast, Report, TeaCache, accelerate
 from ralu_cache.engine.levels import SHOWS, on_fine_tokens
 from ralu_cache.engine.levels import entering as entered
 from ralu_cache.models.embedded import TINY_FLUX
@@ -321,6 +321,21 @@ def test_a_controlnets_interval_means_noise_levels(name: str, plan: str) -> None
         clear += 1
         assert controlled(call) == (end < step.sigma <= start), f"{step.sigma} of {start} to {end}"
     assert clear >= 3
+
+
+@pytest.mark.parametrize("name", CONTROLNETS)
+def test_a_controlnets_interval_means_the_same_where_steps_are_forecast(name: str) -> None:
+    family, make = CONTROLNETS[name]
+    pipe = make()
+    given = FAMILIES[family].arguments(num_inference_steps=12) | {"control_image": random_image(HEIGHT, WIDTH)}
+    given = accepted(pipe, given | {"control_guidance_start": 0.2, "control_guidance_end": 0.6})
+    with recorded(pipe.transformer) as calls:
+        draw(pipe, given)
+    stock = {round(level, 4): controlled(call) for level, call in zip(levels(calls), calls, strict=True)}
+    with accelerate(pipe, temporal=Forecast((3,), ramp=False, last=2)), recorded(pipe.transformer) as calls:
+        draw(pipe, given)
+    found = {round(level, 4): controlled(call) for level, call in zip(levels(calls), calls, strict=True)}
+    assert len(found) == 6 and found == {level: stock[level] for level in found}
 
 
 def controlled(call: dict[str, Any]) -> bool:

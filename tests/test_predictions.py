@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import diffusers
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ralu_cache import RALU, Forecast, Multistep
 from ralu_cache.engine.autoencoder import Autoencoder
+from ralu_cache.engine.deciding import Verifier
 from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.run import Geometry, Run
 from ralu_cache.history.control import Pace
@@ -120,22 +122,26 @@ def test_mirroring_the_plane_mirrors_forecasts(
 
 
 @settings(max_examples=40)
-@given(layouts(), st.lists(st.tuples(st.floats(0.1, 0.9), st.booleans()), min_size=2, max_size=7), seeds)
+@given(
+    layouts(),
+    st.lists(st.tuples(st.floats(0.1, 0.9), st.sampled_from(["mine", "others", "all"])), min_size=2, max_size=7), seeds,
+)  # fmt: skip
 def test_a_sample_alone_is_forecast_as_in_the_batch(
-    layout: TokenLayout, steps: list[tuple[float, bool]], seed: int
+    layout: TokenLayout, steps: list[tuple[float, str]], seed: int
 ) -> None:
-    """(d) Bit for bit, whichever steps its neighbours compute; another batch, and a smaller one, too."""
-    alone = like(layout, [layout.batch - 1])
+    """(d) Bit for bit, whichever steps it and its neighbours compute; another batch, and a smaller one, too."""
+    last = layout.batch - 1
+    alone = like(layout, [last])
     together, one = Predictions(layout), Predictions(alone)
-    for number, (level, all_of_them) in enumerate([(0.95, True), *steps]):
+    for number, (level, who) in enumerate([(0.95, "all"), *steps]):
         clean, velocity = canvas(layout, seed + 2 * number), canvas(layout, seed + 2 * number + 1)
-        rows = list(range(layout.batch)) if all_of_them else [layout.batch - 1]
-        together = together.record(clean, velocity, level, rows=rows)
-        one = one.record(clean[-1:], velocity[-1:], level)
+        rows = [row for row in range(layout.batch) if who == "all" or (row == last) == (who == "mine")]
+        together = together.record(clean, velocity, level, rows=rows) if rows else together
+        one = one.record(clean[-1:], velocity[-1:], level) if last in rows else one
     for quantity in ("clean", "velocity"):
         mine = forecast(one, alone, 0.05, quantity)
         assert torch.equal(forecast(together, layout, 0.05, quantity)[-1:], mine)
-        assert torch.equal(forecast(together.pick([layout.batch - 1], alone), alone, 0.05, quantity), mine)
+        assert torch.equal(forecast(together.pick([last], alone), alone, 0.05, quantity), mine)
 
 
 @given(
@@ -337,6 +343,18 @@ def test_the_multistep_solver_is_that_of_diffusers(kind: str, order: int, steps:
     torch.testing.assert_close(x, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_canvas_that_others_changed_is_not_mended() -> None:
+    """What the step before led to is no more what it stands at."""
+    layout = TokenLayout.fine(1, 2, 2, 1)
+    for ours in (True, False):
+        run = predictions_of(None, Multistep(2), 1)
+        assert run is not None
+        x, _ = run.take(canvas(layout, 1), canvas(layout, 2), 0.9, layout, None, False)
+        x = run.leap(x, 0.7, 3, layout)
+        mended, _ = run.take(x, canvas(layout, 3), 0.7, layout, None, ours)
+        assert torch.equal(mended, x) == (not ours)
+
+
 @given(st.lists(st.floats(0.02, 0.98), min_size=2, max_size=4, unique=True), st.floats(0.0, 1.0))
 def test_solvers_integrate_a_constant_exactly(levels: list[float], at: float) -> None:
     """(f) The weights of what stays, and of noise, are those of the straight path, whatever the older levels."""
@@ -386,6 +404,22 @@ def test_the_pace_follows_the_error() -> None:
     pace = Pace(0.25)
     assert pace.gap(0.9, [0.8, 0.7, 0.6, 0.5], 4) == 2 and pace.gap(0.9, [0.85, 0.8, 0.75, 0.7], 3) == 3
     assert pace.gap(0.9, [0.1], 4) == 1 and pace.gap(0.1, [], 4) == 1
+
+
+def test_each_sample_has_a_pace_of_its_own() -> None:
+    """One whose forecasts are good is computed more seldom, whatever its neighbour's are; nothing is read too early."""
+    verifier, levels = Verifier(0.1, 4, 1), [1 - place / 20 for place in range(20)]
+    computed: dict[int, list[int]] = {0: [], 1: []}
+    for place, sigma in enumerate(levels):
+        skipped = verifier.skip(place, [place > 0] * 2, lambda: pytest.fail("it looks at nothing"))
+        for sample in {0, 1} - skipped:
+            computed[sample].append(place)
+            error = math.nan if len(computed[sample]) < 3 else (0.001, 0.2)[sample]
+            verifier.learn(sample, place, sigma, error, levels[place + 1 :])
+    assert computed[0][:3] == [0, 1, 2] and max(b - a for a, b in pairwise(computed[0])) == 4
+    assert computed[1] == list(range(20))
+    verifier.pick([1])
+    assert verifier.skip(20, [True], lambda: pytest.fail("it looks at nothing")) == set()
 
 
 # ---- settings

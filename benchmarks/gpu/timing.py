@@ -57,10 +57,19 @@ def step_ends(mark: Callable[[], None]) -> Iterator[None]:
     A callback of the pipeline would not do: it is called once for each step of the stock schedule.
     """
 
+    inside = False
+
     def marked(function: Any) -> Any:
         @wraps(function)
         def step(*args: Any, **kwargs: Any) -> Any:
-            output = function(*args, **kwargs)
+            nonlocal inside
+            if inside:  # ours makes stock's
+                return function(*args, **kwargs)
+            inside = True
+            try:
+                output = function(*args, **kwargs)
+            finally:
+                inside = False
             mark()
             return output
 

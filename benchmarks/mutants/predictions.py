@@ -152,7 +152,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/run.py",
             "            if computed[number] or guided[number] != guided[number - 1]\n",
             "",
-            (PIPELINES + "test_the_model_is_called_at_computed_steps_alone",),
+            (PIPELINES + "test_the_model_is_called_at_computed_steps_alone[alone-flux]",),
         ),
         Mutant(
             "guidance ends in between",
@@ -160,7 +160,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/run.py",
             "            if computed[number] or guided[number] != guided[number - 1]\n",
             "            if computed[number]\n",
-            (PIPELINES + "test_guided_and_not_are_not_mixed",),
+            (PIPELINES + "test_guided_and_not_are_not_mixed[flux]",),
         ),
         Mutant(
             "stock's own step is never taken",
@@ -168,7 +168,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/predictions.py",
             "        return self.solver is None and not self.skipped\n",
             "        return False\n",
-            (PIPELINES + "test_with_everything_computed_the_run_is_the_one_without_a_policy",),
+            (PIPELINES + "test_half_precision_with_everything_computed_is_stock",),
         ),
         Mutant(
             "the careful sample decides for all",
@@ -176,7 +176,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/deciding.py",
             "return {sample for sample, good in enumerate(readable) if good and self._due.get(sample, 0) > place}",
             "return set(range(len(readable))) if min(self._due.values(), default=0) > place else set()",
-            (PIPELINES + "test_only_those_that_need_it_are_computed",),
+            (PURE + "test_each_sample_has_a_pace_of_its_own",),
         ),
         Mutant(
             "forecasts of other samples",
@@ -187,12 +187,28 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             (PIPELINES + "test_what_stands_in_is_the_samples_own",),
         ),
         Mutant(
+            "an exchanged prompt goes on along the old line",
+            "Nodes of different kinds do not lie on one line: what a prompt gave says nothing of another.",
+            "ralu_cache/engine/conditions.py",
+            "next(found, 1 + max((number for number, _ in self._known), default=-1))",
+            "next(found, 0)",
+            (PIPELINES + "test_a_prompt_that_a_callback_exchanges_begins_anew[interval-alone-flux]",),
+        ),
+        Mutant(
+            "a changed call is forecast",
+            "A step that begins otherwise than the last computed one is computed.",
+            "ralu_cache/engine/conditions.py",
+            "return self.opening is not None and self.opening != (number, copies)",
+            "return False",
+            (PIPELINES + "test_a_prompt_that_a_callback_exchanges_begins_anew[tolerance-alone-flux]",),
+        ),
+        Mutant(
             "a step is mended that led elsewhere",
             "A corrector does not mend a canvas that a callback changed.",
             "ralu_cache/engine/predictions.py",
             "self._made if ours else None",
             "self._made",
-            (PIPELINES + "test_a_callback_that_changes_the_latents_is_gone_on_from",),
+            (PURE + "test_a_canvas_that_others_changed_is_not_mended",),
         ),
     ),
 }

@@ -187,7 +187,8 @@ class RootHook:
         run.begin(grid, batch, lambda: self.adapter.latents(whole_call, grid), self.adapter.frames(given))
         rows = run.rows(batch)
         full = 0.0 if self.reduce_only else self._cost.flops(given)
-        skipped = frozenset() if self.reduce_only else self._skipped(state, run, given)
+        condition = None if self.reduce_only else run.condition(rows, *self.adapter.conditioning(given))
+        skipped = self._skipped(state, run, condition, given)
         if skipped.issuperset(rows):  # of a denoiser that has not run yet, so the form of its answers is not known
             run.compute_all()
             skipped = frozenset()
@@ -203,16 +204,16 @@ class RootHook:
         def seen() -> Tensor:
             return run.model_input(self.adapter.latents(given, grid), rows)
 
-        if run.method is not None:
-            if self.number is not None:
-                given = short = {**given, **control_scale(call, self.number)}
-            if not layout.all_fine:
-                assert self._tokens is not None
-                positions = run.positions(layout)
-                short = self._tokens.shorten(given, layout, layout.reduce(seen()), positions)
+        if run.lays_out and self.number is not None:
+            given = short = {**given, **control_scale(call, self.number)}
+        if run.method is not None and not layout.all_fine:
+            assert self._tokens is not None
+            positions = run.positions(layout)
+            short = self._tokens.shorten(given, layout, layout.reduce(seen()), positions)
         branch, groups = None, [Group()]
         if not self.reduce_only:
             run.count_call(full, layout.batch)
+            run.called(condition, rows)
             if forecast is not None:
                 run.spare_by_forecast(forecast.dropped, self._cost.flops(short) / len(rows) * forecast.dropped)
             if pair is not None and pair.index is not None:
@@ -260,9 +261,11 @@ class RootHook:
 
         return modulated, canvas
 
-    def _skipped(self, state: RootState, run: Run, given: Mapping[str, Any]) -> frozenset[int]:
-        """The samples that are forecast in this step."""
-        return run.decide(lambda: self._seen(state, run, given))
+    def _skipped(
+        self, state: RootState, run: Run, condition: tuple[int, int] | None, given: Mapping[str, Any]
+    ) -> frozenset[int]:
+        """The samples that are forecast in this step. condition: see `Run.condition`."""
+        return run.decide(condition, lambda: self._seen(state, run, given))
 
     def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Any:
         """The output of a call whose samples are all forecast; None for any other."""
@@ -274,7 +277,8 @@ class RootHook:
         rows = run.rows(len(hidden))
         working, call.working, state.depth = call.working, state, 1  # what embeds a signal runs for this call
         try:
-            skipped = self._skipped(state, run, given)
+            condition = run.condition(rows, *self.adapter.conditioning(given))
+            skipped = self._skipped(state, run, condition, given)
         finally:
             state.rest()
             call.working, state.depth = working, 0

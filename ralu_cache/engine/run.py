@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branches import Branch
+from ralu_cache.engine.conditions import Conditions
 from ralu_cache.engine.deciding import Seen
 from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
 from ralu_cache.engine.levels import StockSchedule, entering
@@ -124,7 +125,7 @@ class Run:
         self._spared_by_forecast = (0, 0.0)  # samples of calls that were answered by forecasts, and their FLOPs
         self._asked = self._asked_first = 0  # calls that the pipeline made in this step, and in the first
         self._guided: bool | None = None  # this step; None while it is not known, or there is nothing to guide
-        self._guided_samples: tuple[bool, ...] | None = None
+        self._conditions = Conditions()
         self._spared = 0.0  # FLOPs that this step's guidance would have cost
         self._branches: list[Branch] = []  # of the step before
         self._used: list[Branch] = []  # of this step, in the order of the calls
@@ -147,7 +148,7 @@ class Run:
 
     def close(self) -> None:
         """Hold nothing any more, whoever still holds the run (a traceback, say)."""
-        for name in ("_branches", "_used", "_history", "_layouts", "tables", "_clocks"):
+        for name in ("_branches", "_used", "_history", "_layouts", "tables", "_clocks", "_conditions"):
             getattr(self, name).clear()
         self.layout = self.noise = self.text_attention = self._canvas = self._emitted = self._latest = None
         if self.prediction is not None:
@@ -321,6 +322,7 @@ class Run:
         if self._numbers and len(self._numbers) != batch:
             for branch in self._used:
                 branch.identity = branch.identity.with_samples([n % batch for n in branch.identity.samples])
+        self._conditions.settle(batch)
         self._numbers = tuple(range(batch))
         if batch != self.layout.batch:
             self._layouts = {tuple(row % batch for row in rows): held for rows, held in self._layouts.items()}
@@ -338,7 +340,6 @@ class Run:
         now = self._guides(self.index)
         found = [now and number not in self._unguided for number in self._numbers[:batch]]
         self._paired, self._guided = True, any(found) or bool(self._guided)
-        self._guided_samples = tuple(found)
         skipped = () if self.prediction is None else self.prediction.skipped
         return [wanted and sample not in skipped for sample, wanted in enumerate(found)]
 
@@ -362,12 +363,30 @@ class Run:
         """Note what a part of a call that guidance leaves out would have cost."""
         self._spared += flops
 
-    def decide(self, seen: Callable[[], Signals]) -> frozenset[int]:
+    def condition(
+        self, rows: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
+    ) -> tuple[int, int] | None:
+        """What a call on all of its rows is conditioned on, as a number, and how many copies of the batch it has.
+
+        None where no predictions are kept. rows, tensors, settings: as `branch` takes them.
+        """
+        if self.prediction is None or self.layout is None:
+            return None
+        samples = [self._numbers[row] for row in rows]
+        number = self._conditions.recognise(samples, tensors, settings, self.watched)
+        return number, len(rows) // self.layout.batch
+
+    def called(self, condition: tuple[int, int] | None, rows: Sequence[int]) -> None:
+        """A call was made under a condition, for these rows."""
+        if condition is not None:
+            self._conditions.called(*condition, rows)
+
+    def decide(self, condition: tuple[int, int] | None, seen: Callable[[], Signals]) -> frozenset[int]:
         """The samples whose prediction is forecast in this step, by who decides in the run; once a step.
 
-        seen: gives the present call's signals, "modulated" and "canvas", as functions.
+        condition: of the step's first call. seen: gives that call's signals, "modulated" and "canvas", as functions.
         """
-        if self.prediction is None or self.prediction.chooser is None or self.layout is None:
+        if self.prediction is None or self.prediction.chooser is None or self.layout is None or condition is None:
             return frozenset()
         layout = self.layout
 
@@ -378,6 +397,7 @@ class Run:
         begins = self.index == self._start or self.places[self.index][0] != self.places[self.index - 1][0]
         turns = self.index > self._start and self._guides(self.index) != self._guides(self.index - 1)
         forced = turns or self.wants_text_attention or self.prediction.forces(step, steps, begins)
+        forced = forced or self._conditions.unlike(*condition)
         return self.prediction.decide(self.index, forced, layout.batch, look)
 
     def compute_all(self) -> None:
@@ -564,7 +584,8 @@ class Run:
         x, ours = self._state(sample)
         v = self._prediction(velocity)
         if self.prediction is not None:
-            kinds, later = self._guided_samples, self.stage.sigmas[self.places[self.index][1] + 1 : -1]
+            kinds = self._conditions.kinds(len(x))
+            later = self.stage.sigmas[self.places[self.index][1] + 1 : -1]
             self.prediction.learn(x, v, self.index, self.sigma, later, self.layout)
             x, v = self.prediction.take(x, v, self.sigma, self.layout, kinds, ours)
         last = self.shown[self.shown_index + 1] if self.shown_index + 1 < len(self.shown) else len(self.places)
@@ -651,7 +672,7 @@ class Run:
             self._asked_first = self._asked
         self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
         self._asked, self._guided, self._spared, self._spared_by_forecast = 0, None, 0.0, (0, 0.0)
-        self._guided_samples = None
+        self._conditions.close_step()
         self._branches, self._used = self._used, []  # one that paused begins anew
         self._latest = sample
         self.index += 1

@@ -1,0 +1,72 @@
+"""In the regime, where few steps break pictures: what reuse gives on top of the best plans of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.history.runs import FULL, Bench, Setting
+from benchmarks.regime.pictures import Shelf
+from ralu_cache import RALU, Forecast
+from ralu_cache.quality.attributes import AttributeAccuracy, StatedProbability
+from ralu_cache.quality.perceptual import perceptual_distance
+from ralu_cache.quality.texture import mean_gradient
+
+GUIDANCE = 6.0
+LATE = {"shifts": (3.3, 1.4), "z": 2.2}
+"""Of the late plans (`ralu_cache.plane.presets`)."""
+BASES: dict[str, tuple[tuple[int, int], float, str]] = {
+    "8+4 to 0.5": ((8, 4), 0.5, "early"),
+    "8+2 to 0.65 (ralu-15x)": ((8, 2), 0.65, "early"),
+}
+FEWER: dict[str, Sequence[tuple[int, int]]] = {
+    "8+4 to 0.5": ((8, 3), (8, 2), (6, 4), (6, 3), (5, 3), (4, 3), (4, 2)),
+    "8+2 to 0.65 (ralu-15x)": ((8, 1), (6, 2), (5, 2), (4, 2)),
+}
+SOLVERS = ("euler", "multistep")
+POLICIES: dict[str, Forecast] = {
+    "fine steps, every 2nd, clean kept": Forecast((1, 2), quantity="clean"),
+    "fine steps, every 2nd, velocity kept": Forecast((1, 2), quantity="velocity"),
+    "fine steps, every 2nd, reset": Forecast((1, 2), quantity="velocity", transition="reset"),
+    "fine steps, every 2nd, damped 0.5": Forecast((1, 2), quantity="clean", damping=0.5),
+    "fine steps, every 2nd, held": Forecast((1, 2), quantity="clean", order=0),
+    "fine steps, first of 4, clean kept": Forecast((1, 4), quantity="clean"),
+    "coarse steps, every 2nd, velocity": Forecast((2, 1), quantity="velocity"),
+    "coarse steps, every 2nd, damped 0.5": Forecast((2, 1), quantity="velocity", damping=0.5),
+    "coarse steps, every 2nd, bounded": Forecast((2, 1), quantity="velocity", gap=1.0),
+    "coarse steps, every 2nd, held": Forecast((2, 1), quantity="velocity", order=0),
+}
+
+
+def plan_of(steps: tuple[int, int], end: float, guidance: str) -> RALU:
+    return RALU(steps=steps, ends=(end, 1.0), guidance=guidance, **LATE)  # type: ignore[arg-type]
+
+
+def settings() -> Iterator[Setting]:
+    """The plans, fewer steps of theirs by each solver, and forecasts in their stages."""
+    for base, (steps, end, guidance) in BASES.items():
+        for counts in (steps, *FEWER[base]):
+            for solver in SOLVERS:
+                name = f"{base}: {counts[0]}+{counts[1]} {solver}"
+                parts = {"base": base, "steps": f"{counts[0]}+{counts[1]}", "solver": solver, "reuse": "none"}
+                options: dict[str, Any] = {"spatial": plan_of(counts, end, guidance), "solver": solver}
+                yield Setting(name, options, FULL, parts)
+        for reuse, policy in POLICIES.items():
+            if steps[1] == 2 and "fine" in reuse and "every 2nd" not in reuse:
+                continue
+            parts = {"base": base, "steps": f"{steps[0]}+{steps[1]}", "solver": "euler", "reuse": reuse}
+            options = {"spatial": plan_of(steps, end, guidance), "temporal": policy}
+            yield Setting(f"{base}: {reuse}", options, FULL, parts)
+
+
+def measure(bench: Bench, shelf: Shelf, setting: Setting) -> dict[str, Any]:
+    """A row: cost, and of every picture what it shows, and how it differs from the full run's."""
+    shown, cost = bench.draw(setting)
+    full, prompts = shelf.pictures(bench.full(), bench.count), bench.prompts
+    return {
+        "name": setting.name, "cost": cost, "parts": setting.parts,
+        "attributes": AttributeAccuracy()(shown, None, prompts),
+        "probability": StatedProbability()(shown, None, prompts),
+        "perceptual": [1000 * value for value in perceptual_distance(shown, full)],
+        "gradient": [1000 * value for value in mean_gradient(shown)],
+    }  # fmt: skip
