@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from ralu_cache import RALU, register_spatial, spatial
+from ralu_cache import RALU, register_spatial
+from ralu_cache.plane import spatial
 from ralu_cache.plane.presets import PRESETS
 from ralu_cache.plane.schedule import renoised_sigma, solve_nt_dm
 from ralu_cache.plane.spatial import resolve_spatial, spatial_names

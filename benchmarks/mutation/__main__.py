@@ -167,9 +167,9 @@ def page(
     lines = [
         "# Changes by a machine",
         "",
-        "Written by `python -m benchmarks.mutation`: changes that cosmic-ray's operators make in the pure rooms, one at "
-        "a time, and whether the tests of the changed file (those that import it or bear its name, less the slow ones) "
-        "notice. What survives lacks a test, or makes no difference that matters.",
+        "Written by `python -m benchmarks.mutation`: changes that cosmic-ray's operators make in the pure rooms, "
+        "one at a time, and whether the tests of the changed file (those that import it or bear its name, less slow "
+        "ones) notice. What survives lacks a test, or makes no difference that matters.",
         "",
         f"Of {counts[0]} changes {counts[1]} were drawn at random, file by file, and {counts[2]} tried; "
         f"{counts[2] - counts[3]} were noticed, **{counts[3]} survived**.",
