@@ -3,7 +3,8 @@
     python -m benchmarks.mutation [--rooms history temporal] [--each 12] [--minutes 25] [--only FILE ...]
 
 cosmic-ray's operators make the changes, one at one place; of each file a sample is tried, in a copy of the project,
-with the tests of that file alone: those that import it or bear its name, less the slow ones. Stopped, or out of time,
+with the tests of that file alone: those that bear its name, or import it and draw no pictures (those that do only where
+there are no others), less the slow ones. All files have a change each before one has a second. Stopped, or out of time,
 it goes on where it was: what was found lies in out/mutation/. What survived is tried again once the tests have changed.
 """
 
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from benchmarks.mutation.changes import Change
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 5.0  # times what the tests take without a change, after which a change counts as noticed: it hangs
 QUICK = ("-m", "not slow")
+PIPELINES = ("diffusers", "tests.pipelines", "tests.sparse_bench", "tests.surroundings", "tests.wan_pipelines")
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def tests_of(root: Path, file: str) -> tuple[str, ...]:
-    """The files of tests that import this file, or are named after it."""
+    """The files of tests that bear this file's name, then those that import it without drawing, else all that do."""
     module = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
     room, _, name = module.removeprefix("ralu_cache.").partition(".")
-    named = {f"tests/test_{name}.py", f"tests/test_{room}_{name}.py"}
-    paths = sorted((root / "tests").glob("test_*.py"))
-    return tuple(
-        str(path.relative_to(root)) for path in paths
-        if str(path.relative_to(root)) in named or module in imported(path.read_text())
-    )  # fmt: skip
+    own, pure, drawing = [], [], []
+    for path in sorted((root / "tests").glob("test_*.py")):
+        uses, test = imported(path.read_text()), str(path.relative_to(root))
+        if path.stem in (f"test_{name}", f"test_{room}_{name}"):
+            own.append(test)
+        elif module in uses:
+            (drawing if any(use.startswith(PIPELINES) for use in uses) else pure).append(test)
+    return tuple(own + pure or drawing)
 
 
 def imported(source: str) -> set[str]:
@@ -115,30 +119,29 @@ def try_all(
     left: Mapping[str, Sequence[Change]], tests: Mapping[str, Sequence[str]], known: dict[str, Found], log: Path,
     end: float,
 ) -> None:  # fmt: skip
-    """Try what is left, file by file, and add it to `known` and to the log, until `end` (of the monotonic clock)."""
+    """Try what is left, a change of each file in turn, and add it to `known` and to the log, until `end` (of the monotonic clock)."""
     from benchmarks.mutants.runner import copy_project, run_tests, warm_up
 
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_project(ROOT, tree)
         warm_up()
-        seconds = {}
-        for name in sorted({name for file, chosen in left.items() if chosen for name in tests[file]}):
-            if time.monotonic() < end:
-                whole = run_tests(tree, [*QUICK, name], compiled=True)
-                if whole.caught is not None:
-                    raise RuntimeError(f"{whole.caught} fails without any change")
-                seconds[name] = whole.seconds
-        for file, chosen in left.items():
-            used = sorted(seconds.keys() & set(tests[file]), key=lambda name: seconds[name])
-            for change in chosen:
-                if time.monotonic() >= end or set(used) != set(tests[file]):
-                    return
-                caught = noticed_by(tree, change, used, PATIENCE * sum(seconds[name] for name in used))
-                known[change.key] = Found(caught, digest(tests[file]))
-                with log.open("a") as lines:
-                    lines.write(json.dumps({"key": change.key, **vars(known[change.key])}) + "\n")
-                print(f"{file}:{change.line} {change.operator}: {caught or 'SURVIVED'}", flush=True)
+        wanted = sorted({name for file, chosen in left.items() if chosen for name in tests[file]})
+        whole = run_tests(tree, [*QUICK, *wanted], compiled=True, limit=end - time.monotonic())
+        if whole.caught is not None:
+            raise RuntimeError(f"{whole.caught} fails without any change")
+        print(f"without a change all pass, in {whole.seconds:.0f} s", flush=True)
+        for change in filter(None, chain.from_iterable(zip_longest(*left.values()))):
+            used = tests[change.file]
+            if not used:
+                continue
+            if time.monotonic() >= end:
+                return
+            known[change.key] = Found(noticed_by(tree, change, used, whole.seconds), digest(used))
+            with log.open("a") as lines:
+                lines.write(json.dumps({"key": change.key, **vars(known[change.key])}) + "\n")
+            caught = known[change.key].caught
+            print(f"{change.file}:{change.line} {change.operator}: {caught or 'SURVIVED'}", flush=True)
 
 
 def noticed_by(tree: Path, change: Change, tests: Sequence[str], limit: float) -> str | None:
@@ -168,8 +171,8 @@ def page(
         "# Changes by a machine",
         "",
         "Written by `python -m benchmarks.mutation`: changes that cosmic-ray's operators make in the pure rooms, "
-        "one at a time, and whether the tests of the changed file (those that import it or bear its name, less slow "
-        "ones) notice. What survives lacks a test, or makes no difference that matters.",
+        "one at a time, and whether the tests of the changed file (those that bear its name, or import it and draw no "
+        "pictures; less slow ones) notice. What survives lacks a test, or makes no difference that matters.",
         "",
         f"Of {counts[0]} changes {counts[1]} were drawn at random, file by file, and {counts[2]} tried; "
         f"{counts[2] - counts[3]} were noticed, **{counts[3]} survived**.",
