@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(files)}")
     every = {file: list(changes(ROOT, file)) for file in options.only or files}
     drawn = {file: sample(found, options.each or len(found)) for file, found in every.items() if found}
-    tests = {file: tests_of(ROOT, file) for file in drawn}
+    tests = {file: its_tests(ROOT, file) for file in drawn}
     known = read(options.log)
     left = {file: [one for one in chosen if not settled(one, known, tests[file])] for file, chosen in drawn.items()}
     options.log.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def tests_of(root: Path, file: str) -> tuple[str, ...]:
+def its_tests(root: Path, file: str) -> tuple[str, ...]:
     """The files of tests that bear this file's name, then those that import it without drawing, else all that do."""
     module = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
     room, _, name = module.removeprefix("ralu_cache.").partition(".")
@@ -119,7 +119,10 @@ def try_all(
     left: Mapping[str, Sequence[Change]], tests: Mapping[str, Sequence[str]], known: dict[str, Found], log: Path,
     end: float,
 ) -> None:  # fmt: skip
-    """Try what is left, a change of each file in turn, and add it to `known` and to the log, until `end` (of the monotonic clock)."""
+    """Try what is left, a change of each file in turn; what is found is added to `known` and to the log.
+
+    end: of the monotonic clock, when no other change is begun.
+    """
     from benchmarks.mutants.runner import copy_project, run_tests, warm_up
 
     with tempfile.TemporaryDirectory() as folder:
