@@ -4,22 +4,43 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TYPING := build/typing/ralu_cache/adapters
+# Two workers of one thread each: the models of the tests are too small for two threads to help.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick coverage mutation lint package hooks clean
 
 demo: $(STAMP)
 	$(BIN)/ralu-cache demo --out out/demo
 
-# Two workers of one thread each: the models of the tests are too small for two threads to help.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# Without the tests that are marked as slow: for a person who is thinking.
+quick: lint
+	$(PYTEST) -m "not slow"
+
+# Branches of the rooms where decisions are taken; fails below 95 %.
+coverage: $(STAMP)
+	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+# Which changes of the pure rooms no test notices; goes on where it was stopped.
+mutation: $(STAMP)
+	$(BIN)/python -m benchmarks.mutation
 
 lint: $(STAMP) $(TYPING)
 	$(BIN)/ruff check .
+	$(BIN)/vulture
 	$(BIN)/mypy
 
+package: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
+
+hooks: $(STAMP)
+	$(BIN)/pre-commit install
+
 clean:
-	rm -rf $(VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """Shared fixtures; the pipelines themselves are in tests/pipelines.py."""
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,12 @@ from tests.pipelines import make_pipeline
 diffusers.utils.logging.set_verbosity_error()
 hypothesis.settings.register_profile("ralu_cache", deadline=None)
 hypothesis.settings.load_profile("ralu_cache")
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays to the end: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

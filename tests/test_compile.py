@@ -42,6 +42,7 @@ def new_graphs(
     return counters["stats"]["unique_graphs"] - before, counters["frames"]["total"] - frames, reused
 
 
+@pytest.mark.slow
 def test_graphs_are_those_of_the_stock_blocks(compiled: Any) -> None:
     """The first stage has the tokens of a picture of half the size, the second those of the whole one."""
     assert new_graphs(compiled)[0] > 0 and new_graphs(compiled, height=16, width=24)[0] > 0

@@ -47,6 +47,7 @@ def test_an_embedded_model_draws_at_its_default_size(model: EmbeddedModel) -> No
     assert corner[..., 2].mean() > corner[..., 0].mean() + 0.3, "it is blue"
 
 
+@pytest.mark.slow
 def test_report_holds_every_method(out: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     assert report["prompts"] == list(SMALL.prompts)
@@ -68,6 +69,7 @@ def test_report_holds_every_method(out: Path) -> None:
         assert 5 < row["psnr"] < 60 and 0 < row["ssim"] < 1 and row["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_pictures_are_written(out: Path) -> None:
     for name in ("grid.png", "regions.png", "timeline.png", "composition.png"):
         with Image.open(out / name) as picture:
@@ -97,6 +99,7 @@ def test_videos_are_judged_frame_by_frame() -> None:
     assert counted == [(6, 4, 4, 3)]
 
 
+@pytest.mark.slow
 def test_table_has_a_line_for_every_method(out: Path) -> None:
     table = (out / "table.md").read_text()
     report = json.loads((out / "report.json").read_text())

@@ -47,24 +47,26 @@ def without_late(pipe: Any, family: Family, guidance: Guidance) -> Any:
     return pipe.transformer.register_forward_hook(instead, with_kwargs=True)
 
 
+BATCHES = [(0,), (0, 1)]
 SETTINGS = [
-    (name, policy, stages, batch)
+    pytest.param(name, policy, stages, BATCHES[(number + place) % 2], UNTIL, id=f"until-{name}-{policy}-{stages}")
     for number, name in enumerate(FAMILIES)
     for place, policy in enumerate([None, *(policy for policy in POLICIES if policy not in FORECAST)])
     for stages in (False, True)
-    for batch in [(0,), (0, 1)][(number + place) % 2 :][:1]
+] + [  # without a policy: what the other branch has computed meanwhile is another matter, see below
+    pytest.param(name, None, stages, batch, LATER, id=f"later-{name}-{stages}-{len(batch)}")
+    for name in FAMILIES
+    for stages in (False, True)
+    for batch in BATCHES
 ]
 
 
-@pytest.mark.parametrize(("name", "policy", "stages", "batch"), SETTINGS)
-@pytest.mark.parametrize("guidance", [UNTIL, LATER], ids=["until", "later"])
+@pytest.mark.parametrize(("name", "policy", "stages", "batch", "guidance"), SETTINGS)
 def test_steps_without_guidance_are_those_of_the_pipeline_given_c_for_both(
     name: str, policy: str | None, stages: bool, batch: tuple[int, ...], guidance: Guidance
 ) -> None:
     family = FAMILIES[name]
     options = {"spatial": PLAN if stages else None, "temporal": None if policy is None else POLICIES[policy]}
-    if guidance is LATER and policy is not None:
-        options["temporal"] = None  # what the other branch has computed meanwhile is another matter: see below
     pipe = family.make()
     with accelerate(pipe, **options, guidance=guidance) as handle:
         found = family.run(pipe, batch, guided=True)

@@ -433,6 +433,7 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=24, stateful_step_count=12, deadline=None, derandomize=True)
+TestMachine.pytestmark = [pytest.mark.slow]
 
 
 # ---- what the machine cannot reach, or found

@@ -25,6 +25,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_everything_comes_out(out: Path) -> None:
     results = read_results(out / "results.jsonl")
     assert [setting.method for setting in results.settings] == ["none", "steps:6", "ralu-7x"]
@@ -41,6 +42,7 @@ def test_everything_comes_out(out: Path) -> None:
     assert "http://" not in page and "https://" not in page, "the page stands alone"
 
 
+@pytest.mark.slow
 def test_the_same_command_has_nothing_left_to_do(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (out / "results.jsonl").read_text()
     assert main(["sweep", *OPTIONS, "--prompts", str(out.parent / "prompts.txt"), "--out", str(out)]) == 0
@@ -49,6 +51,7 @@ def test_the_same_command_has_nothing_left_to_do(out: Path, capsys: pytest.Captu
     assert "was begun with call" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_setting_is_recommended(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = str(out / "results.jsonl")
     assert main(["recommend", "--results", results, "--min-quality", "psnr=5"]) == 0

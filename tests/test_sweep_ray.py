@@ -18,6 +18,7 @@ from ralu_cache.sweep.records import Batch, Record, Results, Setting, read_resul
 from ralu_cache.sweep.runner import run_sweep
 from tests.sweep_bench import GRID, Bench, header, make_bench
 
+pytestmark = pytest.mark.slow
 SETTINGS, BATCHES = GRID.settings(), GRID.batches()
 Key = tuple[Setting, Batch]
 

@@ -172,6 +172,7 @@ def test_autoencoder_latents_are_packed_tokens() -> None:
     assert encode(build_autoencoder(), images).shape == (2, 64, 16)
 
 
+@pytest.mark.slow
 def test_command_trains_resumes_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:
     settings = "--size 2 1 1 --vae-steps 2 --vae-scenes 4 --scenes 6 --batch-scale 0.1 --warmup 5"
     common = ["--out", str(tmp_path), *settings.split()]

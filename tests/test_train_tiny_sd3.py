@@ -101,6 +101,7 @@ def test_training_goes_on_from_saved_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_command_trains_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:
     common = ["--out", str(tmp_path), "--flux", str(FLUX), "--scenes", "6", "--batch-scale", "0.1", "--workers", "1"]
     main([*common, "--steps", "20"])

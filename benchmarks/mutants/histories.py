@@ -7,6 +7,7 @@ from benchmarks.mutants.fault import Mutant
 LEDGER = "tests/test_ledger.py::"
 LAWS = "tests/test_laws.py::"
 BASE = "tests/test_temporal_base.py::"
+TREND = "tests/test_trend.py::"
 
 HISTORIES: dict[str, tuple[Mutant, ...]] = {
     "The nine laws of the ledger": (
@@ -49,6 +50,22 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
             "good = self.mark >= (Mark.INHERITED if inherited else Mark.VALID)\n        if oldest",
             "good = self.mark >= Mark.INHERITED\n        if oldest",
             (LEDGER + "test_marks_decide_who_may_read",),
+        ),
+        Mutant(
+            "a trend without the marks from before",
+            "A sample that was computed once in a stage keeps the trend that it had.",
+            "ralu_cache/engine/branches.py",
+            "            mark = torch.where(known, mark, before.mark)\n",
+            "",
+            (TREND + "test_a_sample_that_was_computed_once_keeps_the_trend_that_it_had",),
+        ),
+        Mutant(
+            "more of a trend goes on",
+            "How much of a trend goes on behind a transition is what the study found.",
+            "ralu_cache/history/residuals.py",
+            "DAMPING = 0.4",
+            "DAMPING = 0.6",
+            (TREND + "test_the_damping_is_the_one_that_the_study_found",),
         ),
         Mutant(
             "fresh noise changes nothing",

@@ -24,6 +24,10 @@ OURS = ("ralu_cache", "benchmarks", "tests")
 LIMIT = 120.0  # seconds for the tests of one mutant
 
 
+class NoResult(RuntimeError):
+    """The tests could not be run to their end: a module can't be imported, or the process hangs or dies."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """caught: the id of the first test that failed, None if all passed. seconds: of the run."""
@@ -48,11 +52,11 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False) -> Outcome:
-    """Run tests in the copy until the first fails. compiled: keep the modules' bytecode, for later runs.
+def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False, limit: float = LIMIT) -> Outcome:
+    """Run tests (what pytest takes) in the copy until the first fails. compiled: keep the modules' bytecode.
 
-    Raises RuntimeError if they could not be run: nothing is found under an id, a module cannot be imported, they take
-    too long, or something of ours came from elsewhere than the copy.
+    Raises NoResult if they could not be run: nothing is found under an id, a module cannot be imported, they take more
+    than `limit` seconds; RuntimeError if something of ours came from elsewhere than the copy.
     """
     named = tests[0] if len(tests) == 1 else f"{len(tests)} tests"
     context = multiprocessing.get_context("fork")
@@ -62,11 +66,11 @@ def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False) -> Outco
     process.start()
     sender.close()
     try:
-        if not receiver.poll(LIMIT):
-            raise RuntimeError(f"{named}: no result within {LIMIT:g} seconds")
+        if not receiver.poll(limit):
+            raise NoResult(f"{named}: no result within {limit:g} seconds")
         code, failed, strays, shown = receiver.recv()
     except EOFError as error:
-        raise RuntimeError(f"{named}: the process ended without a result") from error
+        raise NoResult(f"{named}: the process ended without a result") from error
     finally:
         process.kill()
         process.join()
@@ -74,7 +78,7 @@ def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False) -> Outco
     if strays:
         raise RuntimeError(f"not from the copy at {tree}: {', '.join(strays)}")
     if code not in (0, 1) or (code == 1) != bool(failed):
-        raise RuntimeError(f"{named}: pytest could not run them (exit code {code})\n{shown}")
+        raise NoResult(f"{named}: pytest could not run them (exit code {code})\n{shown}")
     return Outcome(failed[0] if failed else None, seconds)
 
 

@@ -68,10 +68,6 @@ def resolve_solver(spec: str | Multistep | None) -> Multistep | None:
     return Multistep(int(order or 2), corrector=name == "multistep")
 
 
-def solver_names() -> tuple[str, ...]:
-    return ("euler", "multistep", "dpm")
-
-
 @dataclass(frozen=True, eq=False)
 class Made:
     """A step that a solver made: the canvas (B, C, H, W) that it began with, and of each sample the levels it read."""
