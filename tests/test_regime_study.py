@@ -143,7 +143,7 @@ def test_the_readmes_table_is_written_between_its_markers(
 ) -> None:
     made, _ = drawn
     monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None})
-    monkeypatch.setattr(readme, "ROWS", (("strong", FULL), ("strong", "ralu-12x"), ("best", "4 plain")))
+    monkeypatch.setattr(readme, "ROWS", (("strong", FULL), ("strong", "ralu-12x"), ("best", "4 plain steps")))
     shutil.copytree(made.out, tmp_path / "benchmarks" / "results" / "regime")
     text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
     (tmp_path / "README.md").write_text(text)

@@ -33,15 +33,16 @@ Parts = Mapping[int, Row]
 
 @dataclass(frozen=True)
 class Compared:
-    """A setting beside the full run of its regime, on the pictures that both have."""
+    """A setting beside the full run of its regime, on the pictures that both have. within: only the first so many."""
 
     name: str
     parts: Parts
     full: Parts
+    within: int = MAIN
 
     @property
     def starts(self) -> list[int]:
-        return sorted(set(self.parts) & set(self.full))
+        return [start for start in sorted(set(self.parts) & set(self.full)) if start < self.within]
 
     def values(self, measure: str, parts: Parts | None = None) -> NDArray[np.float64]:
         """(N,): of the setting, or of other parts, on the pictures that have this measure."""
@@ -57,8 +58,8 @@ class Compared:
         return float(np.mean([self.parts[start]["ratio"] for start in self.starts]))
 
     def faster(self, clock: str = "seconds") -> float:
-        """Median over the batches of the full run's time over the setting's; nan if never drawn in one session."""
-        pairs = [(self.full[start], self.parts[start]) for start in self.starts]
+        """Median over all batches of the full run's time over the setting's; nan if never drawn in one session."""
+        pairs = [(self.full[start], self.parts[start]) for start in set(self.parts) & set(self.full)]
         ratios = [full[clock] / mine[clock] for full, mine in pairs if full.get("session") == mine.get("session")]
         return float(np.median(ratios)) if ratios else float("nan")
 
@@ -97,9 +98,8 @@ def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
 
 def compared(study: Study, regime: str, within: int = MAIN) -> list[Compared]:
     """All settings of a regime that have some of the first pictures, in their order, on these."""
-    rows = [row for row in study.rows() if row["start"] < within]
-    found = latest(rows, study.model).get(regime, {})
-    every = [Compared(name, parts, found[FULL]) for name, parts in found.items() if FULL in found]
+    found = latest(study.rows(), study.model).get(regime, {})
+    every = [Compared(name, parts, found[FULL], within) for name, parts in found.items() if FULL in found]
     return [one for one in every if one.starts]
 
 
