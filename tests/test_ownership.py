@@ -187,6 +187,23 @@ def test_an_accelerated_pipeline_inside_the_callback_of_another(family: Family) 
 
 
 @each_family
+def test_a_sibling_made_of_the_components_inside_a_callback_is_stock(family: Family) -> None:
+    """It gets the user's own scheduler, not the call's, and the call goes on."""
+    pipe = family.make()
+    found: list[Tensor] = []
+
+    def make(given: Any, tensors: Any) -> None:
+        sibling = type(family.make())(**given.components)
+        sibling.set_progress_bar_config(disable=True)
+        found.append(family.run(sibling, (1,)))
+
+    with accelerate(pipe, **Setting(family, "taylorseer", True).options):
+        fast = family.run(pipe)
+        assert torch.equal(family.run(pipe, callback_on_step_end=at(2, make)), fast)
+    assert torch.equal(found[0], stock(family.name, (1,)))
+
+
+@each_family
 def test_a_callback_that_fails_within_a_nested_call(family: Family) -> None:
     """The inner call is over; the outer one goes on as if it had not been."""
     pipe = family.make()

@@ -46,6 +46,7 @@ def _pipeline_class(stock: Any) -> type:
     stores = {i.argval for i in dis.get_instructions(inspect.unwrap(stock.__call__)) if i.opname == "STORE_ATTR"}
     private = {name for name in stores if name.startswith("_")} - _SHARED
     body: dict[str, Any] = {name: _of_the_call(stock, name) for name in private | {"scheduler"}}
+    body["components"] = _components(stock)
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
     return disguised(
@@ -113,6 +114,15 @@ def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
         return tensors
 
     return call_back
+
+
+def _components(stock: Any) -> property:
+    """What a pipeline is made of: also within a call with the user's own scheduler, so that a sibling is stock."""
+
+    def get(self: Any) -> dict[str, Any]:
+        return {name: vars(self).get(name, part) for name, part in stock.components.fget(self).items()}
+
+    return property(get)
 
 
 def _of_the_call(stock: type, name: str) -> property:
