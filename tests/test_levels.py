@@ -371,6 +371,16 @@ def test_levels_of_the_callers_own(name: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+def test_the_default_plan_takes_levels_of_the_callers_own(name: str) -> None:
+    family = FAMILIES[name]
+    pipe = family.make()
+    with accelerate(pipe, spatial="ralu") as handle:
+        assert family.run(pipe, sigmas=OWN, num_inference_steps=len(OWN)).isfinite().all()
+    assert [stage.kind for stage in handle.report.stages] == ["coarse", "fine"]
+    assert handle.report.steps[0].sigma == 1.0 and handle.report.steps[-1].sigma_next == 0.0
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
 def test_a_plan_is_laid_out_along_levels_of_the_callers_own(name: str) -> None:
     """One stage has them as they are; several go through them at even distances in their number."""
     family = FAMILIES[name]
