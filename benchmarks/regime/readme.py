@@ -1,20 +1,14 @@
-"""Puts the regime's main table into README.md, between its markers: nothing is typed by hand.
-
-python -m benchmarks.regime.study --table
-python -m benchmarks.regime.readme
-"""
+"""The regime's main table, as README.md shows it (`benchmarks.readme_table` puts it there)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.readme_table import ROOT, with_table
 from benchmarks.regime.settings import FOUND, FULL
 from benchmarks.regime.study import Study
 from benchmarks.regime.study_page import Compared, compared, shown
 
-BEGIN, END = "<!-- regime table: begin -->", "<!-- regime table: end -->"
 ROWS = (
     ("strong", FULL), ("strong", "8 plain steps, guided"), ("strong", "7 plain steps"), ("strong", "5 plain steps"),
     ("strong", "7 steps of UniPC"), ("strong", "7 steps of DPM++2M"), ("strong", "ralu-8x"), ("strong", "ralu-12x"),
@@ -63,12 +57,8 @@ def table(models: Models) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(root: Path = ROOT) -> None:
-    out = root / "benchmarks" / "results" / "regime"
-    models = {model: {regime: compared(Study(model, out), regime) for regime in ("strong", "best")} for model in FOUND}
-    readme = root / "README.md"
-    readme.write_text(with_table(readme.read_text(), table(models), BEGIN, END))
-
-
-if __name__ == "__main__":
-    main()
+def main_table(results: Path) -> str:
+    """The table from the study's results in a folder."""
+    return table(
+        {model: {regime: compared(Study(model, results), regime) for regime in ("strong", "best")} for model in FOUND}
+    )
