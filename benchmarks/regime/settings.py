@@ -1,6 +1,6 @@
 """What the regime's study compares, model by model: each method's shift, interval and scale as searched beforehand.
 
-"strong": all at guidance 6, the highest at which the full run still draws as well. "best": each at the scale and in the
+"strong": all at guidance 6, at which the full run draws as well as at 3 (`guidance.md` beside the results). "best": each at the scale and in the
 interval that serve it best (`benchmarks/results/regime/search.md`).
 """
 
