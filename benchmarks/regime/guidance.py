@@ -46,7 +46,7 @@ def study(shelf: Shelf, model: str, scales: Sequence[float], count: int, picture
     each = {scale: judged(drawn, prompts) for scale, drawn in shown.items()}
     if pictures:
         rows = {f"{scale:g}": drawn for scale, drawn in shown.items()}
-        Image.fromarray(sheet(rows, 10)).save(pictures, optimize=True)
+        Image.fromarray(sheet(rows, 10)).quantize(160).save(pictures, optimize=True)
     return {
         "prompts": count, "steps": STEPS, "run": next(iter(runs.values())).name,
         "highest": highest({scale: found[DECIDES] for scale, found in each.items()}),

@@ -10,9 +10,9 @@ from benchmarks.regime.study import Study
 from benchmarks.regime.study_page import Compared, compared, shown
 
 ROWS = (
-    ("strong", FULL), ("strong", "8 plain steps, guided"), ("strong", "7 plain steps"), ("strong", "5 plain steps"),
+    ("strong", FULL), ("strong", "8 plain steps, guided"), ("strong", "5 plain steps"),
     ("strong", "7 steps of UniPC"), ("strong", "7 steps of DPM++2M"), ("strong", "ralu-8x"), ("strong", "ralu-12x"),
-    ("strong", "ralu-15x"), ("strong", "ralu-18x"), ("best", "4 plain steps"), ("best", "3 steps of UniPC"),
+    ("strong", "ralu-15x"), ("strong", "ralu-18x"), ("best", "4 plain steps"),
     ("best", "ralu-22x"),
 )  # fmt: skip
 Models = Mapping[str, Mapping[str, Sequence[Compared]]]

@@ -1,7 +1,7 @@
 """What the regime's study compares, model by model: each method's shift, interval and scale as searched beforehand.
 
-"strong": all at guidance 6, the highest at which the full run still draws as well. "best": each at the scale and in the
-interval that serve it best (`benchmarks/results/regime/search.md`).
+"strong": all at guidance 6, at which the full run draws as well as at 3 (`benchmarks/results/regime/guidance.md`).
+"best": each at the scale and in the interval that serve it best (`benchmarks/results/regime/search.md`).
 """
 
 from __future__ import annotations
