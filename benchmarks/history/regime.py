@@ -35,6 +35,12 @@ POLICIES: dict[str, Forecast] = {
     "coarse steps, every 2nd, damped 0.5": Forecast((2, 1), quantity="velocity", damping=0.5),
     "coarse steps, every 2nd, bounded": Forecast((2, 1), quantity="velocity", gap=1.0),
     "coarse steps, every 2nd, held": Forecast((2, 1), quantity="velocity", order=0),
+    "coarse steps, the last 2 of 8, line": Forecast((8, 1), quantity="velocity", first=6, ramp=False),
+    "coarse steps, the last 2 of 8, clean": Forecast((8, 1), quantity="clean", first=6, ramp=False),
+    "coarse steps, the last 2 of 8, held": Forecast((8, 1), quantity="clean", order=0, first=6, ramp=False),
+    "coarse steps, the last 3 of 8, clean": Forecast((8, 1), quantity="clean", first=5, ramp=False),
+    "coarse steps, the last 3 of 8, held": Forecast((8, 1), quantity="clean", order=0, first=5, ramp=False),
+    "coarse steps, the last 3 of 8, damped 0.5": Forecast((8, 1), quantity="clean", damping=0.5, first=5, ramp=False),
 }
 
 

@@ -37,7 +37,9 @@ class Conditions:
             if known.is_still(samples, tensors, settings):
                 return number
         identity = Identity.of(samples, tensors, settings, watched)
-        found = (number for number, known in self._known if identity.rows_in(known) is not None)
+        made = {number for number, _ in self._calls}  # another call of this step: not to be compared, which would wait
+        others = ((number, known) for number, known in self._known if number not in made)
+        found = (number for number, known in others if identity.rows_in(known) is not None)
         number = next(found, 1 + max((number for number, _ in self._known), default=-1))
         self._known = [(n, known) for n, known in self._known if n != number or known.samples != identity.samples]
         self._known.append((number, identity))

@@ -209,7 +209,8 @@ class Rules:
     reuse: what stands in where nothing is computed. "residual": that of the blocks, in the model's input. "prediction":
         a forecast of the whole prediction (see `ralu_cache.temporal.prediction`), for which the model is not called but
         for what the policy's signal needs; only where `caches` is "stack". With "trend" predictions from before a
-        transition are shifted to what the first step behind it computes, with "inherit" they are read as they are.
+        transition are shifted to what the first step behind it computes, with "inherit" they are read as they are; the
+        first step of a stage is computed in any case.
 
     Raises ValueError, with the value, for anything else.
     """
