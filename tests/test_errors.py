@@ -18,7 +18,7 @@ PLAN = RALU(steps=(2, 2, 2))
 def test_unknown_methods(pipe: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown spatial method 'ralu-9x'; accepted: None, ralu, ralu-4x, ralu-5x"):
         accelerate(pipe, spatial="ralu-9x")
-    with pytest.raises(ValueError, match="unknown temporal policy 'teacahce'; accepted: None, teacache, seacache"):
+    with pytest.raises(ValueError, match="unknown temporal policy 'teacahce'; accepted: None, forecast, teacache"):
         accelerate(pipe, spatial="ralu", temporal="teacahce")
     with pytest.raises(TypeError, match=r"spatial must be None, a name or a RALU\(...\), got int"):
         accelerate(pipe, spatial=4)

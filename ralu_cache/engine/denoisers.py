@@ -13,10 +13,13 @@ from ralu_cache.temporal.base import Policy
 
 
 class Denoisers:
-    """The root hooks of one handle. Raises what `check` does, and ValueError for what the policy can't reach into."""
+    """The root hooks of one handle. Raises what `check` does, and ValueError for what the policy can't reach into.
 
-    def __init__(self, family: type[Adapter], policy: Policy | None, handle: Any) -> None:
-        self._family, self._policy, self._handle = family, policy, handle
+    policy: reuses something of the model; reuses: so does it, or forecasts do outside of the model.
+    """
+
+    def __init__(self, family: type[Adapter], policy: Policy | None, handle: Any, reuses: bool) -> None:
+        self._family, self._policy, self._handle, self._reuses = family, policy, handle, reuses
         self.roots: list[RootHook] = []
 
     @property
@@ -27,7 +30,7 @@ class Denoisers:
         """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
         transformers = _transformers(pipe)
         for transformer in transformers:
-            check(transformer, self._family, self._policy)
+            check(transformer, self._family, self._policy, self._reuses)
         known = {id(root.module): root for root in self.roots}
         roots: list[RootHook] = []
         try:
@@ -63,7 +66,7 @@ class Denoisers:
         return next((root.answer for root in self.roots if root.module is module), None)
 
 
-def check(transformer: Any, family: type[Adapter], policy: Policy | None) -> None:
+def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses: bool) -> None:
     """Raises RuntimeError, TypeError or ValueError for a denoiser that can't be accelerated as it is now."""
     if hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None:
         raise RuntimeError(
@@ -75,14 +78,12 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None) -> Non
             f"pipe.transformer is a {stock_of(type(transformer)).__name__} now, which the {family.family} adapter does "
             "not know; call accelerate(pipe, ...) again"
         )
-    if policy is None:
-        return
-    if getattr(transformer, "is_cache_enabled", False):
+    if reuses and getattr(transformer, "is_cache_enabled", False):
         raise ValueError(
             f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
             "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
         )
-    if policy.caches == "stack":
+    if policy is None or policy.caches == "stack":
         return
     adapter = family(transformer)
     assert isinstance(adapter, Layers)

@@ -63,7 +63,7 @@ class Acceleration:
         self._told: set[str] = set()
         self._lock = threading.RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._denoisers = Denoisers(family, self._policy, self)
+        self._denoisers = Denoisers(family, self._policy, self, wanted is not None)
         self._refresh(pipe)
         self._end = weakref.finalize(pipe, self.disable)
         self._end.atexit = False
