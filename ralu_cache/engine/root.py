@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,14 @@ from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
 from ralu_cache.engine.run import Run
-from ralu_cache.engine.verdict import Group
+from ralu_cache.engine.verdict import COMPUTED, Group
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Policy
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class LayoutCall:
     """A denoiser call of the run in flight, on the tokens of `layout`.
 
@@ -50,7 +51,7 @@ class LayoutCall:
     staged: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Pending:
     """One denoiser call while its groups of samples, computed or reused, run one after the other."""
 
@@ -171,52 +172,69 @@ class RootHook:
         state.depth += 1
         if state.depth > 1:
             return None
-        state.rest()
+        if state.pending is not None:  # left by a call that failed before it ran
+            state.rest()
         call.working = state
-        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        state.pending = pending = self._prepare(call, state, given)
+        return (), dict(self._enter(state, pending, pending.groups[0]))
+
+    def _prepare(self, call: Any, state: RootState, given: dict[str, Any]) -> Pending:
+        """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
         self.adapter.check(given, run)
-        grid = run.grid or self.adapter.grid(given)
-        batch, whole_call = len(given["hidden_states"]), given
-        run.begin(grid, batch, lambda: self.adapter.latents(whole_call, grid), self.adapter.frames(given))
-        rows = run.rows(batch)
-        full = 0.0 if self.reduce_only else self.adapter.flops(given)
-        pair = self._pair(call, run, given, batch)
+        whole, batch = given, len(given["hidden_states"])
+        if not run.knows(batch):
+            grid = run.grid or self.adapter.grid(given)
+            run.begin(grid, batch, lambda: self.adapter.latents(whole, grid), self.adapter.frames(given))
+        rows, layout = run.share(batch)
+        pair = None if run.guidance is None else self._pair(call, run, given, batch)
         if pair is not None and pair.index is not None:
             rows = tuple(rows[row] for row in pair.index)
+            layout = run.layout_for(rows)
             given = self.adapter.rows(given, torch.tensor(pair.index, device=given["hidden_states"].device))
-        layout = run.layout_for(rows)
         short, positions = given, None
-
-        def seen() -> Tensor:
-            return run.model_input(self.adapter.latents(given, grid), rows)
-
         if run.method is not None:
             if self.number is not None:
                 given = short = {**given, **self.handle.control_scale(call, self.number)}
             if not layout.all_fine:
                 positions = run.positions(layout)
-                short = self.adapter.shorten(given, layout, layout.reduce(seen()), positions)
-        branch, groups = None, [Group()]
-        if not self.reduce_only:
-            run.count_call(full, layout.batch)
+                tokens = layout.reduce(self._seen(run, given, rows))
+                short = self.adapter.shorten(given, layout, tokens, positions)
+        pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair)
+        if self.reduce_only:
+            run.controlled = True
+        else:
+            run.count_call(self.adapter.flops(whole), layout.batch)
             if pair is not None and pair.index is not None:
-                run.spare(self.adapter.flops(short) * (full / self.adapter.flops(given) - 1))
+                run.spare(self.adapter.flops(short) * (self.adapter.flops(whole) / self.adapter.flops(given) - 1))
             if run.policy is not None:
-                branch = run.branch(module, rows, *self.adapter.conditioning(given))
-                if run.policy.signal is not None:  # which may ask the embedding for it
-                    state.active = LayoutCall(layout, positions, short, run.tables, run.extent)
-                groups = branch.plan(
-                    run.situation(), lambda: self._signal(short), seen, compute=run.wants_text_attention
-                )
-        state.pending = Pending(run, layout, positions, short, branch, groups, pair)
-        return (), dict(self._enter(state, state.pending, groups[0]))
+                self._decide(state, pending, given, rows)
+        return pending
+
+    def _decide(self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: tuple[int, ...]) -> None:
+        """Find the branch that a call belongs to, and ask it for whom the blocks run."""
+        run, policy = pending.run, pending.run.policy
+        assert policy is not None
+        branch = pending.branch = run.branch(self.module, rows, *self.adapter.conditioning(given))
+        if policy.signal is not None:  # which may ask the embedding for it
+            state.active = LayoutCall(pending.layout, pending.positions, pending.call, run.tables, run.extent)
+        pending.groups = branch.plan(
+            run.situation(),
+            partial(self._signal, pending.call),
+            partial(self._seen, run, given, rows),
+            compute=run.wants_text_attention,
+        )
+
+    def _seen(self, run: Run, given: Mapping[str, Any], rows: tuple[int, ...]) -> Tensor:
+        """The canvas (b, C, H, W) that a call is about."""
+        assert run.grid is not None
+        return run.model_input(self.adapter.latents(given, run.grid), rows)
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
         """How guidance is to be carried out in a call; None where all is as the pipeline says."""
         guidance = run.guidance
-        if guidance is None:
-            return None
+        assert guidance is not None
         paired = self.adapter.guidance == "calls" or bool(call.pipe.do_classifier_free_guidance)
         if self.reduce_only and (self.adapter.guidance == "calls" or not paired or any(run.guided(batch // 2))):
             return None
@@ -273,17 +291,19 @@ class RootHook:
 
     def _finish(self, module: nn.Module, state: RootState, pending: Pending, output: Any) -> Any:
         """Call the model for the remaining groups; returns the full prediction, None if it is the output as it is."""
-        parts = [self._leave(state, pending, pending.groups[0], output[0])]
+        groups, pair, run = pending.groups, pending.pair, pending.run
+        self._keep(state, pending, groups[0], output[0])
+        if self.reduce_only or (len(groups) == 1 and pending.positions is None and pair is None):
+            return None
+        parts = [output[0]]
         state.depth, state.nested = 1, True
         try:
-            for group in pending.groups[1:]:
-                parts.append(self._leave(state, pending, group, module(**self._enter(state, pending, group))[0]))
+            for group in groups[1:]:
+                parts.append(module(**self._enter(state, pending, group))[0])
+                self._keep(state, pending, group, parts[-1])
         finally:
             state.depth, state.nested = 0, False
-        pair, run = pending.pair, pending.run
-        if self.reduce_only or (len(parts) == 1 and pending.positions is None and pair is None):
-            return None
-        prediction = _assemble(parts, pending.groups)
+        prediction = _assemble(parts, groups)
         if pending.positions is not None:
             prediction = self.adapter.lengthen(prediction, pending.layout)
         if pair is not None and run.guidance is not None:
@@ -292,31 +312,40 @@ class RootHook:
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
-        call = pending.call if group.rows is None else self.adapter.rows(pending.call, group.rows)
+        call = pending.call if group.samples is None else self.adapter.rows(pending.call, group.samples.rows)
         run, branch = pending.run, pending.branch
-        flops = uncached = 0.0 if self.reduce_only else self.adapter.flops(call)
+        flops = uncached = 0.0 if self.reduce_only else self._cost(pending, group, call)
         fresh = None
         if branch is not None and self.stack is not None:
-            rows = branch.rows(group, pending.layout, self.adapter.size(call)[2])
             if branch.layers is not None:
                 flops = self._enter_layers(state, branch.layers, pending, group, call)
             elif group.residual is None:
-                state.stack.run(rows)
+                state.stack.run(branch.rows(group, pending.layout, self.adapter.size(call)[2]))
             elif group.tokens is None:
                 call = self.adapter.without_control(call)
-                flops = self.adapter.skipped_flops(call)
+                flops = self._cost(pending, group, call, skipped=True)
                 state.stack.skip(group.residual)
             else:
-                fresh = rows
+                fresh = branch.rows(group, pending.layout, self.adapter.size(call)[2])
                 call = self.adapter.sparse_control(call, group.tokens)
                 flops = self.adapter.sparse_flops(call, group.tokens.shape[1])
-                state.stack.run(rows, group.residual)
+                state.stack.run(fresh, group.residual)
         state.active = LayoutCall(
             pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh, run.method is not None
         )
         if not self.reduce_only:
             run.add_flops(flops, max(0.0, uncached - flops))
         return call
+
+    def _cost(self, pending: Pending, group: Group, call: Mapping[str, Any], skipped: bool = False) -> float:
+        """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch."""
+        count = self.adapter.skipped_flops if skipped else self.adapter.flops
+        if pending.branch is None:
+            return count(call)
+        key, costs = (skipped, call["hidden_states"].shape), pending.branch.costs
+        if key not in costs:
+            costs[key] = count(call)
+        return costs[key]
 
     def _enter_layers(
         self, state: RootState, cache: LayerCache, pending: Pending, group: Group, call: Mapping[str, Any]
@@ -327,21 +356,21 @@ class RootHook:
         layers, policy, text = self.stack.layers, pending.branch.policy, self.adapter.size(call)[2]
         state.stack.run()
         if group.residual is None:
-            state.stack.mode = layers.record(cache, pending.run.sigma, text, group.rows, policy.order + 1)
+            state.stack.mode = layers.record(cache, text, group.rows, policy.order + 1)
             return self.adapter.flops(call)
         if policy.caches == "layers":
-            state.stack.mode = layers.forecast(cache, pending.branch.forecast_layer, text, group.rows)
+            state.stack.mode = layers.forecast(cache, *pending.branch.forecast_layer(), text, group.rows)
             return self.adapter.replay_flops(call)
         image, context = pending.branch.refresh(group, text, layers.singles)
         state.stack.mode = layers.replay(cache, text, group.rows, image, context)
         counts = (() if fresh is None or fresh.counts is None else fresh.counts for fresh in (image, context))
         return self.adapter.replay_flops(call, *counts)
 
-    def _leave(self, state: RootState, pending: Pending, group: Group, prediction: Tensor) -> Tensor:
+    def _keep(self, state: RootState, pending: Pending, group: Group, prediction: Tensor) -> None:
         """Keep what a group computed."""
         branch = pending.branch
         if branch is None or not group.computes:
-            return prediction
+            return
         if prediction.requires_grad and branch.policy.caches != "stack":
             raise ValueError(
                 f"gradients do not flow through what {type(branch.policy).__name__} keeps of layers or of some tokens; "
@@ -349,7 +378,6 @@ class RootHook:
                 "torch.no_grad()"
             )
         branch.record(group, state.stack.take(), pending.run.situation())
-        return prediction
 
 
 def _assemble(parts: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
 from ralu_cache.engine.levels import StockSchedule, entering
+from ralu_cache.history.ledger import Samples
 from ralu_cache.plane.canvas import TokenLayout, split_frames
 from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.regions import Evidence, get_scorer, select_top, share_over_time
 from ralu_cache.plane.spatial import ANCHORS, SpatialMethod, Stage
 from ralu_cache.plane.transition import coarse_noise, make_lift, renoise_paper, renoise_rewind, seeded_noise
 from ralu_cache.report.record import BranchRecord, Report, StepRecord
-from ralu_cache.temporal.base import Policy, Situation
+from ralu_cache.temporal.base import Counting, Policy, Situation
 
+BranchNotes = Sequence[Callable[[], BranchRecord]]
 HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
 
 
@@ -64,6 +67,26 @@ class _Clock:
         return earlier.event.elapsed_time(self.event) / 1000
 
 
+def _record(figures: tuple[Any, ...], branches: BranchNotes) -> StepRecord:
+    """The record of a step, from what was noted of it; made when somebody reads the report."""
+    index, stage, sigma, sigma_next, tokens, calls, costs, seconds, samples, guided, spared = figures
+    return StepRecord(
+        index=index,
+        stage=stage,
+        sigma=sigma,
+        sigma_next=sigma_next,
+        tokens=tokens,
+        calls=calls,
+        flops=sum(flops for flops, _ in costs),
+        seconds=seconds,
+        branches=tuple(branch() for branch in branches),
+        saved_flops=sum(saved for _, saved in costs),
+        samples=samples,
+        guided=guided,
+        spared_flops=spared,
+    )
+
+
 class Run:
     """Stages, canvas and layout of one pipeline call; only the scheduler and the root hooks call it.
 
@@ -100,12 +123,13 @@ class Run:
         self._on_layout = on_layout
         self._lay_out(stages)
         self._start = 0
-        self._situation: tuple[int, Situation] | None = None
+        self._situations: list[Situation] = []  # of all steps, made at the first
         self._entered = False  # in mid-schedule
         self.index = 0
         self.calls = 0
         self._samples = 0
         self._costs: list[tuple[float, float]] = []
+        self.controlled = False  # some ControlNet was called
         self._asked = self._asked_first = 0  # calls that the pipeline made in this step, and in the first
         self._guided: bool | None = None  # this step; None while it is not known, or there is nothing to guide
         self._spared = 0.0  # FLOPs that this step's guidance would have cost
@@ -125,12 +149,13 @@ class Run:
         self._history: list[Tensor] = []
         self.tables: dict[Any, Any] = {}
         self._layouts: dict[tuple[int, ...], TokenLayout] = {}  # by the samples, as numbers of `layout`'s
+        self._shares: dict[int, tuple[tuple[int, ...], TokenLayout]] = {}  # by the batch of a call on copies of all
         self._clock = _Clock.now(None)
         self._clocks: list[_Clock] = []
 
     def close(self) -> None:
         """Hold nothing any more, whoever still holds the run (a traceback, say)."""
-        for name in ("_branches", "_used", "_history", "_layouts", "tables", "_clocks"):
+        for name in ("_branches", "_used", "_history", "_layouts", "_shares", "_situations", "tables", "_clocks"):
             getattr(self, name).clear()
         self.layout = self.noise = self.text_attention = self._canvas = self._emitted = self._latest = None
         self._on_layout = lambda: None
@@ -256,7 +281,19 @@ class Run:
         self._numbers = tuple(range(batch))
         if batch != self.layout.batch:
             self._layouts = {tuple(row % batch for row in rows): held for rows, held in self._layouts.items()}
+            self._shares = {}
             self._keep_samples(range(batch), of_calls=False)
+
+    def knows(self, batch: int) -> bool:
+        """True if a call on so many samples needs no `begin`."""
+        return self.layout is not None and batch == self._call_batch
+
+    def share(self, batch: int) -> tuple[tuple[int, ...], TokenLayout]:
+        """`rows` and their layout."""
+        if batch not in self._shares:
+            rows = self.rows(batch)
+            self._shares[batch] = rows, self.layout_for(rows)
+        return self._shares[batch]
 
     def rows(self, batch: int) -> tuple[int, ...]:
         """The samples of `layout` that the rows of a call of `batch` are: copies of all, one after another."""
@@ -315,12 +352,12 @@ class Run:
         assert self.layout is not None
         places = torch.arange(self.layout.batch, device=self.layout.refined.device)
         rows = torch.stack([places[place] for place in kept])  # a copy to the device would wait
-        self.layout = replace(self.layout, refined=self.layout.refined[rows], counted=self.layout.count)
+        self.layout = self.layout.pick(rows)
         self.noise = None if self.noise is None else self.noise[rows]
         self._canvas = None if self._canvas is None else self._canvas[rows]
         self._history = [known[rows] for known in self._history]
         if of_calls:
-            self._layouts, self.tables = {}, {}
+            self._layouts, self._shares, self.tables = {}, {}, {}
             self._emitted = None if self._emitted is None else self._follow(self._emitted, rows)
             self._latest = None if self._latest is None else self._latest[rows]
 
@@ -342,8 +379,7 @@ class Run:
             if len(rows) % self.layout.batch == 0 and rows == self.rows(len(rows)):
                 self._layouts[rows] = self.layout.repeat(len(rows))
             else:
-                chosen = torch.stack([self.layout.refined[row] for row in rows])
-                self._layouts[rows] = replace(self.layout, refined=chosen, counted=self.layout.count)
+                self._layouts[rows] = self.layout.pick(Samples.of(rows, self.layout.refined.device).rows)
         return self._layouts[rows]
 
     @property
@@ -369,7 +405,7 @@ class Run:
         What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
         """
         report = self.report
-        if not report.steps:
+        if not self._asked_first:
             report.baseline_flops += full_flops * report.baseline_steps
         elif self._asked >= self._asked_first:
             report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - self._start)
@@ -406,22 +442,25 @@ class Run:
         return self._used[-1]
 
     def situation(self) -> Situation:
-        """Where the run stands, as a temporal policy needs to know it; made once a step."""
-        if self._situation is None or self._situation[0] != self.index:
-            self._situation = self.index, self._situate()
-        return self._situation[1]
+        """Where the run stands, as a temporal policy needs to know it; the same object for all calls of a step."""
+        if not self._situations:
+            self._situations = [self._situate(index) for index in range(self._start, len(self.places))]
+            if isinstance(self.policy, Counting):
+                self.policy.foresee(self._situations)
+        return self._situations[self.index - self._start]
 
-    def _situate(self) -> Situation:
-        stage, step = self.places[self.index]
+    def _situate(self, index: int) -> Situation:
+        stage, step = self.places[index]
         before = sum(s == stage for s, _ in self.places[: self._start])
+        steps = self.stages[stage].steps
         return Situation(
-            step=self.index - self._start,
+            step=index - self._start,
             steps=len(self.places) - self._start,
             stage=stage,
             stage_step=step - before,
-            stage_steps=self.stages[stage].steps - before,
-            ends_stage=self.ends_stage,
-            sigma=self.sigma,
+            stage_steps=steps - before,
+            ends_stage=step + 1 == steps and stage + 1 < len(self.stages),
+            sigma=self.stages[stage].sigmas[step],
         )
 
     # ---- the scheduler's side
@@ -462,30 +501,23 @@ class Run:
         return out
 
     def close_step(
-        self, sample: Tensor, layout: TokenLayout | None = None, branches: tuple[BranchRecord, ...] | None = None
+        self, sample: Tensor, layout: TokenLayout | None = None, branches: BranchNotes | None = None
     ) -> None:
         """Note the step to `sample`, made on `layout` with `branches` (by default the current ones); go to the next."""
         layout = layout or self.layout
         assert layout is not None
-        now = _Clock.now(sample.device)
-        record = StepRecord(
-            index=self.index,
-            stage=self.places[self.index][0],
-            sigma=self.sigma,
-            sigma_next=self.sigma_next,
-            tokens=layout.tokens,
-            calls=self.calls,
-            flops=sum(flops for flops, _ in self._costs),
-            seconds=now.host - self._clock.host,
-            branches=self._branch_records() if branches is None else branches,
-            saved_flops=sum(saved for _, saved in self._costs),
-            samples=self._samples,
-            guided=self._guided,
-            spared_flops=self._spared,
-        )
-        self.report.steps.append(record)
+        now, costs = _Clock.now(sample.device), self._costs
+        s, i = self.places[self.index]
+        sigmas = self.stages[s].sigmas
+        figures = (
+            self.index, s, sigmas[i], sigmas[i + 1], layout.tokens, self.calls, costs, now.host - self._clock.host,
+            self._samples, self._guided, self._spared,
+        )  # fmt: skip
+        self.report.note(partial(_record, figures, self._branch_records() if branches is None else branches))
         if now.event is not None:
             self._clocks += [self._clock, now]
+        if self._situations:
+            self._situations[self.index - self._start].made.clear()
         if not self._asked_first:
             self._asked_first = self._asked
         self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
@@ -505,10 +537,9 @@ class Run:
 
     # ---- inner workings
 
-    def _branch_records(self) -> tuple[BranchRecord, ...]:
+    def _branch_records(self) -> BranchNotes:
         """What the branches did in this step; asked for before a transition moves what they have cached."""
-        calls = zip(self._used, self._costs, strict=False)
-        return tuple(branch.report(*cost) for branch, cost in calls)
+        return [branch.report(*cost) for branch, cost in zip(self._used, self._costs, strict=False)]
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         rows, columns = grid
@@ -561,7 +592,7 @@ class Run:
         before = self.layout
         self.layout = self._choose(x0, v, upcoming=upcoming)
         calls = [*self._layouts]
-        self._layouts, self.tables = {}, {}
+        self._layouts, self._shares, self.tables = {}, {}, {}
         for rows in calls:  # what waits for the device does so here, not in the steps to come
             _ = self.layout_for(rows).shared
         self._carry_over()

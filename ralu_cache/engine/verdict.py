@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ralu_cache.history.ledger import Samples
 from ralu_cache.temporal.base import Decision
 
 
@@ -16,15 +19,20 @@ from ralu_cache.temporal.base import Decision
 class Group:
     """Samples of one call that share a decision.
 
-    rows: (k,) int64 indices into the batch, None for all. residual: (k, n, d) to be added in place of running the
-    blocks, None if the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each
-    sample means `counts`, and repeats the first to fill up.
+    samples: which of the batch, None for all. residual: (k, n, d) to be added in place of running the blocks, None if
+    the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each sample means
+    `counts`, and repeats the first to fill up.
     """
 
-    rows: Tensor | None = None
+    samples: Samples | None = None
     residual: Tensor | None = None
     tokens: Tensor | None = None
     counts: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> Tensor | None:
+        """(k,) int64 indices into the batch, None for all."""
+        return None if self.samples is None else self.samples.rows
 
     @property
     def computes(self) -> bool:
@@ -32,8 +40,10 @@ class Group:
         return self.residual is None or self.tokens is not None
 
 
-@dataclass(frozen=True)
-class Verdict:
+COMPUTED = Group()  # of all samples
+
+
+class Verdict(NamedTuple):
     """A decision on the host; reading it is the one time per call that the device is waited for.
 
     kinds: "computed", "partial" or "reused" for each sample. fresh: how many tokens of a partial one are computed.
@@ -61,17 +71,17 @@ class Verdict:
         counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
         return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
 
-    @classmethod
-    def counted(cls, reuse: Sequence[bool]) -> Verdict:
-        """That of a policy that counts, on whole samples: the host knows it without asking."""
-        nothing = (0,) * len(reuse)
-        kinds = tuple("reused" if reused else "computed" for reused in reuse)
-        return cls(kinds, nothing, nothing, (math.nan,) * len(reuse), (0.0,) * len(reuse), math.nan)
+    def samples(self, kind: str, device: torch.device) -> Samples:
+        """The samples of a kind."""
+        return Samples.of([row for row, found in enumerate(self.kinds) if found == kind], device)
 
-    def rows(self, kind: str, device: torch.device) -> Tensor:
-        """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""
-        places = torch.arange(len(self.kinds), device=device)
-        return torch.stack([places[row] for row, found in enumerate(self.kinds) if found == kind])
+
+@lru_cache(maxsize=64)
+def counted(reuse: tuple[bool, ...]) -> Verdict:
+    """The verdict of a policy that counts, on whole samples: the host knows it without asking."""
+    nothing = (0,) * len(reuse)
+    kinds = tuple("reused" if reused else "computed" for reused in reuse)
+    return Verdict(kinds, nothing, nothing, (math.nan,) * len(reuse), (0.0,) * len(reuse), math.nan)
 
 
 def _on_host(columns: list[Tensor]) -> list[list[float]]:

@@ -186,6 +186,10 @@ class TokenLayout:
             raise ValueError(f"a call of batch {batch} does not hold whole copies of a layout of batch {self.batch}")
         return replace(self, refined=self.refined.repeat(batch // self.batch, 1, 1), counted=self.count)
 
+    def pick(self, rows: Tensor) -> TokenLayout:
+        """The layout of some samples, (k,) int64, alone."""
+        return replace(self, refined=self.refined[rows], counted=self.count)
+
     def positions(self, anchor: float = 0.5) -> Tensor:
         """(B, n, 2) float32 (row, column) in fine-token units; a coarse token sits `anchor` into its cell."""
         columns = self.cells[1]

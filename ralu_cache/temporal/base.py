@@ -9,14 +9,14 @@ Pure tensors, no models.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ralu_cache.history.residuals import History, extrapolate, extrapolate_uniform
+from ralu_cache.history.residuals import History, extrapolate
 from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage
 
 TRANSITIONS = ("reset", "trend", "inherit", "kept")
@@ -32,6 +32,9 @@ class Situation:
     stage, stage_step, stage_steps: the stage, the steps made in it so far, and in all.
     ends_stage: a transition to another layout follows this step.
     sigma: level of this step, 1 noise to 0 clean.
+    ages: of each sample of the call, how many steps in a row were reused since all of it was computed; empty where
+        nothing was. From the ledger, which knows.
+    made: what depends on the step alone, by whoever makes it once for all its calls.
 
     Raises ValueError for counts that do not fit together.
     """
@@ -43,6 +46,8 @@ class Situation:
     ends_stage: bool
     sigma: float
     stage: int = 0
+    ages: tuple[int, ...] = field(default=(), compare=False)
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (0 <= self.stage_step <= self.step < self.steps and self.stage_step < self.stage_steps):
@@ -262,9 +267,9 @@ class Rules:
         """True if every stage begins with a computed step."""
         return self.transition in ("reset", "trend")
 
-    def young(self, age: Tensor) -> Tensor:
-        """(B,) bool: True where one more reuse, after `age` of them, keeps within `max_age`."""
-        return torch.ones_like(age, dtype=torch.bool) if self.max_age is None else age + 1 < self.max_age
+    def young(self, age: int) -> bool:
+        """True where one more reuse, after `age` of them, keeps within `max_age`."""
+        return self.max_age is None or age + 1 < self.max_age
 
     def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         """The signal as it is compared and kept."""
@@ -286,10 +291,10 @@ class Rules:
         """See `PolicyState.refresh`."""
         raise NotImplementedError
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+    def admits(self, situation: Situation, total: Tensor) -> Tensor:
         """(B,) bool: True where the policy's own rule lets the residual be reused.
 
-        total: (B,) the increments since the last computed step, this one's included; age: (B,) the reuses since.
+        total: (B,) the increments since the last computed step, this one's included.
         """
         raise NotImplementedError
 
@@ -299,19 +304,18 @@ class Rules:
 
 
 class RuleState:
-    """The counters of one branch: per sample, the reuses and the added-up distance since it was last computed."""
+    """What the rules remember of one branch: per sample, the added-up distance since it was last computed."""
 
     def __init__(self, policy: Rules, batch: int, device: torch.device | str) -> None:
         self.policy = policy
-        self.age = torch.zeros(batch, dtype=torch.int32, device=device)
         self.total = torch.zeros(batch, dtype=torch.float32, device=device)
 
     def decide(
         self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
     ) -> Decision:
         """See `PolicyState.decide`. Raises ValueError for a missing signal or one of another batch or shape."""
-        if readable.shape != self.age.shape:
-            raise ValueError(f"readable must be {tuple(self.age.shape)}, got {tuple(readable.shape)}")
+        if readable.shape != self.total.shape:
+            raise ValueError(f"readable must be {tuple(self.total.shape)}, got {tuple(readable.shape)}")
         kept = self._prepare(situation, signal)
         distance = torch.full_like(self.total, torch.nan)
         if kept is not None and previous is not None:
@@ -322,13 +326,15 @@ class RuleState:
     def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
         """`Decision.reuse` and `Decision.total`, given the distance (B,); called once a step, as `decide` does."""
         total = self.total + self.policy.increment(distance, situation.stage)
-        reuse = self.policy.admits(situation, total, self.age) & self.policy.young(self.age) & readable
+        reuse = self.policy.admits(situation, total) & readable
         if self.policy.signal is not None:
             reuse = reuse & distance.isfinite()
         if self.policy.forced(situation):
             reuse = torch.zeros_like(reuse)
+        for sample, age in enumerate(situation.ages or (0,) * len(reuse)):
+            if not self.policy.young(age):
+                reuse[sample] = False
         self.total = torch.where(reuse, total, 0.0)
-        self.age = torch.where(reuse, self.age + 1, 0)
         return reuse, total
 
     def select(self, situation: Situation, view: TokenView) -> Tensor | None:
@@ -348,22 +354,16 @@ class RuleState:
 
     def pick(self, rows: Sequence[int]) -> RuleState:
         """The state of some samples alone."""
-        part = type(self)(self.policy, len(rows), self.age.device)
-        index = torch.tensor(rows, device=self.age.device)
-        part.age, part.total = self.age[index], self.total[index]
+        part = type(self)(self.policy, len(rows), self.total.device)
+        part.total = self.total[torch.tensor(rows, device=self.total.device)]
         return part
-
-    def forecast_uniform(self, nodes: Sequence[tuple[float, Tensor]], sigma: float, rows: Tensor | None) -> Tensor:
-        """`forecast` from nodes whose levels are the same for all samples, and known on the host."""
-        residual = extrapolate_uniform(nodes, sigma)
-        return residual if rows is None else residual[rows]
 
     def _prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         if self.policy.signal is None:
             return None
-        if signal is None or len(signal) != len(self.age):
+        if signal is None or len(signal) != len(self.total):
             given = "None" if signal is None else tuple(signal.shape)
-            raise ValueError(f"signal {self.policy.signal!r} of {len(self.age)} samples is needed, got {given}")
+            raise ValueError(f"signal {self.policy.signal!r} of {len(self.total)} samples is needed, got {given}")
         return self.policy.prepare(situation, signal)
 
 
@@ -374,36 +374,35 @@ class Counting:
         """True where the policy's own rule lets a sample's residual be reused, after `age` reuses in a row."""
         raise NotImplementedError
 
+    def allows(self, situation: Situation, age: int) -> bool:
+        """True where all rules let it; decided once a step for all samples of that age."""
+        policy: Any = self
+        known: bool | None = situation.made.get(age)
+        if known is None:
+            known = not policy.forced(situation) and policy.young(age) and self.reuses(situation, age)
+            situation.made[age] = known
+        return known
+
+    def foresee(self, plan: Sequence[Situation]) -> None:
+        """Decide every step of a run before it begins, for samples that do at each as is decided."""
+        age = 0
+        for situation in plan:
+            age = age + 1 if self.allows(situation, age) else 0
+
     def start(self, batch: int, device: torch.device | str) -> RuleState:
         """See `Rules.start`; nothing of it is on the device."""
         return CountState(self, batch, "cpu")  # type: ignore[arg-type]
 
 
 class CountState(RuleState):
-    """The counters of a policy that counts, on the host."""
-
-    @property
-    def age(self) -> Tensor:
-        return torch.tensor(self._ages, dtype=torch.int32)
-
-    @age.setter
-    def age(self, value: Tensor) -> None:
-        self._ages: list[int] = value.tolist()
-
-    def count(self, situation: Situation, readable: Sequence[bool]) -> list[bool]:
-        """Which samples reuse; called once a step, in place of `decide`, by who needs no tensors."""
-        policy: Any = self.policy
-        forced, most = policy.forced(situation), policy.max_age
-        reuse = [
-            good and not forced and (most is None or age + 1 < most) and policy.reuses(situation, age)
-            for age, good in zip(self._ages, readable, strict=True)
-        ]
-        self._ages = [age + 1 if reused else 0 for age, reused in zip(self._ages, reuse, strict=True)]
-        return reuse
+    """The state of a policy that counts: none."""
 
     def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
         """See `RuleState.admit`."""
-        return torch.tensor(self.count(situation, readable.tolist())), self.total
+        policy: Any = self.policy
+        ages = situation.ages or (0,) * len(readable)
+        pairs = zip(readable.tolist(), ages, strict=True)
+        return torch.tensor([good and policy.allows(situation, age) for good, age in pairs]), self.total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,7 +432,7 @@ class Accumulating(Forecasting):
     def threshold_at(self, situation: Situation) -> float:
         return float(per_stage(self.threshold, situation.stage))
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+    def admits(self, situation: Situation, total: Tensor) -> Tensor:
         threshold = self.threshold_at(situation)
         if threshold == 0:
             return torch.zeros_like(total, dtype=torch.bool)
