@@ -218,6 +218,13 @@ class Acceleration:
                 f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
                 "picture once a step (its guidance is distilled, or was not asked for)",
             )
+        if run.controlled and (unread := sum(step.reused == step.samples > 0 for step in report.steps)):
+            self._tell(
+                report,
+                f"the ControlNet ran at all {len(report.steps)} steps, though at {unread} of them every sample reused "
+                "a residual that holds its part already: pipelines call it before the transformer, where that is "
+                "decided; control_guidance_end=... leaves it out for good",
+            )
         if report.completed and report.flops > 1.001 * report.baseline_flops:
             cost = report.flops / report.baseline_flops
             steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"

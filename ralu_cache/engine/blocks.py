@@ -57,7 +57,8 @@ class StackState:
         assert self.entered is not None and self.left is not None
         entered = self.entered if self.tokens is None else take(self.entered, self.tokens)
         residual = self.left - entered
-        self.rest()
+        self.entered = self.left = None
+        self.recording = False
         return residual
 
     @property

@@ -62,6 +62,7 @@ class Branch:
         self._previous: Tensor | None = None
         self._verdict: Verdict | None = None
         self._found: Counts = ()  # by the latest call
+        self._held = 0  # bytes
         self.costs: dict[object, float] = {}  # FLOPs of its calls, by whoever counts them once
 
     def followed(self, identity: Identity, layout: TokenLayout) -> Branch | None:
@@ -103,9 +104,9 @@ class Branch:
         modulated: gives the first block's modulated input (B, n + extra, d); canvas: gives the image (B, C, H, W);
         compute: nothing may be reused in this call, whatever the policy.
         """
-        newest = self.ledger.get(RESIDUAL, self.layout)
+        nodes = self.ledger.nodes(RESIDUAL, self.layout)
+        newest, fresh = nodes[0] if nodes else None, None
         self._found = ((self.layout.tokens, 0, 0),) * self.layout.batch if newest is None else newest.counts
-        fresh = None
         if self._counts is not None:
             verdict = counted(self._count(self._counts, situation, newest, compute))
         else:
@@ -115,9 +116,11 @@ class Branch:
             self._keep_signal(decision.signal, situation)
             fresh, valid = self._select(situation, newest, decision.reuse)
             verdict = Verdict.read(decision, fresh, valid)
-        self._verdict = verdict
-        if "reused" not in verdict.kinds and "partial" not in verdict.kinds:
+        self._verdict, kinds = verdict, verdict.kinds
+        if kinds.count("computed") == len(kinds):
             return (COMPUTED,)
+        if kinds.count("reused") == len(kinds):
+            return (Group(None, self._forecast(situation.sigma, None)),)
         return self._groups(verdict, situation, fresh)
 
     def record(self, group: Group, residual: Tensor, situation: Situation) -> None:
@@ -204,12 +207,11 @@ class Branch:
     def report(self, flops: float = 0.0, saved_flops: float = 0.0) -> Callable[[], BranchRecord]:
         """What was decided in the latest call, what it cost, and how far what is cached now holds; made when read."""
         assert self._verdict is not None
-        newest = self.ledger.get(RESIDUAL, self.layout)
-        left = self._found if newest is None else newest.counts
-        held = self.ledger.nbytes
-        if self._counts is None:
-            held += sum(part.nbytes for part in (self.memory, self.layers) if part is not None)
-        return partial(_record, self._verdict, self._found, left, held, flops, saved_flops)
+        nodes = self.ledger.nodes(RESIDUAL, self.layout)
+        left = nodes[0].counts if nodes else self._found
+        if self._counts is None or left is not self._found or not self._held:
+            self._held = sum(part.nbytes for part in (self.ledger, self.memory, self.layers) if part is not None)
+        return partial(branch_record, self._verdict, self._found, left, self._held, flops, saved_flops)
 
     # ---- inner workings
 
@@ -276,11 +278,8 @@ class Branch:
         groups = []
         for kind in kinds:
             samples = None if len(kinds) == 1 else verdict.samples(kind, self.layout.refined.device)
-            if kind == "computed":
-                groups.append(Group(samples))
-                continue
-            residual = self._forecast(situation.sigma, samples)
-            if kind == "reused":
+            residual = None if kind == "computed" else self._forecast(situation.sigma, samples)
+            if kind != "partial":
                 groups.append(Group(samples, residual))
                 continue
             assert fresh is not None
@@ -334,7 +333,7 @@ def _measure(
     raise ValueError(f"token measure {name!r} is not kept; known here: key, value, change")
 
 
-def _record(
+def branch_record(
     verdict: Verdict, found: Counts, left: Counts, held: int, flops: float, saved_flops: float
 ) -> BranchRecord:
     """The record of one call, from what was noted of it; found, left: marks before and after."""

@@ -33,6 +33,7 @@ class Snapshot:
 
     @property
     def untouched(self) -> bool:
+        """True if nobody wrote to the tensor since."""
         if self.version is not None:
             return self.tensor._version == self.version
         return self.copy is None or torch.equal(self.tensor, self.copy)
@@ -60,7 +61,9 @@ class Identity:
         if self.samples != samples or self.settings != settings or len(self.tensors) != len(tensors):
             return False
         for name, snapshot in self.tensors.items():
-            if tensors.get(name) is not snapshot.tensor or not snapshot.untouched:
+            if tensors.get(name) is not (tensor := snapshot.tensor):
+                return False
+            if not snapshot.untouched if snapshot.version is None else tensor._version != snapshot.version:
                 return False
         return True
 

@@ -183,7 +183,7 @@ class RootHook:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
         self.adapter.check(given, run)
-        whole, batch = given, len(given["hidden_states"])
+        whole, batch = given, given["hidden_states"].shape[0]
         if not run.knows(batch):
             grid = run.grid or self.adapter.grid(given)
             run.begin(grid, batch, lambda: self.adapter.latents(whole, grid), self.adapter.frames(given))
@@ -205,7 +205,7 @@ class RootHook:
         if self.reduce_only:
             run.controlled = True
         else:
-            run.count_call(self.adapter.flops(whole), layout.batch)
+            run.count_call(partial(self.adapter.flops, whole), layout.batch)
             if pair is not None and pair.index is not None:
                 run.spare(self.adapter.flops(short) * (self.adapter.flops(whole) / self.adapter.flops(given) - 1))
             if run.policy is not None:
@@ -216,7 +216,7 @@ class RootHook:
         """Find the branch that a call belongs to, and ask it for whom the blocks run."""
         run, policy = pending.run, pending.run.policy
         assert policy is not None
-        branch = pending.branch = run.branch(self.module, rows, *self.adapter.conditioning(given))
+        branch = pending.branch = run.branch(self.module, rows, pending.layout, *self.adapter.conditioning(given))
         if policy.signal is not None:  # which may ask the embedding for it
             state.active = LayoutCall(pending.layout, pending.positions, pending.call, run.tables, run.extent)
         pending.groups = branch.plan(
@@ -259,7 +259,7 @@ class RootHook:
             if any(guided):
                 return None
             answer = unconditional(guided, run.guidance, run, state.known, conditional)
-        run.count_call(self.adapter.flops(given), 0)
+        run.count_call(partial(self.adapter.flops, given), 0)
         run.spare(state.known.flops)
         return state.known.instead(answer)
 
@@ -312,40 +312,51 @@ class RootHook:
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
-        call = pending.call if group.samples is None else self.adapter.rows(pending.call, group.samples.rows)
-        run, branch = pending.run, pending.branch
-        flops = uncached = 0.0 if self.reduce_only else self._cost(pending, group, call)
-        fresh = None
-        if branch is not None and self.stack is not None:
-            if branch.layers is not None:
-                flops = self._enter_layers(state, branch.layers, pending, group, call)
-            elif group.residual is None:
-                state.stack.run(branch.rows(group, pending.layout, self.adapter.size(call)[2]))
-            elif group.tokens is None:
-                call = self.adapter.without_control(call)
-                flops = self._cost(pending, group, call, skipped=True)
-                state.stack.skip(group.residual)
-            else:
-                fresh = branch.rows(group, pending.layout, self.adapter.size(call)[2])
-                call = self.adapter.sparse_control(call, group.tokens)
-                flops = self.adapter.sparse_flops(call, group.tokens.shape[1])
-                state.stack.run(fresh, group.residual)
+        run, branch, call, fresh = pending.run, pending.branch, pending.call, None
+        if group.samples is not None:
+            call = self.adapter.rows(call, group.samples.rows)
+        if not self.reduce_only:
+            flops = uncached = self._cost(pending, call)
+            if branch is not None:
+                call, flops, fresh = self._enter_blocks(state, branch, pending, group, call, flops)
+            run.add_flops(flops, max(0.0, uncached - flops))
         state.active = LayoutCall(
             pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh, run.method is not None
         )
-        if not self.reduce_only:
-            run.add_flops(flops, max(0.0, uncached - flops))
         return call
 
-    def _cost(self, pending: Pending, group: Group, call: Mapping[str, Any], skipped: bool = False) -> float:
+    def _enter_blocks(
+        self, state: RootState, branch: Branch, pending: Pending, group: Group, call: Mapping[str, Any], full: float
+    ) -> tuple[Mapping[str, Any], float, Rows | None]:
+        """Say what the blocks do in a group's call; returns its arguments, its FLOPs, and the tokens that run alone.
+
+        full: its FLOPs if all is computed.
+        """
+        if branch.layers is not None:
+            return call, self._enter_layers(state, branch.layers, pending, group, call), None
+        rows = None
+        if branch.memory is not None:
+            rows = branch.rows(group, pending.layout, self.adapter.size(call)[2])
+        if group.residual is None:
+            state.stack.run(rows)
+            return call, full, None
+        if group.tokens is None:
+            state.stack.skip(group.residual)
+            call = self.adapter.without_control(call)
+            return call, self._cost(pending, call, skipped=True), None
+        state.stack.run(rows, group.residual)
+        call = self.adapter.sparse_control(call, group.tokens)
+        return call, self.adapter.sparse_flops(call, group.tokens.shape[1]), rows
+
+    def _cost(self, pending: Pending, call: Mapping[str, Any], skipped: bool = False) -> float:
         """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch."""
         count = self.adapter.skipped_flops if skipped else self.adapter.flops
         if pending.branch is None:
             return count(call)
         key, costs = (skipped, call["hidden_states"].shape), pending.branch.costs
-        if key not in costs:
-            costs[key] = count(call)
-        return costs[key]
+        if (known := costs.get(key)) is None:
+            known = costs[key] = count(call)
+        return known
 
     def _enter_layers(
         self, state: RootState, cache: LayerCache, pending: Pending, group: Group, call: Mapping[str, Any]

@@ -44,32 +44,22 @@ class Geometry:
     pixels: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Clock:
-    """When something happened: by the host, or on a GPU by an event that its stream passes."""
-
-    host: float
-    event: Any = None
-
-    @classmethod
-    def now(cls, device: torch.device | None) -> _Clock:
-        if device is None or device.type != "cuda":
-            return cls(time.perf_counter())
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
-        return cls(time.perf_counter(), event)
-
-    def since(self, earlier: _Clock) -> float:
-        """Seconds; waits for the events."""
-        if self.event is None or earlier.event is None:
-            return self.host - earlier.host
-        self.event.synchronize()
-        return earlier.event.elapsed_time(self.event) / 1000
+def _event(device: torch.device | None) -> Any:
+    """On a GPU, an event that its stream passes now; else None."""
+    if device is None or device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
-def _record(figures: tuple[Any, ...], branches: BranchNotes) -> StepRecord:
+def _record(
+    stages: Sequence[Stage], place: tuple[int, tuple[int, int], int], figures: tuple[Any, ...], notes: BranchNotes
+) -> StepRecord:
     """The record of a step, from what was noted of it; made when somebody reads the report."""
-    index, stage, sigma, sigma_next, tokens, calls, costs, seconds, samples, guided, spared = figures
+    index, (stage, step), tokens = place
+    calls, costs, seconds, samples, guided, spared = figures
+    sigma, sigma_next = stages[stage].sigmas[step : step + 2]
     return StepRecord(
         index=index,
         stage=stage,
@@ -79,7 +69,7 @@ def _record(figures: tuple[Any, ...], branches: BranchNotes) -> StepRecord:
         calls=calls,
         flops=sum(flops for flops, _ in costs),
         seconds=seconds,
-        branches=tuple(branch() for branch in branches),
+        branches=tuple(note() for note in notes),
         saved_flops=sum(saved for _, saved in costs),
         samples=samples,
         guided=guided,
@@ -150,12 +140,13 @@ class Run:
         self.tables: dict[Any, Any] = {}
         self._layouts: dict[tuple[int, ...], TokenLayout] = {}  # by the samples, as numbers of `layout`'s
         self._shares: dict[int, tuple[tuple[int, ...], TokenLayout]] = {}  # by the batch of a call on copies of all
-        self._clock = _Clock.now(None)
-        self._clocks: list[_Clock] = []
+        self._clock = time.perf_counter()  # when the step began, by the host
+        self._event: Any = None  # and by the GPU
+        self._events: list[tuple[Any, Any]] = []  # before and after each step
 
     def close(self) -> None:
         """Hold nothing any more, whoever still holds the run (a traceback, say)."""
-        for name in ("_branches", "_used", "_history", "_layouts", "_shares", "_situations", "tables", "_clocks"):
+        for name in ("_branches", "_used", "_history", "_layouts", "_shares", "_situations", "tables", "_events"):
             getattr(self, name).clear()
         self.layout = self.noise = self.text_attention = self._canvas = self._emitted = self._latest = None
         self._on_layout = lambda: None
@@ -251,7 +242,7 @@ class Run:
         latents = image()
         self.frames, self._call_batch = frames, latents.shape[0]
         self._numbers = tuple(range(latents.shape[0]))
-        self._clock = _Clock.now(latents.device)
+        self._clock, self._event = time.perf_counter(), _event(latents.device)
         layout = self._open(grid, latents.shape[0], latents.device)
         if self.method is None:
             return
@@ -399,41 +390,48 @@ class Run:
             self.tables[key] = ids if self.method.frame == "fine" else (ids - anchor) / 2
         return self.tables[key]
 
-    def count_call(self, full_flops: float, samples: int) -> None:
+    def count_call(self, full_flops: Callable[[], float], samples: int) -> None:
         """Note one denoiser call on so many samples (0: it was answered), and what it would cost in full.
 
         What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
         """
-        report = self.report
         if not self._asked_first:
-            report.baseline_flops += full_flops * report.baseline_steps
+            self.report.baseline_flops += full_flops() * self.report.baseline_steps
         elif self._asked >= self._asked_first:
-            report.baseline_flops += full_flops * report.baseline_steps / (len(self.places) - self._start)
+            share = self.report.baseline_steps / (len(self.places) - self._start)
+            self.report.baseline_flops += full_flops() * share
         self._asked += 1
         if samples:
             self.calls += 1
             self._samples += samples
-            self._costs.append((0.0, 0.0))
 
     def add_flops(self, flops: float, saved: float = 0.0) -> None:
         """Note what (a part of) the present call costs, and how much more it would without reuse."""
-        before = self._costs[-1]
-        self._costs[-1] = (before[0] + flops, before[1] + saved)
+        if len(self._costs) < self.calls:
+            self._costs.append((flops, saved))
+        else:
+            before = self._costs[-1]
+            self._costs[-1] = (before[0] + flops, before[1] + saved)
 
     def branch(
-        self, denoiser: object, rows: tuple[int, ...], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
+        self,
+        denoiser: object,
+        rows: tuple[int, ...],
+        layout: TokenLayout,
+        tensors: Mapping[str, Tensor],
+        settings: tuple[Any, ...],
     ) -> Branch:
         """The temporal state of the samples that the present call computes; a new one if they can't be told.
 
-        rows: the samples of `layout` that the call is on. tensors, settings: see `Identity`. A branch serves one call a
-        step.
+        rows: the samples of the run's layout that the call is on; layout: theirs. tensors, settings: see `Identity`. A
+        branch serves one call a step.
         """
         assert self.policy is not None
-        layout, numbers = self.layout_for(rows), tuple(self._numbers[row] for row in rows)
-        free = [branch for branch in self._branches if branch.denoiser is denoiser and branch not in self._used]
+        numbers, used = tuple([self._numbers[row] for row in rows]), self._used
+        free = [branch for branch in self._branches if branch.denoiser is denoiser and branch not in used]
         for branch in free:
             if branch.layout is layout and branch.identity.is_still(numbers, tensors, settings):
-                self._used.append(branch)
+                used.append(branch)
                 return branch
         identity = Identity.of(numbers, tensors, settings, self.watched)
         followed = (branch.followed(identity, layout) for branch in free)
@@ -506,18 +504,14 @@ class Run:
         """Note the step to `sample`, made on `layout` with `branches` (by default the current ones); go to the next."""
         layout = layout or self.layout
         assert layout is not None
-        now, costs = _Clock.now(sample.device), self._costs
-        s, i = self.places[self.index]
-        sigmas = self.stages[s].sigmas
-        figures = (
-            self.index, s, sigmas[i], sigmas[i + 1], layout.tokens, self.calls, costs, now.host - self._clock.host,
-            self._samples, self._guided, self._spared,
-        )  # fmt: skip
-        self.report.note(partial(_record, figures, self._branch_records() if branches is None else branches))
-        if now.event is not None:
-            self._clocks += [self._clock, now]
-        if self._situations:
-            self._situations[self.index - self._start].made.clear()
+        now, notes = time.perf_counter(), self._branch_records() if branches is None else branches
+        place = self.index, self.places[self.index], layout.tokens
+        figures = self.calls, self._costs, now - self._clock, self._samples, self._guided, self._spared
+        self.report.note(partial(_record, self.stages, place, figures, notes))
+        if sample.is_cuda:
+            event = _event(sample.device)
+            self._events.append((self._event, event))
+            self._event = event
         if not self._asked_first:
             self._asked_first = self._asked
         self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
@@ -529,11 +523,11 @@ class Run:
 
     def read_clocks(self) -> None:
         """On a GPU: the seconds of each step as its events measured them; waits for the last of them."""
-        pairs = zip(self._clocks[::2], self._clocks[1::2], strict=True)
-        steps = self.report.steps
-        for place, (before, after) in enumerate(pairs):
-            steps[place] = replace(steps[place], seconds=after.since(before))
-        self._clocks.clear()
+        for place, (before, after) in enumerate(self._events):
+            after.synchronize()
+            steps = self.report.steps
+            steps[place] = replace(steps[place], seconds=before.elapsed_time(after) / 1000)
+        self._events.clear()
 
     # ---- inner workings
 

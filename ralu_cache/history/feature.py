@@ -105,11 +105,11 @@ class Feature:
     known: Counts | None = None
 
     def __post_init__(self) -> None:
-        n, shape = self.layout.tokens, self.values.shape
-        if len(shape) != 3 or shape[0] != self.layout.batch or shape[1] < n or len(self.passes) != shape[0]:
+        n, batch, shape = self.layout.tokens, len(self.passes), self.values.shape
+        if len(shape) != 3 or shape[1] < n or not shape[0] == batch == self.layout.batch:
             raise ValueError(
                 f"expected values ({self.layout.batch}, {n} or more, d) of {describe(self.layout)}, got {tuple(shape)} "
-                f"and {len(self.passes)} passes"
+                f"and {batch} passes"
             )
         if self.apart is not None and self.apart.mark.shape != (shape[0], n):
             raise ValueError(f"stamps must be {(shape[0], n)}, got {tuple(self.apart.mark.shape)}")
@@ -117,7 +117,7 @@ class Feature:
     @classmethod
     def fresh(cls, values: Tensor, layout: TokenLayout, step: int, sigma: float) -> Feature:
         """A feature computed just now for every token, at `step` and level `sigma`: all VALID."""
-        return cls(values, layout, (Pass(step, sigma),) * len(values))
+        return cls(values, layout, (Pass(step, sigma),) * layout.batch)
 
     @classmethod
     def blank(cls, like: Tensor, layout: TokenLayout) -> Feature:
@@ -175,7 +175,7 @@ class Feature:
     def at(self) -> float | None:
         """The level, where all tokens of all samples were computed at one and are VALID, and the host knows; or None"""
         first = self.passes[0]
-        if self.apart is not None or first.step < 0 or any(taken != first for taken in self.passes):
+        if self.apart is not None or first.step < 0 or self.passes.count(first) < len(self.passes):
             return None
         return first.sigma
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -55,18 +56,18 @@ def extrapolate_uniform(nodes: Sequence[tuple[float, Tensor]], sigma: float) -> 
     newest = nodes[0][1]
     if len(nodes) == 1:
         return newest
-    wide = torch.promote_types(newest.dtype, torch.float32)
-    result: Tensor | None = None
-    for weight, (_, values) in zip(uniform_weights([level for level, _ in nodes], sigma), nodes, strict=True):
-        if weight == 0:
-            continue
-        part = weight * values.to(wide)
-        result = part if result is None else result.add_(part)
-    assert result is not None
+    weights = uniform_weights(tuple([level for level, _ in nodes]), sigma)
+    used = [(weight, values) for weight, (_, values) in zip(weights, nodes, strict=True) if weight]
+    if newest.dtype not in (torch.float32, torch.float64):
+        used = [(weight, values.float()) for weight, values in used]
+    result = used[0][0] * used[0][1]
+    for weight, values in used[1:]:
+        result += weight * values
     return narrowed(result, newest.dtype)
 
 
-def uniform_weights(levels: Sequence[float], sigma: float) -> list[float]:
+@lru_cache(maxsize=256)
+def uniform_weights(levels: tuple[float, ...], sigma: float) -> tuple[float, ...]:
     """The Lagrange weights of nodes at `levels`, newest first; 0 for nodes that are not used.
 
     In float32, as `extrapolate` has them bit for bit, but by the host alone.
@@ -81,7 +82,7 @@ def uniform_weights(levels: Sequence[float], sigma: float) -> list[float]:
             if other != place:
                 weight = weight * ((at - nodes[other]) / (nodes[place] - nodes[other]))
         weights[place] = float(weight)
-    return weights
+    return tuple(weights)
 
 
 def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:

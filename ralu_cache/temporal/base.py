@@ -376,9 +376,9 @@ class Counting:
 
     def allows(self, situation: Situation, age: int) -> bool:
         """True where all rules let it; decided once a step for all samples of that age."""
-        policy: Any = self
         known: bool | None = situation.made.get(age)
         if known is None:
+            policy: Any = self
             known = not policy.forced(situation) and policy.young(age) and self.reuses(situation, age)
             situation.made[age] = known
         return known
