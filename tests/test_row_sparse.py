@@ -133,8 +133,8 @@ class Chosen(Rules):
     def caches(self) -> str:
         return "rows"
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
-        return torch.ones_like(age, dtype=torch.bool)
+    def admits(self, situation: Situation, total: Tensor) -> Tensor:
+        return torch.ones_like(total, dtype=torch.bool)
 
     def select(self, situation: Situation, view: TokenView) -> Tensor:
         chosen = torch.zeros_like(view.valid)

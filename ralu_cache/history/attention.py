@@ -65,7 +65,7 @@ class KeyValueMemory:
         self,
         text: int,
         ahead: Tensor,
-        gap: Tensor,
+        gap: Tensor | None = None,
         samples: Tensor | None = None,
         tokens: Tensor | None = None,
         counts: tuple[int, ...] = (),
@@ -76,6 +76,7 @@ class KeyValueMemory:
         fresh = torch.arange(self.layout.tokens, device=ahead.device).expand_as(ahead) if tokens is None else tokens
         if not self.forecast:
             return Rows(self, text, samples, tokens, counts, newest.gather(1, fresh), ahead)
+        gap = torch.zeros_like(ahead) if gap is None else gap
         far = gap.abs() > SMALLEST_GAP
         reach = torch.where(far, ahead / torch.where(far, gap, 1.0), 0.0)
         slots = 1 - newest.gather(1, fresh)
@@ -160,7 +161,7 @@ class Rows:
 
     `begin` is given, in place of the last two, (k, n) float32 both: `ahead`, how far sigma is now beyond the level at
     which each image token was computed last, 0 where nothing may be concluded from that; `gap`, how far that level is
-    beyond the one of its computation before, 0 where no line may be drawn through both.
+    beyond the one of its computation before, 0 (or None) where no line may be drawn through both.
     """
 
     memory: KeyValueMemory
