@@ -17,10 +17,11 @@ from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
 from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.geometry import Geometry
 from ralu_cache.engine.levels import StockSchedule, redivided
 from ralu_cache.engine.pipeline import handle_of, undress, wear
 from ralu_cache.engine.root import RootHook
-from ralu_cache.engine.run import Geometry, Run
+from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler import check_scheduler
 from ralu_cache.plane.budget import BASE, UNKNOWN, Budget, coarse_cost, wanted_speedup
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
@@ -95,10 +96,10 @@ class Acceleration:
         guidance: Guidance | None = None,
         budget: Budget | None = None,
     ) -> None:
-        """plan: the method's name. settings: what `accelerate` was given, so that copies of the pipeline can be too.
+        """plan: the method's name. settings: what `accelerate` was given, for copies of the pipeline.
         budget: gives each call a plan of its own in place of `method`, which has the same stages.
         """
-        self.settings = dict(settings)
+        self.settings, self.accelerate = dict(settings), accelerate
         self.enabled = True
         self.guidance = guidance
         self._budget = budget
@@ -210,7 +211,7 @@ class Acceleration:
 
     def finish(self, run: Run) -> None:
         """A run is over, at its end or before."""
-        run.read_clocks()
+        run.tally.read_clocks()
         report = run.report
         if self.guidance is not None and report.completed and not run.paired:
             self._tell(
@@ -218,7 +219,7 @@ class Acceleration:
                 f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
                 "picture once a step (its guidance is distilled, or was not asked for)",
             )
-        if run.controlled and (unread := sum(step.reused == step.samples > 0 for step in report.steps)):
+        if run.tally.controlled and (unread := sum(step.reused == step.samples > 0 for step in report.steps)):
             self._tell(
                 report,
                 f"the ControlNet ran at all {len(report.steps)} steps, though at {unread} of them every sample reused "

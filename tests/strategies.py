@@ -10,7 +10,7 @@ from torch import Tensor
 from ralu_cache.history.feature import Feature, Stamps
 from ralu_cache.history.marks import Mark
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.temporal.base import PolicyState, Situation
+from ralu_cache.temporal.policy import PolicyState, Situation
 
 
 @st.composite
@@ -71,7 +71,7 @@ def emptied_at(feature: Feature | None, tokens: Tensor) -> Feature:
 
 
 def told(plan: Sequence[Situation], batch: int, decided: list[Tensor]) -> Iterator[Situation]:
-    """The situations of a branch, each with its samples' ages: the caller appends to `decided` who reused, (B,) bool."""
+    """A branch's situations, each with its samples' ages: the caller appends to `decided` who reused, (B,) bool."""
     ages = (0,) * batch
     for situation in plan:
         yield replace(situation, ages=ages)

@@ -15,7 +15,8 @@ from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.history.marks import Mark
 from ralu_cache.report.record import BranchRecord
-from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
+from ralu_cache.temporal.base import Rules, RuleState
+from ralu_cache.temporal.policy import Decision, Policy, Situation
 from tests.pipelines import (
     TOKENS,
     call_arguments,

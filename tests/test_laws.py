@@ -21,7 +21,8 @@ from ralu_cache.engine.verdict import Group
 from ralu_cache.history.feature import StaleFeature
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, map_tokens, put, take
-from ralu_cache.temporal.base import TRANSITIONS, Rules, Situation
+from ralu_cache.temporal.base import Rules
+from ralu_cache.temporal.policy import TRANSITIONS, Situation
 from tests.strategies import chains, emptied_at, layouts, situations
 
 LAWS = {

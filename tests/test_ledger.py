@@ -395,5 +395,5 @@ def test_errors_name_what_was_given() -> None:
         Ledger().record("r", torch.zeros(2, 2, 1), layout, 0, 1.0, keep=0)
     with pytest.raises(ValueError, match=r"stamps must be \(2, 2\), got \(2, 1\)"):
         replace(fresh(layout), apart=Stamps(*torch.zeros(3, 2, 1)))
-    with pytest.raises(ValueError, match="got .* and 1 passes"):
+    with pytest.raises(ValueError, match=r"got .* and 1 passes"):
         replace(fresh(layout), passes=(NEVER,))

@@ -17,7 +17,8 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.history.feature import Mark, StaleFeature
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import put, take
-from ralu_cache.temporal.base import Rules, Situation, TokenView
+from ralu_cache.temporal.base import Rules
+from ralu_cache.temporal.policy import Situation, TokenView
 from tests.adapter_conformance import FAMILIES, PLAN, PLANS, Family, watched
 from tests.pipelines import make_pipeline, nothing_under_way
 from tests.sparse_bench import CASES, Bench, drawn

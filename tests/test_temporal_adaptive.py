@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.temporal.adaptive import SCORES, Adaptive
-from ralu_cache.temporal.base import MEASURES, TRANSITIONS, Policy, Situation, TokenView
+from ralu_cache.temporal.policy import MEASURES, TRANSITIONS, Policy, Situation, TokenView
 from tests.strategies import situations, told
 
 BETWEEN = Situation(3, 12, 3, 12, False, 0.5)  # a step that no interval above 1 but 3 computes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.temporal.base import Policy, Situation, TokenView
+from ralu_cache.temporal.policy import Policy, Situation, TokenView
 from ralu_cache.temporal.toca import MEASURED, SCORES, ToCa, layer_ratio
 from tests.strategies import decisions, situations
 

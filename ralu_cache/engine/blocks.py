@@ -21,7 +21,7 @@ from ralu_cache.engine.layers import LayerStack, Mode
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.residuals import narrowed
 from ralu_cache.plane.token_map import put, take
-from ralu_cache.temporal.base import Policy
+from ralu_cache.temporal.policy import Policy
 
 
 @dataclass

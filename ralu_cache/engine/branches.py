@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from ralu_cache.engine.identity import Identity
-from ralu_cache.engine.signals import signal_of
-from ralu_cache.engine.verdict import COMPUTED, Group, Verdict, counted, indices_of
+from ralu_cache.engine.signals import measured, signal_of, view_of
+from ralu_cache.engine.verdict import COMPUTED, Group, Verdict, branch_record, counted, indices_of
 from ralu_cache.history.attention import KeyValueMemory, Rows
 from ralu_cache.history.feature import Counts, Feature
 from ralu_cache.history.layer_cache import Fresh, LayerCache
 from ralu_cache.history.ledger import Ledger, Samples
 from ralu_cache.history.marks import Mark
 from ralu_cache.history.residuals import History, extrapolate_uniform
-from ralu_cache.history.trends import RESIDUAL, TREND, residual_history, token_changes, token_gaps, trend_of
+from ralu_cache.history.trends import RESIDUAL, TREND, residual_history, token_gaps, trend_of
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, map_tokens, take
 from ralu_cache.report.record import BranchRecord
-from ralu_cache.temporal.base import Counting, Policy, PolicyState, RuleState, Situation, TokenView
+from ralu_cache.temporal.base import Counting, RuleState
+from ralu_cache.temporal.policy import Policy, PolicyState, Situation, TokenView
 
 SIGNAL = "signal"
 
@@ -55,7 +56,8 @@ class Branch:
         self._forget()
         self._inherit = policy.transition in ("inherit", "kept")
         self._counts = policy if isinstance(policy, Counting) and policy.caches == "stack" else None
-        self._polynomial = type(self.state).forecast is RuleState.forecast  # what the host can do alone
+        state = self.state  # whose forecast the host can do alone, if it is the common one
+        self._polynomial = isinstance(state, RuleState) and type(state).forecast is RuleState.forecast
         self._kept: Tensor | None = None
         self._situation: Situation
         self._view: TokenView | None = None
@@ -243,16 +245,13 @@ class Branch:
         """(B, n) bool twice: the tokens to compute in samples that reuse, and those whose feature is VALID."""
         if self.policy.caches == "stack" or newest is None:
             return None, None
-        valid = newest.mark == Mark.VALID
-        ahead = torch.where(valid, situation.sigma - newest.sigma, 0.0)
-        kept = torch.ones_like(valid) if self._kept is None else self._kept
-        measure = partial(_measure, self.ledger, self.layout, self.memory, self.layers)
-        self._view = TokenView(situation.step - newest.step, valid, kept, ahead, measure)
-        chosen = self.state.select(situation, self._view)
+        measure = partial(measured, self.ledger, self.layout, self.memory, self.layers)
+        view = self._view = view_of(situation, newest, self._kept, measure)
+        chosen = self.state.select(situation, view)
         if chosen is None or reuse.device == chosen.device:
-            return None if chosen is None else chosen & reuse[:, None], valid
+            return None if chosen is None else chosen & reuse[:, None], view.valid
         rows = zip(chosen, reuse.tolist(), strict=True)  # decided on the host: a copy to the device would wait
-        return torch.stack([row & reuses for row, reuses in rows]), valid
+        return torch.stack([row & reuses for row, reuses in rows]), view.valid
 
     def _forget(self) -> None:
         """Begin what is kept beside the ledger anew."""
@@ -315,40 +314,3 @@ class Branch:
 def _ages(situation: Situation, newest: Feature | None) -> tuple[int, ...]:
     """See `Situation.ages`."""
     return () if newest is None else tuple(situation.step - 1 - taken.step for taken in newest.passes)
-
-
-def _measure(
-    ledger: Ledger, layout: TokenLayout, memory: KeyValueMemory | None, layers: LayerCache | None, name: str
-) -> Tensor:
-    """See `TokenView.measure`. Raises ValueError for what a policy of this kind cannot ask for.
-
-    No method: a view that held its branch would keep it alive until the garbage collector comes.
-    """
-    if name == "change":
-        return token_changes(ledger, layout)
-    if layers is not None:
-        return layers.measure(name)
-    if name in ("key", "value") and memory is not None:
-        return memory.norms(name)
-    raise ValueError(f"token measure {name!r} is not kept; known here: key, value, change")
-
-
-def branch_record(
-    verdict: Verdict, found: Counts, left: Counts, held: int, flops: float, saved_flops: float
-) -> BranchRecord:
-    """The record of one call, from what was noted of it; found, left: marks before and after."""
-    before, after = (tuple(sum(column) for column in zip(*counts, strict=True)) for counts in (found, left))
-    return BranchRecord(
-        reused=tuple(kind == "reused" for kind in verdict.kinds),
-        fresh=verdict.fresh,
-        distance=verdict.distance,
-        threshold=verdict.threshold,
-        empty=after[Mark.EMPTY],
-        inherited=after[Mark.INHERITED],
-        valid=after[Mark.VALID],
-        cached_bytes=held,
-        found=(before[Mark.EMPTY], before[Mark.INHERITED], before[Mark.VALID]),
-        total=verdict.total,
-        flops=flops,
-        saved_flops=saved_flops,
-    )

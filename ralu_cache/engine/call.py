@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler import check_scheduler, release, staged
 
-if TYPE_CHECKING:
-    from ralu_cache.api import Acceleration
+
+class Handle(Protocol):
+    """What a call asks of the acceleration that it belongs to."""
+
+    def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
+        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock."""
+
+    def finish(self, run: Run) -> None:
+        """A run is over, at its end or before."""
 
 
 class Call:
@@ -23,7 +30,7 @@ class Call:
     running now; `states` holds that of each. given: the arguments of the pipeline's call by name.
     """
 
-    def __init__(self, handle: Acceleration, pipe: Any, given: Mapping[str, Any]) -> None:
+    def __init__(self, handle: Handle, pipe: Any, given: Mapping[str, Any]) -> None:
         self.over = False
         self.handle, self.pipe, self.given = handle, pipe, given
         self.own: dict[str, Any] = {}
@@ -42,7 +49,7 @@ class Call:
         return any(self.given.get(name) is not None for name in ("callback_on_step_end", "callback"))
 
     def begin(self, shift: float, sigmas: list[float], custom: bool) -> Run | None:
-        """A run begins, as the pipeline sets its time steps: see `Acceleration.new_run`."""
+        """A run begins, as the pipeline sets its time steps: see `Handle.new_run`."""
         self._end_run()
         self.run = self.handle.new_run(self, shift, sigmas, custom)
         self.stock = None if self.run is None else self.run.stock

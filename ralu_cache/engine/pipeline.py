@@ -205,7 +205,7 @@ def _reduce(self: Any, protocol: Any) -> Any:
     if handle is None:
         return super(type(self), self).__reduce_ex__(protocol)
     state = {name: value for name, value in vars(self).items() if name != HANDLE}
-    return _blank, (stock_of(type(self)),), {**state, HANDLE: handle.settings}
+    return _blank, (stock_of(type(self)),), {**state, HANDLE: (handle.accelerate, handle.settings)}
 
 
 def _blank(stock: Any) -> Any:
@@ -213,9 +213,7 @@ def _blank(stock: Any) -> Any:
 
 
 def _revive(self: Any, state: dict[str, Any]) -> None:
-    from ralu_cache.api import accelerate
-
-    settings = state.pop(HANDLE)
+    accelerate, settings = state.pop(HANDLE)
     vars(self).update(state)
     self.__class__ = stock_of(type(self))
     accelerate(self, **settings)

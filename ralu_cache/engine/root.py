@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,73 +20,13 @@ from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
-from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
+from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole
 from ralu_cache.engine.run import Run
+from ralu_cache.engine.states import LayoutCall, Pending, RootState
 from ralu_cache.engine.verdict import COMPUTED, Group
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
-from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.temporal.base import Policy
-
-
-@dataclass(slots=True)
-class LayoutCall:
-    """A denoiser call of the run in flight, on the tokens of `layout`.
-
-    `positions` (B, n, 2) are theirs if the call was shortened, None if it is the stock call; they count on a grid of
-    `extent` (rows, columns). `rows` are the samples of the batch that the call is made for, None for all; `fresh` says
-    which of their tokens run through the blocks, None if all do. `tables` keeps what depends on the layout alone
-    (rotary tables, by module and number of ids) from step to step. `staged`: the run has stages, so other calls bring
-    tables that differ between samples; then all do, for compiled blocks are compiled again for each kind.
-    """
-
-    layout: TokenLayout
-    positions: Tensor | None
-    call: Mapping[str, Any]
-    tables: dict[Any, Any]
-    extent: tuple[int, int]
-    rows: Tensor | None = None
-    fresh: Rows | None = None
-    staged: bool = False
-
-
-@dataclass(slots=True)
-class Pending:
-    """One denoiser call while its groups of samples, computed or reused, run one after the other."""
-
-    run: Run
-    layout: TokenLayout
-    positions: Tensor | None
-    call: Mapping[str, Any]
-    branch: Branch | None
-    groups: Sequence[Group]
-    pair: Pair | None = None
-
-
-@dataclass
-class RootState:
-    """What one denoiser is doing for one pipeline call.
-
-    depth: 1 while it runs for the pipeline; a call of it within that is either ours (`nested`) or a stranger's.
-    """
-
-    root: RootHook
-    stack: StackState
-    depth: int = 0
-    nested: bool = False
-    active: LayoutCall | None = None
-    pending: Pending | None = None
-    known: Known = field(default_factory=Known)
-
-    @property
-    def ours(self) -> bool:
-        """True if what runs now, runs for the pipeline's call."""
-        return self.depth == (2 if self.nested else 1)
-
-    def rest(self) -> None:
-        self.active = self.pending = None
-        self.nested = False
-        self.stack.rest()
+from ralu_cache.temporal.policy import Policy
 
 
 class RootHook:
@@ -198,16 +137,16 @@ class RootHook:
             if self.number is not None:
                 given = short = {**given, **self.handle.control_scale(call, self.number)}
             if not layout.all_fine:
-                positions = run.positions(layout)
+                positions = run.shares.positions(layout, run.method)
                 tokens = layout.reduce(self._seen(run, given, rows))
                 short = self.adapter.shorten(given, layout, tokens, positions)
         pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair)
         if self.reduce_only:
-            run.controlled = True
+            run.tally.controlled = True
         else:
-            run.count_call(partial(self.adapter.flops, whole), layout.batch)
+            run.tally.count_call(partial(self.adapter.flops, whole), layout.batch, run)
             if pair is not None and pair.index is not None:
-                run.spare(self.adapter.flops(short) * (self.adapter.flops(whole) / self.adapter.flops(given) - 1))
+                run.tally.spare(self.adapter.flops(short) * (self.adapter.flops(whole) / self.adapter.flops(given) - 1))
             if run.policy is not None:
                 self._decide(state, pending, given, rows)
         return pending
@@ -218,7 +157,7 @@ class RootHook:
         assert policy is not None
         branch = pending.branch = run.branch(self.module, rows, pending.layout, *self.adapter.conditioning(given))
         if policy.signal is not None:  # which may ask the embedding for it
-            state.active = LayoutCall(pending.layout, pending.positions, pending.call, run.tables, run.extent)
+            state.active = LayoutCall(pending.layout, pending.positions, pending.call, run.shares.tables, run.extent)
         pending.groups = branch.plan(
             run.situation(),
             partial(self._signal, pending.call),
@@ -229,38 +168,26 @@ class RootHook:
     def _seen(self, run: Run, given: Mapping[str, Any], rows: tuple[int, ...]) -> Tensor:
         """The canvas (b, C, H, W) that a call is about."""
         assert run.grid is not None
-        return run.model_input(self.adapter.latents(given, run.grid), rows)
+        return run.canvas.model_input(self.adapter.latents(given, run.grid), rows)
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
         """How guidance is to be carried out in a call; None where all is as the pipeline says."""
-        guidance = run.guidance
-        assert guidance is not None
-        paired = self.adapter.guidance == "calls" or bool(call.pipe.do_classifier_free_guidance)
-        if self.reduce_only and (self.adapter.guidance == "calls" or not paired or any(run.guided(batch // 2))):
+        form = self.adapter.guidance
+        paired = form == "calls" or bool(call.pipe.do_classifier_free_guidance)
+        if self.reduce_only and (form == "calls" or not paired or any(run.guided(batch // 2))):
             return None
-        scale = self.handle.guidance_scale(call, self.module)
-        return pair_of(guidance, run, self.adapter.guidance, given, batch, run.calls == 0, paired, scale)
+        return pair_of(run, form, given, batch, paired, self.handle.guidance_scale(call, self.module))
 
     def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of a call that needs none: u where no sample is guided, or None. Nothing runs for it."""
         state, run = call.states.get(self), call.run
         if state is None or state.depth or run is None or run.guidance is None or not run.calls:
             return None
-        conditional = state.known.prediction(run.index)
-        if conditional is None:
-            return None
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        if self.adapter.guidance == "stack":  # a third prediction, of skip-layer guidance, which is guidance too
-            if given.get("skip_layers") is None or any(run.guided(len(conditional) // 2)):
-                return None
-            answer = conditional[len(conditional) // 2 :]
-        else:
-            guided = run.guided(len(conditional))
-            if any(guided):
-                return None
-            answer = unconditional(guided, run.guidance, run, state.known, conditional)
-        run.count_call(partial(self.adapter.flops, given), 0)
-        run.spare(state.known.flops)
+        if (answer := known_answer(run, self.adapter.guidance, state.known, given)) is None:
+            return None
+        run.tally.count_call(partial(self.adapter.flops, given), 0, run)
+        run.tally.spare(state.known.flops)
         return state.known.instead(answer)
 
     def _signal(self, call: Mapping[str, Any]) -> Tensor:
@@ -306,8 +233,8 @@ class RootHook:
         prediction = _assemble(parts, groups)
         if pending.positions is not None:
             prediction = self.adapter.lengthen(prediction, pending.layout)
-        if pair is not None and run.guidance is not None:
-            prediction = whole(pair, run.guidance, run, state.known, prediction)
+        if pair is not None:
+            prediction = whole(pair, run, state.known, prediction)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
@@ -319,10 +246,11 @@ class RootHook:
             flops = uncached = self._cost(pending, call)
             if branch is not None:
                 call, flops, fresh = self._enter_blocks(state, branch, pending, group, call, flops)
-            run.add_flops(flops, max(0.0, uncached - flops))
+            run.tally.add_flops(flops, max(0.0, uncached - flops))
         state.active = LayoutCall(
-            pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh, run.method is not None
-        )
+            pending.layout, pending.positions, call, run.shares.tables, run.extent, group.rows, fresh,
+            run.method is not None,
+        )  # fmt: skip
         return call
 
     def _enter_blocks(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,8 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ralu_cache.history.feature import Counts
 from ralu_cache.history.ledger import Samples
-from ralu_cache.temporal.base import Decision
+from ralu_cache.history.marks import Mark
+from ralu_cache.report.record import BranchRecord
+from ralu_cache.temporal.policy import Decision
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,27 @@ def counted(reuse: tuple[bool, ...]) -> Verdict:
     nothing = (0,) * len(reuse)
     kinds = tuple("reused" if reused else "computed" for reused in reuse)
     return Verdict(kinds, nothing, nothing, (math.nan,) * len(reuse), (0.0,) * len(reuse), math.nan)
+
+
+def branch_record(
+    verdict: Verdict, found: Counts, left: Counts, held: int, flops: float, saved_flops: float
+) -> BranchRecord:
+    """The record of one call, from what was noted of it; found, left: marks before and after."""
+    before, after = (tuple(sum(column) for column in zip(*counts, strict=True)) for counts in (found, left))
+    return BranchRecord(
+        reused=tuple(kind == "reused" for kind in verdict.kinds),
+        fresh=verdict.fresh,
+        distance=verdict.distance,
+        threshold=verdict.threshold,
+        empty=after[Mark.EMPTY],
+        inherited=after[Mark.INHERITED],
+        valid=after[Mark.VALID],
+        cached_bytes=held,
+        found=(before[Mark.EMPTY], before[Mark.INHERITED], before[Mark.VALID]),
+        total=verdict.total,
+        flops=flops,
+        saved_flops=saved_flops,
+    )
 
 
 def _on_host(columns: list[Tensor]) -> list[list[float]]:

@@ -108,7 +108,8 @@ class Ledger:
         nodes = self.nodes(name, layout)
         if not nodes:
             raise ValueError(f"feature {name!r} must be recorded for all tokens before it is for some")
-        stamps, kept, places = stamped(tokens, step, sigma), [], (rows[:, None], tokens)
+        stamps, places = stamped(tokens, step, sigma), (rows[:, None], tokens)
+        kept: list[Feature] = []
         blanks = [Feature.blank(nodes[0].values, layout)] * (len(nodes) < keep)
         for older in (*nodes[:keep], *blanks):
             kept.append(older.put_tokens(rows, tokens, values, stamps, None if kept else known))

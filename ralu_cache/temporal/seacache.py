@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache.plane.checks import check_choice, check_integer, check_number
-from ralu_cache.temporal.base import Accumulating, Situation
+from ralu_cache.temporal.base import Accumulating
+from ralu_cache.temporal.policy import Situation
 
 CLEAREST = 1e-6  # sigma is kept this far from 0 and 1, as in the published code
 
@@ -50,10 +51,10 @@ class SeaCache(Accumulating):
     def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         if signal is None:
             return None
-        size, device = signal.shape[-2:], signal.device
-        key = "gain", size, device
+        height, width = signal.shape[-2:]
+        key = "gain", height, width, signal.device
         if key not in situation.made:
-            situation.made[key] = plane_gain(*size, situation.sigma, self.beta, self.eps, device)
+            situation.made[key] = plane_gain(height, width, situation.sigma, self.beta, self.eps, signal.device)
         return spectral_filter(signal, situation.made[key])
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import Accumulating, Situation
+from ralu_cache.temporal.base import Accumulating
+from ralu_cache.temporal.policy import Situation
 from ralu_cache.temporal.teacache import TeaCache
 from ralu_cache.tune.calibration.watch import Trace
 
