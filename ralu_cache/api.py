@@ -226,8 +226,8 @@ class Acceleration:
                 "a residual that holds its part already: pipelines call it before the transformer, where that is "
                 "decided; control_guidance_end=... leaves it out for good",
             )
-        if report.completed and report.flops > 1.001 * report.baseline_flops:
-            cost = report.flops / report.baseline_flops
+        if report.completed and run.tally.flops > 1.001 * report.baseline_flops:
+            cost = run.tally.flops / report.baseline_flops
             steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"
             self._tell(
                 report,

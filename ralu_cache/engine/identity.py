@@ -61,9 +61,7 @@ class Identity:
         if self.samples != samples or self.settings != settings or len(self.tensors) != len(tensors):
             return False
         for name, snapshot in self.tensors.items():
-            if tensors.get(name) is not (tensor := snapshot.tensor):
-                return False
-            if not snapshot.untouched if snapshot.version is None else tensor._version != snapshot.version:
+            if tensors.get(name) is not snapshot.tensor or not snapshot.untouched:
                 return False
         return True
 

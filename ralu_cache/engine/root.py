@@ -160,8 +160,8 @@ class RootHook:
             state.active = LayoutCall(pending.layout, pending.positions, pending.call, run.shares.tables, run.extent)
         pending.groups = branch.plan(
             run.situation(),
-            partial(self._signal, pending.call),
-            partial(self._seen, run, given, rows),
+            lambda: self._signal(pending.call),
+            lambda: self._seen(run, given, rows),
             compute=run.wants_text_attention,
         )
 

@@ -21,12 +21,13 @@ class Tally:
     """The counts of the step that is under way; `close` notes them and begins the next.
 
     calls: of the denoiser, that ran. guided: whether guidance was computed; None while it is not known, or there is
-    nothing to guide. controlled: some ControlNet was called in the run.
+    nothing to guide. controlled: some ControlNet was called in the run; flops: of all its calls so far.
     """
 
     def __init__(self, report: Report) -> None:
         self.report = report
         self.controlled = False
+        self.flops = 0.0
         self._asked_first = 0  # calls that the pipeline made in the first step
         self._events: list[tuple[Any, Any]] = []  # before and after each step
         self.start(None)
@@ -52,6 +53,7 @@ class Tally:
 
     def add_flops(self, flops: float, saved: float = 0.0) -> None:
         """Note what (a part of) the present call costs, and how much more it would without reuse."""
+        self.flops += flops
         if len(self.costs) < self.calls:
             self.costs.append((flops, saved))
         else:
