@@ -22,7 +22,7 @@ from ralu_cache.history.layer_cache import LayerCache
 from ralu_cache.plane.canvas import TokenLayout
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class LayoutCall:
     """A denoiser call of the run in flight, on the tokens of `layout`.
 

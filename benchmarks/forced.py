@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.lab import Lab
+from ralu_cache.history.residuals import History
 from ralu_cache.report.report import Report
 from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import Decision, Policy, PolicyState, Situation
-from ralu_cache.temporal.base import History, Refresh, TokenView
+from ralu_cache.temporal.policy import Refresh, TokenView
 
 TRACES = Path("benchmarks/results/gpu/traces.json")
 METHODS = (  # of policies that look at the content; the others need no recording

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import Accumulating, Situation
+from ralu_cache.temporal.base import Accumulating
+from ralu_cache.temporal.policy import Situation
 from ralu_cache.temporal.teacache import TeaCache
 from ralu_cache.tune.calibration.watch import Trace
 
@@ -89,7 +90,12 @@ def changes(traces: Sequence[Trace], kind: str) -> Tensor:
 def replay(policy: Accumulating, plan: Sequence[Situation], changes: Tensor) -> Tensor:
     """(P, steps) bool, True where a step is reused: the policy's decisions if what it looks at changes so."""
     state, readable = policy.start(len(changes), changes.device), torch.ones(len(changes), dtype=torch.bool)
-    return torch.stack([state.admit(now, change, readable)[0] for now, change in zip(plan, changes.T, strict=True)], 1)
+    ages, found = (0,) * len(changes), []
+    for now, change in zip(plan, changes.T, strict=True):
+        reuse, _ = state.admit(replace(now, ages=ages), change, readable)
+        ages = tuple(age + 1 if reused else 0 for age, reused in zip(ages, reuse.tolist(), strict=True))
+        found.append(reuse)
+    return torch.stack(found, 1)
 
 
 def threshold_for(policy: Accumulating, plan: Sequence[Situation], changes: Tensor, computed: float) -> float:

@@ -1,9 +1,10 @@
 """What the library's own code costs the host in each denoiser call, for policies that only count steps.
 
-    python -m benchmarks.host_overhead [--repeats 5] [--out benchmarks/results/host_overhead.json]
+    python -m benchmarks.host_overhead [--repeats 25] [--out benchmarks/results/host_overhead.json]
 
-Processor time of this thread inside our hooks and our part of the scheduler's step, on a model that is all but nothing,
-so that tensors are small and what is left is the host's work. Reused calls also forecast, which is arithmetic.
+Time inside our hooks and our part of the scheduler's step, on a model that is all but nothing, so that tensors are
+small and what is left is the host's work. Told apart: the arithmetic (the residual taken, forecast and added, a tensor
+operation or two each) and the bookkeeping around it, which is the measure. Of every call the median of the repeats.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import diffusers
 import torch
 
 from ralu_cache import RALU, Adaptive, TaylorSeer, accelerate
+from ralu_cache.api import Acceleration
+from ralu_cache.engine import blocks, branches
 from ralu_cache.engine.blocks import BlockStack
 from ralu_cache.engine.root import RootHook
-from ralu_cache.engine.run import Run
+from ralu_cache.engine.scheduler import _staged_class
 
 STEPS = 30
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -32,7 +35,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive:2": {"temporal": Adaptive(2)},
     "fine stage alone": {"spatial": RALU(steps=(STEPS,), ends=(1.0,))},
 }
-PARTS = {RootHook: ("_before", "_after"), BlockStack: ("_enter", "_leave"), Run: ("close_step",)}
+SCHEDULER = diffusers.FlowMatchEulerDiscreteScheduler
+PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
+    "before the model": ((RootHook, "_before"),),
+    "before the blocks": ((BlockStack, "_enter"),),
+    "after the blocks": ((BlockStack, "_leave"),),
+    "after the model": ((RootHook, "_after"),),
+    "scheduler's step": ((_staged_class(SCHEDULER), "step"),),
+    "begin and end of the run": ((Acceleration, "new_run"), (Acceleration, "finish"), (Acceleration, "_refresh")),
+    "arithmetic": ((branches, "extrapolate_uniform"), (blocks, "_sum"), (blocks.StackState, "take")),
+    "stock": ((SCHEDULER, "step"),),
+}
 
 
 def pipeline() -> Any:
@@ -51,63 +64,72 @@ def pipeline() -> Any:
 
 
 class Stopwatch:
-    """Processor seconds spent in the parts, without what they call the model for."""
+    """Seconds spent in each part, without those in other parts that it called, in the order of the calls."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._stock = {(owner, name): getattr(owner, name) for owner, names in PARTS.items() for name in names}
+        self.found: list[tuple[str, float]] = []
+        self._inner: list[float] = []
+        places = [(part, owner, name) for part, group in PARTS.items() for owner, name in group]
+        self._stock = [(part, owner, name, vars(owner)[name]) for part, owner, name in places]
 
     def __enter__(self) -> Stopwatch:
-        for (owner, name), stock in self._stock.items():
-            setattr(owner, name, self._timed(name, stock))
+        for part, owner, name, stock in self._stock:
+            setattr(owner, name, self._timed(part, stock))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for (owner, name), stock in self._stock.items():
+        for _part, owner, name, stock in self._stock:
             setattr(owner, name, stock)
 
-    def _timed(self, name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, part: str, stock: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            begun = time.thread_time()
+            self._inner.append(0.0)
+            begun = time.perf_counter()
             try:
                 return stock(*args, **kwargs)
             finally:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.thread_time() - begun
+                spent = time.perf_counter() - begun
+                self.found.append((part, spent - self._inner.pop()))
+                if self._inner:
+                    self._inner[-1] += spent
 
         return timed
 
 
 def measure(options: dict[str, Any], repeats: int) -> dict[str, float]:
-    """Microseconds a denoiser call, by part: the least of the repeats, which other work disturbed least."""
+    """Microseconds a denoiser call, by part, and of all the bookkeeping."""
     pipe = pipeline()
     given = {
         "prompt_embeds": torch.randn(1, 7, 32), "pooled_prompt_embeds": torch.randn(1, 32), "height": 64, "width": 96,
         "num_inference_steps": STEPS, "output_type": "latent", "generator": torch.Generator().manual_seed(0),
     }  # fmt: skip
-    found: list[dict[str, float]] = []
+    runs: list[list[tuple[str, float]]] = []
     with Stopwatch() as watch, accelerate(pipe, **options):
         pipe(**given)
         for _ in range(repeats):
-            watch.seconds.clear()
+            watch.found.clear()
             pipe(**given)
-            found.append({name: 1e6 * seconds / STEPS for name, seconds in watch.seconds.items()})
-    least = {name: min(part.get(name, 0.0) for part in found) for name in found[0]}
-    return {name: round(value, 1) for name, value in (least | {"total": sum(least.values())}).items()}
+            runs.append([*watch.found])
+    parts = dict.fromkeys(PARTS, 0.0)
+    for place, (part, _) in enumerate(runs[0]):
+        parts[part] += 1e6 / STEPS * statistics.median(run[place][1] for run in runs)
+    del parts["stock"]
+    parts["bookkeeping"] = sum(value for part, value in parts.items() if part != "arithmetic")
+    return {part: round(value, 1) for part, value in parts.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/host_overhead.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {name: measure(setting, options.repeats) for name, setting in SETTINGS.items()}
     for name, parts in found.items():
-        print(f"{name:28} {parts.pop('total'):7.1f} us a call   {parts}")
+        told = ", ".join(f"{part} {value:.0f}" for part, value in parts.items() if part != "bookkeeping")
+        print(f"{name:28} {parts['bookkeeping']:6.0f} us of bookkeeping a call   ({told})")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    totals = {name: measure(setting, options.repeats) for name, setting in SETTINGS.items()}
-    options.out.write_text(json.dumps({"unit": "us a denoiser call", "settings": totals}, indent=2) + "\n")
-    print(f"median of the totals: {statistics.median(parts['total'] for parts in totals.values()):.0f} us")
+    options.out.write_text(json.dumps({"unit": "us a denoiser call", "settings": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

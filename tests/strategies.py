@@ -1,11 +1,16 @@
 """Layouts and plans that several tests draw or walk through."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ralu_cache.history.feature import Feature, Stamps
+from ralu_cache.history.marks import Mark
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.temporal.base import Situation
+from ralu_cache.temporal.policy import PolicyState, Situation
 
 
 @st.composite
@@ -53,3 +58,29 @@ def situations(*stages: int) -> list[Situation]:
         for k, count in enumerate(stages)
         for i in range(count)
     ]  # fmt: skip
+
+
+def emptied_at(feature: Feature | None, tokens: Tensor) -> Feature:
+    """The feature with some tokens EMPTY, (B, n) bool."""
+    assert feature is not None
+    stamps = Stamps(
+        feature.step.masked_fill(tokens, -1), feature.sigma.masked_fill(tokens, torch.nan),
+        feature.mark.masked_fill(tokens, Mark.EMPTY),
+    )  # fmt: skip
+    return replace(feature, apart=stamps, known=None)
+
+
+def told(plan: Sequence[Situation], batch: int, decided: list[Tensor]) -> Iterator[Situation]:
+    """A branch's situations, each with its samples' ages: the caller appends to `decided` who reused, (B,) bool."""
+    ages = (0,) * batch
+    for situation in plan:
+        yield replace(situation, ages=ages)
+        ages = tuple(age + 1 if reused else 0 for age, reused in zip(ages, decided[-1].tolist(), strict=True))
+
+
+def decisions(state: PolicyState, batch: int, plan: Sequence[Situation]) -> Tensor:
+    """(steps, B) bool: who reuses, by a policy that looks at no signal, where all may."""
+    found: list[Tensor] = []
+    for situation in told(plan, batch, found):
+        found.append(state.decide(situation, None, None, torch.ones(batch, dtype=torch.bool)).reuse)
+    return torch.stack(found)

@@ -1,7 +1,7 @@
 """Temporal policies on stock pipelines: what is counted is what was run, and reuse never changes what it must not."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, register_temporal, temporal
 from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
+from ralu_cache.history.marks import Mark
 from ralu_cache.report.record import BranchRecord
-from ralu_cache.temporal.base import Decision, Policy, Rules, RuleState, Situation
+from ralu_cache.temporal.base import Rules, RuleState
+from ralu_cache.temporal.policy import Decision, Policy, Situation
 from tests.pipelines import (
     TOKENS,
     call_arguments,
@@ -237,10 +239,11 @@ def test_the_reported_marks_are_those_in_the_ledger(
     seen = []
     report = Branch.report
 
-    def compare(branch: Branch, *cost: float) -> BranchRecord:
-        record = report(branch, *cost)
-        seen.append((record.empty, record.inherited, record.valid))
-        assert list(seen[-1]) == branch.ledger.counts("residual").sum(0).tolist()
+    def compare(branch: Branch, *cost: float) -> Callable[[], BranchRecord]:
+        record, held = report(branch, *cost), branch.ledger.get("residual", branch.layout)
+        assert held is not None
+        seen.append((record().empty, record().inherited, record().valid))
+        assert list(seen[-1]) == [int((held.mark == mark).sum()) for mark in Mark]
         return record
 
     monkeypatch.setattr(Branch, "report", compare)

@@ -182,7 +182,7 @@ def test_packing_unequal_numbers_of_rows_never_waits() -> None:
     with device:
         memory = KeyValueMemory(TokenLayout.coarse(2, 2, 3, patch=2, device=DEVICE))
         tokens = OnDevice(torch.tensor([[4, 4, 4], [0, 2, 5]]))
-        rows = memory.begin(1, torch.zeros(2, 6, device=DEVICE), tokens=tokens, counts=(1, 3))
+        rows = memory.begin(1, *(torch.zeros(2, 6, device=DEVICE) for _ in range(2)), tokens=tokens, counts=(1, 3))
         packing = rows._packing(offset=1, fixed=1)
         index = packing.index
         assert not device.log.waits and packing is rows._packing(offset=1, fixed=1)

@@ -24,7 +24,7 @@ from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.layers import LayerStack, Mode
 from ralu_cache.history.feature import StaleFeature
 from ralu_cache.history.layer_cache import Fresh, LayerCache
-from ralu_cache.history.ledger import Ledger
+from ralu_cache.history.ledger import Ledger, Samples
 from ralu_cache.history.residuals import extrapolate
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import map_tokens, take
@@ -81,7 +81,7 @@ class Bench:
         return self.cache.layout
 
     def record(self, sigma: float, samples: Tensor | None = None, keep: int = 1) -> Tensor:
-        return self.finish(self.stack.record(self.cache, sigma, TEXT, samples, keep), sigma, samples)
+        return self.finish(self.stack.record(self.cache, TEXT, samples, keep), sigma, samples)
 
     def replay(self, sigma: float, samples: Tensor | None = None, **fresh: Fresh) -> Tensor:
         return self.finish(self.stack.replay(self.cache, TEXT, samples, **fresh), sigma, samples)
@@ -142,10 +142,10 @@ def test_rest_and_record_are_stock_bit_for_bit_and_rest_holds_nothing(bench: Ben
     stock = bench.call(0.8)
     assert torch.equal(resting, stock) and torch.equal(recorded, stock)
     assert bench.bare.stack.mode is None
-    bench.bare.stack.mode = bench.stack.record(bench.cache, 0.8, TEXT)
+    bench.bare.stack.mode = bench.stack.record(bench.cache, TEXT)
     bench.bare.stack.rest()
     assert bench.bare.stack.mode is None
-    assert bench.cache.nbytes > 0
+    assert len(bench.cache) == 1
     bench.cache.clear()
     assert bench.cache.nbytes == 0 and len(bench.cache) == 0
 
@@ -154,10 +154,10 @@ def test_the_cache_has_the_size_of_two_outputs_a_token_and_layer() -> None:
     bench = make_bench("flux")
     bench.record(0.8)
     outputs = 4 * 2 * (TOKENS + TEXT) * 32 * 4  # 4 layers, attention and MLP, float32 of width 32
-    assert bench.cache.nbytes == BATCH * (outputs + 4)
+    assert bench.cache.nbytes == BATCH * outputs
     slim = make_bench("flux", chooses=False)
     slim.record(0.8)
-    assert slim.cache.nbytes == BATCH * (outputs * 3 // 4 + 4)
+    assert slim.cache.nbytes == BATCH * outputs * 3 // 4
 
 
 def test_a_replay_at_the_same_input_gives_the_same_output_and_runs_nothing(bench: Bench) -> None:
@@ -236,12 +236,13 @@ def test_forecasts_per_layer_run_nothing_and_continue_the_outputs(bench: Bench) 
     """Forecast at a recorded level, the polynomial is the recorded output; and the cache stays as it is."""
     first = bench.record(0.8, keep=2)
     bench.record(0.6, keep=2)
-    mode = bench.stack.forecast(bench.cache, lambda history: extrapolate(history, 0.8, 1), TEXT)
+    levels = [torch.full((BATCH,), level) for level in (0.6, 0.8)]
+    mode = bench.stack.forecast(bench.cache, levels, lambda history: extrapolate(history, 0.8, 1), TEXT)
     with LinearRows(bench) as ran:
         forecast = bench.finish(mode, 0.8)
     torch.testing.assert_close(forecast, first, rtol=1e-4, atol=1e-5)
     samples = torch.tensor([1])
-    mode = bench.stack.forecast(bench.cache, lambda history: extrapolate(history, 0.8, 1), TEXT, samples)
+    mode = bench.stack.forecast(bench.cache, levels, lambda history: extrapolate(history, 0.8, 1), TEXT, samples)
     torch.testing.assert_close(bench.finish(mode, 0.8, samples), first[samples], rtol=1e-4, atol=1e-5)
     assert not ran.counts
 
@@ -252,12 +253,14 @@ def test_histories_are_those_of_a_ledger(passes: list[set[int]], keep: int) -> N
     layout = TokenLayout.coarse(3, 2, 2, patch=1)
     cache, ledger = LayerCache(layout), Ledger()
     for step, chosen in enumerate(passes):
-        samples = None if step == 0 or len(chosen) == 3 else torch.tensor(sorted(chosen))
-        values = torch.randn(3 if samples is None else len(samples), 4, 2)
+        samples = None if step == 0 or len(chosen) == 3 else Samples.of(sorted(chosen), layout.refined.device)
+        rows = None if samples is None else samples.rows
+        values = torch.randn(3 if rows is None else len(rows), 4, 2)
         ledger.record("residual", values, layout, step, 1 - step / 10, samples, keep)
-        cache.begin(1 - step / 10, samples, keep)
-        cache.store("site", values.clone(), 0, samples)
-    expected, actual = ledger.history("residual", layout), cache.history("site")
+        cache.begin(rows, keep)
+        cache.store("site", values.clone(), 0, rows)
+    expected = ledger.history("residual", layout)
+    actual = cache.history("site", [level for level, _ in expected])
     for k, (level, values) in enumerate(actual):
         known = level.isfinite()
         torch.testing.assert_close(level[known], expected[k][0][known])
@@ -273,7 +276,7 @@ def test_a_transition_moves_image_rows_and_leaves_text(
     cache, moved = LayerCache(old), map_tokens(old, new)
     joint = torch.randn(old.batch, text + old.tokens + extra, 2)
     words = torch.randn(old.batch, 4, 2)
-    cache.begin(0.5)
+    cache.begin()
     cache.store("joint", joint, text)
     cache.store("text", words, None)
     cache.keep_measure("key", "joint", joint[:, text : text + old.tokens, 0])
@@ -304,7 +307,7 @@ def test_value_norms_are_those_of_a_plain_computation(family: str) -> None:
         for name in ("attn", "attn2"):
             if (attention := getattr(block, name, None)) is not None:
                 attention.register_forward_pre_hook(compute, with_kwargs=True)
-    mode: Any = bench.stack.record(bench.cache, 0.8, TEXT)
+    mode: Any = bench.stack.record(bench.cache, TEXT)
     bench.finish(mode, 0.8)
     torch.testing.assert_close(bench.cache.measure("value"), torch.stack(norms).mean(0))
     assert bench.cache.measure("key").shape == (BATCH, TOKENS)
@@ -396,7 +399,7 @@ def test_what_cannot_be_served_is_refused() -> None:
     with pytest.raises(ValueError, match="counts must be given for every layer, got 1 for layer 2"):
         Fresh(torch.zeros(1, 4, dtype=torch.int64), (1,)).at(2)
     with pytest.raises(ValueError, match="keep must be 1 or more, got 0"):
-        bench.cache.begin(0.5, keep=0)
+        bench.cache.begin(keep=0)
 
 
 def test_measures_of_fused_projections_are_refused() -> None:

@@ -1,5 +1,6 @@
 """The laws of the ledger (their numbers in parentheses), and tokens maps against maps painted on the plane."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.history.feature import Feature, Mark, StaleFeature
-from ralu_cache.history.ledger import Ledger
+from ralu_cache.history.feature import NEVER, Feature, StaleFeature, Stamps
+from ralu_cache.history.ledger import Ledger, Samples
+from ralu_cache.history.marks import Mark
 from ralu_cache.history.residuals import extrapolate
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, map_tokens, plane, take
-from tests.strategies import chains, layouts, pairs
+from tests.strategies import chains, emptied_at, layouts, pairs
 
-FIELDS = ("values", "step", "sigma", "coarse", "epoch", "mark")
+FIELDS = ("values", "step", "sigma", "mark")
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
 
@@ -24,13 +26,21 @@ def feature_on(layout: TokenLayout, seed: int = 0, extra: int = 0, dtype: torch.
     generator = torch.Generator().manual_seed(seed)
     shape = (layout.batch, layout.tokens)
     values = torch.randn(layout.batch, layout.tokens + extra, 3, generator=generator).to(dtype)
-    return replace(
-        Feature.fresh(values, layout, step=0, sigma=1.0),
+    stamps = Stamps(
         step=torch.randint(0, 9, shape, generator=generator, dtype=torch.int32),
         sigma=torch.rand(shape, generator=generator),
-        epoch=torch.randint(0, 3, shape, generator=generator, dtype=torch.int32),
         mark=torch.randint(0, 3, shape, generator=generator, dtype=torch.uint8),
     )
+    return Feature(values, layout, (NEVER,) * layout.batch, stamps)
+
+
+def moved_to(feature: Feature, layout: TokenLayout, changed: Tensor | None = None) -> Feature:
+    return feature.move(layout, map_tokens(feature.layout, layout), changed)
+
+
+def some_of(feature: Feature, samples: Sequence[int]) -> Feature:
+    rows = torch.tensor(samples)
+    return feature.pick(samples, rows, feature.layout.pick(rows))
 
 
 def same(a: Feature, b: Feature) -> bool:
@@ -98,14 +108,14 @@ def test_refining_in_two_steps_is_refining_in_one(
     """(2) A -> B -> C equals A -> C where each refines the one before; coarsening between would lose information."""
     a, b, c = chain
     feature = feature_on(a, seed, extra, dtype)
-    assert same(feature.transfer(b).transfer(c), feature.transfer(c))
+    assert same(moved_to(moved_to(feature, b), c), moved_to(feature, c))
 
 
 @given(chains(2), st.integers(0, 10**6), DTYPES)
 def test_refining_and_coarsening_gives_the_bits_back(chain: list[TokenLayout], seed: int, dtype: torch.dtype) -> None:
     coarse, fine = chain
     feature = feature_on(coarse, seed, dtype=dtype)
-    back = feature.transfer(fine).transfer(coarse)
+    back = moved_to(moved_to(feature, fine), coarse)
     assert torch.equal(back.values, feature.values) and torch.equal(back.step, feature.step)
     assert (back.mark <= feature.mark).all() and torch.equal(back.mark == Mark.EMPTY, feature.mark == Mark.EMPTY)
 
@@ -116,7 +126,7 @@ def test_transfer_by_kind(both: tuple[TokenLayout, TokenLayout], seed: int, extr
     old, new = both
     feature, tokens = feature_on(old, seed, extra), map_tokens(old, new)
     changed = bools(tokens.kind, seed) if noisy else None
-    moved = feature.transfer(new, changed)
+    moved = feature.move(new, tokens, changed)
     assert moved.layout is new and moved.extra == extra
     assert torch.equal(moved.values[:, new.tokens :], feature.values[:, old.tokens :])
     for b in range(old.batch):
@@ -128,7 +138,6 @@ def test_transfer_by_kind(both: tuple[TokenLayout, TokenLayout], seed: int, extr
             assert moved.mark[b, j] == min(int(marks.min()), best)
             assert moved.step[b, j] == ages.min()
             assert moved.sigma[b, j] == feature.sigma[b, where[ages.argmin()]]
-            assert moved.epoch[b, j] == feature.epoch[b, where].max() + touched
             if kind == Kind.MERGED:
                 torch.testing.assert_close(moved.values[b, j], feature.values[b, where].mean(0))
             else:
@@ -143,38 +152,53 @@ def test_mirroring_the_plane_mirrors_the_transfer(both: tuple[TokenLayout, Token
     feature = feature_on(old, seed)
     unit = TokenLayout(mirrored_old.refined, 1)
     flipped = unit.reduce(plane(feature.values, old).flip(3))
-    result = Feature.fresh(flipped, mirrored_old, 0, 1.0).transfer(mirrored_new)
-    torch.testing.assert_close(plane(result.values, mirrored_new).flip(3), plane(feature.transfer(new).values, new))
+    result = moved_to(Feature.fresh(flipped, mirrored_old, 0, 1.0), mirrored_new)
+    torch.testing.assert_close(plane(result.values, mirrored_new).flip(3), plane(moved_to(feature, new).values, new))
 
 
 @given(pairs(), st.integers(0, 10**6))
 def test_a_sample_is_transferred_as_if_alone(both: tuple[TokenLayout, TokenLayout], seed: int) -> None:
     old, new = both
-    feature, last = feature_on(old, seed), torch.tensor([old.batch - 1])
-    alone = feature.select(last).transfer(TokenLayout(new.refined[-1:], new.patch))
-    assert same(alone, feature.transfer(new).select(last))
+    feature, last = feature_on(old, seed), [old.batch - 1]
+    alone = moved_to(some_of(feature, last), TokenLayout(new.refined[-1:], new.patch))
+    assert same(alone, some_of(moved_to(feature, new), last))
 
 
 # ---- sub-batches
 
 
+@given(layouts(), st.integers(0, 10**6), st.booleans(), st.booleans())
+def test_put_replaces_the_chosen_samples_alone(layout: TokenLayout, seed: int, ours_apart: bool, whole: bool) -> None:
+    """Also where only one of both has stamps of single tokens; and the marks counted are those that there are."""
+    ours = feature_on(layout, seed) if ours_apart else fresh(layout, 3, d=3)
+    theirs = fresh(layout, 5, d=3) if whole else feature_on(layout, seed + 1)
+    chosen = [k for k in range(layout.batch) if k == 0 or bools(torch.empty(layout.batch), seed)[k]]
+    others = [k for k in range(layout.batch) if k not in chosen]
+    _ = ours.counts, theirs.counts
+    merged = ours.put(chosen, torch.tensor(chosen), some_of(theirs, chosen))
+    assert merged.layout is layout and same(some_of(merged, chosen), some_of(theirs, chosen))
+    assert not others or same(some_of(merged, others), some_of(ours, others))
+    told = theirs.passes, ours.passes
+    assert merged.passes == tuple(told[k in others][k] for k in range(layout.batch))
+    counted = [[int((row == mark).sum()) for mark in Mark] for row in merged.mark]
+    assert [list(count) for count in merged.counts] == counted
+
+
 @given(layouts(), st.integers(0, 10**6))
-def test_put_replaces_the_chosen_samples_alone(layout: TokenLayout, seed: int) -> None:
-    ours, theirs = feature_on(layout, seed), feature_on(layout, seed + 1)
-    mask = bools(torch.empty(layout.batch), seed).index_fill(0, torch.tensor([0]), True)
-    merged = ours.put(mask, theirs.select(mask))
-    assert same(merged.select(mask), theirs.select(mask))
-    assert mask.all() or same(merged.select(~mask), ours.select(~mask))
-    assert merged.layout is layout
-    assert same(ours.put(mask.nonzero()[:, 0], theirs.select(mask)), merged)
-
-
-def test_put_refuses_samples_of_another_layout_of_the_same_shape() -> None:
-    refined = torch.zeros(2, 1, 2, dtype=torch.bool)
-    refined[0, 0, 0] = refined[1, 0, 1] = True
-    feature = fresh(TokenLayout(refined, 2))
-    with pytest.raises(StaleFeature):
-        feature.put(torch.tensor([0]), feature.select(torch.tensor([1])))
+def test_what_the_host_knows_is_what_the_stamps_say(layout: TokenLayout, seed: int) -> None:
+    """Of samples computed at steps of their own, one of which never was: by passes alone, and written out by token."""
+    ledger, levels = Ledger(), (0.9, 0.7)
+    for step, sigma in enumerate(levels):
+        chosen = sorted({k for k in range(layout.batch) if bools(torch.empty(layout.batch), seed + step)[k]} | {0})
+        samples = Samples.of(chosen, layout.refined.device)
+        ledger.record("r", torch.ones(len(chosen), layout.tokens, 2), layout, step, sigma, samples, keep=2)
+    for node in ledger.nodes("r", layout):
+        stamps, written = node.stamps, replace(node, apart=node.stamps)
+        assert node.apart is None and node.counts == written.counts
+        for inherited in (False, True):
+            assert torch.equal(node.readable(inherited), written.readable(inherited))
+            torch.testing.assert_close(node.level(inherited), written.level(inherited), equal_nan=True)
+        assert node.at is None or (stamps.sigma == torch.tensor(node.at)).all()
 
 
 # ---- some tokens alone
@@ -200,7 +224,7 @@ def test_recording_some_tokens_moves_their_history_alone(
             for place, token in enumerate(tokens[row].tolist()):
                 told[sample][token] = [(step, values[row, place]), *told[sample][token]][:keep]
     for k in range(keep):
-        feature = ledger.get("r" if k == 0 else f"r/{k}", layout)
+        feature = ledger.get("r", layout, k)
         if feature is None:
             assert all(len(history) <= k for sample in told for history in sample)
             continue
@@ -230,8 +254,8 @@ def test_recording_all_tokens_one_by_one_is_recording_the_samples(layout: TokenL
             ledgers[1].record("r", values, layout, step, 1.0, keep=2)
         else:
             ledgers[1].record_tokens("r", take(values, order), layout, step, 1 - step / 10, every, order, keep=2)
-    for name in ("r", "r/1"):
-        one, other = (ledger.get(name, layout) for ledger in ledgers)
+    for older in (0, 1):
+        one, other = (ledger.get("r", layout, older) for ledger in ledgers)
         assert one is not None and other is not None and same(one, other)
 
 
@@ -298,7 +322,7 @@ def test_marks_decide_who_may_read(both: tuple[TokenLayout, TokenLayout], seed: 
     ledger, tokens = Ledger(), map_tokens(old, new)
     ledger.store("residual", fresh(old))
     changed = bools(tokens.kind, seed) if noisy else None
-    ledger.transfer(new, changed)
+    ledger.move(new, tokens, changed)
     untouched = tokens.kind == Kind.KEPT
     if changed is not None:
         untouched &= ~changed
@@ -306,22 +330,14 @@ def test_marks_decide_who_may_read(both: tuple[TokenLayout, TokenLayout], seed: 
     assert strict is not None and lenient is not None and strict.values is lenient.values
     assert torch.equal(strict.readable, untouched.all(1)) and lenient.readable.all()
     holes = bools(tokens.kind, seed + 1)
-    ledger.invalidate(tokens=holes)
+    ledger.store("residual", emptied_at(ledger.get("residual", new), holes))
     emptied = ledger.read("residual", new, inherited=True)
     assert emptied is not None and torch.equal(emptied.readable, ~holes.any(1))
-    counts = ledger.counts("residual")
+    held = ledger.get("residual", new)
+    assert held is not None
+    counts = torch.tensor(held.counts)
     assert torch.equal(counts[:, Mark.EMPTY], holes.sum(1)) and (counts.sum(1) == new.tokens).all()
     assert torch.equal(counts[:, Mark.VALID], (untouched & ~holes).sum(1))
-
-
-def test_old_values_are_not_read_where_the_reader_says_so() -> None:
-    layout = TokenLayout.coarse(2, 1, 2, patch=2)
-    ledger = Ledger()
-    ledger.record("residual", torch.zeros(2, 2, 1), layout, step=3, sigma=0.5)
-    ledger.record("residual", torch.ones(1, 2, 1), layout, step=5, sigma=0.3, rows=torch.tensor([1]))
-    reading = ledger.read("residual", layout, oldest=4)
-    assert reading is not None and reading.readable.tolist() == [False, True]
-    assert reading.values[:, 0, 0].tolist() == [0, 1]
 
 
 # ---- the ledger as a book
@@ -332,18 +348,18 @@ def test_histories_are_kept_per_sample_newest_first() -> None:
     ledger = Ledger()
     for step, rows in enumerate([None, [1], [0, 1], [1]]):
         count = 2 if rows is None else len(rows)
-        index = None if rows is None else torch.tensor(rows)
+        index = None if rows is None else Samples.of(rows, torch.device("cpu"))
         ledger.record("r", torch.full((count, 1, 1), float(step)), layout, step, 1 - step / 10, index, keep=3)
-    assert ledger.names == ("r", "r/1", "r/2")
+    assert len(ledger) == len(ledger.nodes("r", layout)) == 3
     history = ledger.history("r", layout)
     assert [values.flatten().tolist() for _, values in history] == [[2, 3], [0, 2], [0, 1]]
     torch.testing.assert_close(
         torch.stack([level for level, _ in history]),
         torch.tensor([[0.8, 0.7], [1.0, 0.8], [torch.nan, 0.9]]), equal_nan=True,
     )  # fmt: skip
-    assert ledger.counts("r/2").tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert ledger.nodes("r", layout)[2].counts == ((1, 0, 0), (0, 0, 1))
     moved = TokenLayout.fine(2, 1, 1, patch=2)
-    ledger.transfer(moved)
+    ledger.move(moved, map_tokens(layout, moved))
     assert [bool(level.isnan().all()) for level, _ in ledger.history("r", moved)] == [True] * 3
     inherited = torch.stack([level for level, _ in ledger.history("r", moved, inherited=True)])
     torch.testing.assert_close(inherited[0], torch.tensor([0.8, 0.7]))
@@ -354,24 +370,14 @@ def test_whole_batches_are_kept_without_a_copy() -> None:
     first, second = torch.zeros(2, 5, 3), torch.ones(2, 5, 3)
     ledger = Ledger()
     ledger.record("r", first, layout, 0, 1.0, keep=2)
-    ledger.record("r", second, layout, 1, 0.9, rows=torch.tensor([0, 1]), keep=2)
+    ledger.record("r", second, layout, 1, 0.9, Samples.of([0, 1], first.device), keep=2)
     assert [values.data_ptr() for _, values in ledger.history("r", layout)] == [second.data_ptr(), first.data_ptr()]
-    assert ledger.nbytes == 2 * (first.nbytes + 2 * 4 * (4 + 4 + 1 + 4 + 1))
+    assert ledger.nbytes == 2 * first.nbytes, "what is known of them is written out when somebody asks"
+    _ = ledger.nodes("r", layout)[0].mark
+    assert ledger.nbytes == 2 * first.nbytes + 2 * 4 * (4 + 4 + 1)
     ledger.clear()
     assert ledger.nbytes == len(ledger) == 0 and "r" not in ledger
     assert ledger.read("r", layout) is None and ledger.history("r", layout) == []
-
-
-def test_only_the_chosen_rows_of_the_chosen_feature_are_emptied() -> None:
-    layout = TokenLayout.fine(2, 1, 1, patch=2)
-    ledger = Ledger()
-    ledger.store("a", fresh(layout))
-    ledger.store("b", fresh(layout))
-    ledger.invalidate("a", rows=torch.tensor([1]))
-    assert ledger.counts("a").tolist() == [[0, 0, 4], [4, 0, 0]] and ledger.counts("b")[:, Mark.VALID].tolist() == [
-        4,
-        4,
-    ]
 
 
 def test_a_layout_without_a_common_plane_is_refused() -> None:
@@ -384,10 +390,10 @@ def test_errors_name_what_was_given() -> None:
     with pytest.raises(ValueError, match=r"expected values \(2, 2 or more, d\).*got \(2, 1, 3\)"):
         Feature.fresh(torch.zeros(2, 1, 3), layout, 0, 1.0)
     with pytest.raises(ValueError, match=r"changed must be \(2, 2\) bool, got \(2, 3\)"):
-        fresh(layout).transfer(layout, torch.zeros(2, 3, dtype=torch.bool))
+        moved_to(fresh(layout), layout, torch.zeros(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="keep must be 1 or more, got 0"):
         Ledger().record("r", torch.zeros(2, 2, 1), layout, 0, 1.0, keep=0)
-    with pytest.raises(ValueError, match="at least one of the 2 samples"):
-        fresh(layout).select(torch.tensor([False, False]))
-    with pytest.raises(ValueError, match=r"mark must be \(2, 2\), got \(2, 1\)"):
-        replace(fresh(layout), mark=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"stamps must be \(2, 2\), got \(2, 1\)"):
+        replace(fresh(layout), apart=Stamps(*torch.zeros(3, 2, 1)))
+    with pytest.raises(ValueError, match=r"got .* and 1 passes"):
+        replace(fresh(layout), passes=(NEVER,))

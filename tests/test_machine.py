@@ -26,7 +26,8 @@ from ralu_cache.engine.run import Run
 from ralu_cache.history.feature import Mark
 from ralu_cache.history.ledger import Ledger
 from ralu_cache.temporal.adaptive import SCORES
-from ralu_cache.temporal.base import TRANSITIONS, Rules
+from ralu_cache.temporal.base import Rules
+from ralu_cache.temporal.policy import TRANSITIONS
 from tests.pipelines import call_arguments, embeddings, make_controlnet, make_pipeline, nothing_under_way, random_image
 from tests.test_caching import Scripted
 

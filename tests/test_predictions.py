@@ -240,9 +240,9 @@ def sampled(plan: RALU, temporal: Forecast | None, solver: Multistep | None, vel
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     run.begin(GRID, 2, lambda: latents)
     while not run.finished:
-        assert run._canvas is not None
-        canvas = run._canvas
-        run.count_call(1.0, 2)
+        assert run.canvas.value is not None
+        canvas = run.canvas.value
+        run.tally.count_call(lambda: 1.0, 2, run)
         latents = run.advance(velocity(canvas, run.sigma), latents, lambda: pytest.fail("stages are not stock's"))
     return latents
 

@@ -17,7 +17,8 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.history.feature import Mark, StaleFeature
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import put, take
-from ralu_cache.temporal.base import Rules, Situation, TokenView
+from ralu_cache.temporal.base import Rules
+from ralu_cache.temporal.policy import Situation, TokenView
 from tests.adapter_conformance import FAMILIES, PLAN, PLANS, Family, watched
 from tests.pipelines import make_pipeline, nothing_under_way
 from tests.sparse_bench import CASES, Bench, drawn
@@ -133,8 +134,8 @@ class Chosen(Rules):
     def caches(self) -> str:
         return "rows"
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
-        return torch.ones_like(age, dtype=torch.bool)
+    def admits(self, situation: Situation, total: Tensor) -> Tensor:
+        return torch.ones_like(total, dtype=torch.bool)
 
     def select(self, situation: Situation, view: TokenView) -> Tensor:
         chosen = torch.zeros_like(view.valid)
@@ -317,11 +318,12 @@ def test_keys_and_values_are_forecast_only_for_tokens_that_were_computed_themsel
     layout, same = (TokenLayout.coarse(1, 1, 4, patch=2) for _ in range(2))
     branch = Branch(Adaptive(99, ratio=0.5, score="staleness", ramp=False, transition="inherit"), layout)
     zeros = torch.zeros(1, 4, 3)
-    plan(branch, Situation(0, 8, 0, 8, False, 0.8), zeros)
+    branch.ledger.record("residual", zeros, layout, 0, 1.0, keep=2)
+    branch.ledger.record("residual", zeros, layout, 1, 0.8, keep=2)
     assert branch.memory is not None
-    branch.memory.begin(3, torch.full((1, 4), -0.2))  # as if sigma had been 1.0 before
+    branch.memory.begin(3, *torch.zeros(2, 1, 4))  # whose newest entries are then in its second slot
     branch.transfer(same, torch.tensor([[True, False, True, False]]))
-    (group,) = branch.plan(Situation(1, 8, 1, 8, False, 0.9), lambda: zeros, lambda: zeros)
+    (group,) = branch.plan(Situation(2, 8, 2, 8, False, 0.9), lambda: zeros, lambda: zeros)
     rows = branch.rows(group, same, 3)
     assert rows is not None
     assert rows.tokens is not None and rows.tokens.tolist() == [[0, 1]]

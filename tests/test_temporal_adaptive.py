@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.temporal.adaptive import SCORES, Adaptive
-from ralu_cache.temporal.base import MEASURES, TRANSITIONS, Policy, Situation, TokenView
-from tests.strategies import situations
+from ralu_cache.temporal.policy import MEASURES, TRANSITIONS, Policy, Situation, TokenView
+from tests.strategies import situations, told
 
 BETWEEN = Situation(3, 12, 3, 12, False, 0.5)  # a step that no interval above 1 but 3 computes
 DUE = Situation(4, 12, 4, 12, False, 0.5)
@@ -36,17 +36,19 @@ def drawn(batch: int, tokens: int, seed: int) -> Tensor:
     return torch.rand(batch, tokens, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
-def timetable(policy: Adaptive, *stages: int, tokens: int = 10) -> str:
+def timetable_of(policy: Adaptive, *stages: int, tokens: int = 10) -> str:
     """C: all computed, 0 to 9: so many of ten tokens; all are KEPT over every transition."""
-    state, told = policy.start(1, "cpu"), ""
+    state, timetable = policy.start(1, "cpu"), ""
     step, level = torch.zeros(1, tokens), torch.full((1, tokens), torch.nan)
-    for here in situations(*stages):
+    found: list[Tensor] = []
+    for here in told(situations(*stages), 1, found):
         reuse = state.decide(here, None, None, torch.tensor([here.step > 0])).reuse
         view = view_of(1, tokens, age=here.step - step, ahead=here.sigma - level)
         fresh = state.select(here, view) if reuse else torch.ones(1, tokens, dtype=torch.bool)
-        told += "C" if fresh.all() else str(int(fresh.sum()))
+        found.append(reuse & ~fresh.all())
+        timetable += "C" if fresh.all() else str(int(fresh.sum()))
         step, level = step.masked_fill(fresh, here.step), level.masked_fill(fresh, here.sigma)
-    return told
+    return timetable
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def timetable(policy: Adaptive, *stages: int, tokens: int = 10) -> str:
     ids=str,
 )
 def test_the_timetable(policy: Adaptive, stages: tuple[int, ...], expected: str) -> None:
-    assert timetable(policy, *stages) == expected
+    assert timetable_of(policy, *stages) == expected
 
 
 @given(shapes, st.floats(0, 1), st.sampled_from(SCORES), seeds)

@@ -22,7 +22,7 @@ from ralu_cache.temporal import (
     temporal_names,
 )  # fmt: skip
 from ralu_cache.temporal.base import Rules, relative_change
-from tests.strategies import situations
+from tests.strategies import situations, told
 
 EAGER = TeaCache(1e6, "identity", transition="inherit", compute_stage_end=False, last=0)  # reuses whenever it may
 PLANS = st.lists(st.integers(1, 7), min_size=1, max_size=3)
@@ -38,13 +38,13 @@ def random_signals(steps: int, batch: int, seed: int = 0) -> list[Tensor]:
 def computed_steps(policy: Policy, signals: Sequence[Tensor], plan: Sequence[int]) -> Tensor:
     """(steps, B) bool: which steps are computed; residuals are readable as soon as there is one."""
     batch = len(signals[0])
-    state, previous, made = policy.start(batch, "cpu"), None, []
+    state, previous, made = policy.start(batch, "cpu"), None, list[Tensor]()
     readable = torch.zeros(batch, dtype=torch.bool)
-    for situation, signal in zip(situations(*plan), signals, strict=True):
+    for situation, signal in zip(told(situations(*plan), batch, made), signals, strict=True):
         decision = state.decide(situation, None if policy.signal is None else signal, previous, readable)
         previous, readable = decision.signal, torch.ones_like(readable)
-        made.append(~decision.reuse)
-    return torch.stack(made)
+        made.append(decision.reuse)
+    return ~torch.stack(made)
 
 
 # ---- the rules
@@ -130,7 +130,7 @@ def test_a_broken_signal_means_compute_even_to_a_policy_that_does_not_look() -> 
         def signal(self) -> str:
             return "canvas"
 
-        def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+        def admits(self, situation: Situation, total: Tensor) -> Tensor:
             return torch.ones_like(total, dtype=torch.bool)
 
     state, readable = Careless().start(2, "cpu"), torch.ones(2, dtype=torch.bool)

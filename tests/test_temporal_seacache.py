@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ralu_cache.temporal.base import relative_change
-from ralu_cache.temporal.seacache import SeaCache, axis_gain, spectral_filter
+from ralu_cache.temporal.seacache import SeaCache, axis_gain, plane_gain, spectral_filter
 from tests.strategies import situations
 
 SIGMAS = st.floats(0, 1)
@@ -45,14 +45,16 @@ def test_a_wave_is_scaled_by_the_gains_of_its_frequencies(height: int, width: in
         phase = 2 * math.pi * (u * rows[:, None] / height + v * columns / width)
         wave = phase.cos().view(1, 1, height, width)
         gain = axis_gain(height, sigma)[u] * axis_gain(width, sigma)[v]
-        torch.testing.assert_close(spectral_filter(wave, sigma), wave * gain.float(), rtol=1e-4, atol=1e-4)
+        filtered = spectral_filter(wave, plane_gain(height, width, sigma))
+        torch.testing.assert_close(filtered, wave * gain.float(), rtol=1e-4, atol=1e-4)
 
 
 def change_by_wave(u: int, sigma: float) -> float:
     """Filtered distance between a flat picture and itself with a wave of u periods across 32 pixels."""
     flat = torch.ones(1, 1, 32, 32)
     wave = 0.1 * torch.cos(2 * math.pi * u * (torch.arange(32) + 0.25) / 32).expand_as(flat)
-    return float(relative_change(spectral_filter(flat + wave, sigma), spectral_filter(flat, sigma)))
+    gain = plane_gain(32, 32, sigma)
+    return float(relative_change(spectral_filter(flat + wave, gain), spectral_filter(flat, gain)))
 
 
 def test_fine_changes_count_less_than_broad_ones_the_more_so_the_noisier() -> None:
@@ -68,10 +70,10 @@ def test_signals_are_kept_filtered_each_at_its_own_level() -> None:
     images = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     before = state.decide(first, images[0], None, readable)
     assert before.signal is not None
-    assert torch.equal(before.signal, spectral_filter(images[0], first.sigma))
+    assert torch.equal(before.signal, spectral_filter(images[0], plane_gain(8, 8, first.sigma)))
     now = state.decide(second, images[1], before.signal, readable)
     assert now.reuse.all() and now.threshold == 10.0
-    expected = relative_change(spectral_filter(images[1], second.sigma), before.signal)
+    expected = relative_change(spectral_filter(images[1], plane_gain(8, 8, second.sigma)), before.signal)
     assert torch.equal(now.distance, expected)
 
 
@@ -90,4 +92,4 @@ def test_ill_values_are_refused(name: str, values: tuple) -> None:
 
 def test_only_images_are_filtered() -> None:
     with pytest.raises(ValueError, match=r"\(B, C, H, W\), got \(1, 3, 4\)"):
-        spectral_filter(torch.zeros(1, 3, 4), 0.5)
+        spectral_filter(torch.zeros(1, 3, 4), plane_gain(3, 4, 0.5))

@@ -7,16 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ralu_cache.history.ledger import Ledger
+from ralu_cache.history.ledger import Ledger, Samples
 from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.plane.token_map import map_tokens
 from ralu_cache.temporal.taylorseer import TaylorSeer
-from tests.strategies import situations
+from tests.strategies import decisions, situations
 
 
 def timetable(policy: TaylorSeer, *stages: int) -> str:
     """C for computed, r for reused, of a single sample."""
-    state, readable = policy.start(1, "cpu"), torch.ones(1, dtype=torch.bool)
-    return "".join("r" if state.decide(s, None, None, readable).reuse else "C" for s in situations(*stages))
+    return "".join("r" if reuse else "C" for reuse in decisions(policy.start(1, "cpu"), 1, situations(*stages)))
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,13 @@ def test_forecasts_of_residuals_linear_in_sigma_are_exact_and_survive_a_change_o
     state, ledger = policy.start(2, "cpu"), Ledger()
     coarse = TokenLayout.coarse(2, 1, 2, patch=2)
     slopes = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
-    for step, (sigma, rows) in enumerate([(0.9, None), (0.8, torch.tensor([1])), (0.7, torch.tensor([0]))]):
-        values = (slopes * sigma) if rows is None else slopes[rows] * sigma
+    for step, (sigma, sample) in enumerate([(0.9, None), (0.8, 1), (0.7, 0)]):
+        rows = None if sample is None else Samples.of([sample], slopes.device)
+        values = (slopes * sigma) if rows is None else slopes[rows.rows] * sigma
         ledger.record("residual", values, coarse, step, sigma, rows, keep=policy.order + 1)
     torch.testing.assert_close(state.forecast(ledger.history("residual", coarse), 0.5), slopes * 0.5)
     mixed = TokenLayout(torch.tensor([[[True, False]], [[False, True]]]), patch=2)
-    ledger.transfer(mixed)
+    ledger.move(mixed, map_tokens(coarse, mixed))
     forecast = state.forecast(ledger.history("residual", mixed, inherited=True), 0.75)
     torch.testing.assert_close(forecast[0], slopes[0, [1, 0, 0, 0, 0]] * 0.75)
     torch.testing.assert_close(forecast[1], slopes[1, [0, 1, 1, 1, 1]] * 0.75)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ralu_cache.temporal.base import Policy, Situation, TokenView
+from ralu_cache.temporal.policy import Policy, Situation, TokenView
 from ralu_cache.temporal.toca import MEASURED, SCORES, ToCa, layer_ratio
-from tests.strategies import situations
+from tests.strategies import decisions, situations
 
 FLUX = (False,) * 19 + (True,) * 38
 
@@ -40,9 +40,8 @@ def at(step: int) -> Situation:
     ids=str,
 )
 def test_the_timetable(policy: ToCa, stages: tuple[int, ...], expected: str) -> None:
-    state, readable = policy.start(1, "cpu"), torch.ones(1, dtype=torch.bool)
-    decisions = [state.decide(s, None, None, readable).reuse for s in situations(*stages)]
-    assert "".join("r" if reuse else "C" for reuse in decisions) == expected
+    found = decisions(policy.start(1, "cpu"), 1, situations(*stages))
+    assert "".join("r" if reuse else "C" for reuse in found) == expected
 
 
 def test_it_is_a_policy_that_caches_layers() -> None:
@@ -155,9 +154,8 @@ def test_max_age_bounds_the_age_of_every_token(
     """Every token of every sample is computed at least once in any `max_age` consecutive steps."""
     policy = ToCa(interval, ratio, score=score, max_age=max_age)
     state, age = policy.start(2, "cpu"), torch.zeros(2, 10, dtype=torch.int64)
-    for situation in situations(steps):
+    for situation, reuse in zip(situations(steps), decisions(state, 2, situations(steps)), strict=True):
         age += 1
-        reuse = state.decide(situation, None, None, torch.ones(2, dtype=torch.bool)).reuse
         chosen = policy.select(situation, view_of(age)) | ~reuse[:, None]
         age[chosen] = 0
         assert (age < max_age).all()

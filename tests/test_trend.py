@@ -16,7 +16,8 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.history.residuals import DAMPING
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import map_tokens, take
-from ralu_cache.temporal.base import Rules, Situation
+from ralu_cache.temporal.base import Rules
+from ralu_cache.temporal.policy import Situation
 from tests.pipelines import call_arguments, make_pipeline
 from tests.strategies import chains
 

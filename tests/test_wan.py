@@ -24,7 +24,7 @@ from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.plane.canvas import TokenLayout, join_frames, split_frames
 from ralu_cache.plane.regions import Evidence, get_scorer, share_over_time
 from ralu_cache.plane.transition import make_lift
-from ralu_cache.temporal.seacache import spectral_filter
+from ralu_cache.temporal.seacache import plane_gain, spectral_filter
 from tests.adapter_conformance import (
     Family,
     check_a_permuted_ribbon_is_the_stock_forward,
@@ -129,8 +129,9 @@ def test_nothing_looks_across_the_border_of_two_frames() -> None:
     alone = split_frames(tall, FRAMES)
     lifted = make_lift("bicubic", frames=FRAMES)(tall)
     assert torch.equal(split_frames(lifted, FRAMES), make_lift("bicubic")(alone))
-    filtered = spectral_filter(tall.unflatten(2, (FRAMES, -1)), 0.5)
-    torch.testing.assert_close(filtered.flatten(2, 3), join_frames(spectral_filter(alone, 0.5), FRAMES))
+    gain = plane_gain(8, 12, 0.5)
+    filtered = spectral_filter(tall.unflatten(2, (FRAMES, -1)), gain)
+    torch.testing.assert_close(filtered.flatten(2, 3), join_frames(spectral_filter(alone, gain), FRAMES))
 
 
 def test_seacache_and_scorers_see_frames(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +142,9 @@ def test_seacache_and_scorers_see_frames(pipe: Any, monkeypatch: pytest.MonkeyPa
         seen.append(evidence)
         return get_scorer("latent-gradient").score(evidence)
 
-    def watch(image: Tensor, *settings: float) -> Tensor:
+    def watch(image: Tensor, gain: Tensor) -> Tensor:
         filtered.append(tuple(image.shape))
-        return spectral_filter(image, *settings)
+        return spectral_filter(image, gain)
 
     monkeypatch.setattr("ralu_cache.temporal.seacache.spectral_filter", watch)
     for policy in (SeaCache(), SeaCache(signal="plane")):

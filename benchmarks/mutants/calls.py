@@ -13,10 +13,11 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "pauses are not asked for",
             "While a callback runs, nothing belongs to the call.",
             "ralu_cache/engine/context.py",
-            "        if (entry := reference()) is not None and not entry.over:\n"
-            "            return None if isinstance(entry, Pause) else entry",
-            "        if (entry := reference()) is not None and not entry.over and not isinstance(entry, Pause):\n"
-            "            return entry",
+            "            return None if isinstance(entry, Pause) else entry\n"
+            "        entries",
+            "            if not isinstance(entry, Pause):\n"
+            "                return entry\n"
+            "        entries",
             (OWNERSHIP + "test_a_pipeline_called_inside_a_callback[flux-teacache-stages]",),
         ),
         Mutant(
@@ -50,7 +51,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "whoever calls within the model's call is served",
             "A call of the denoiser within its call is stock, unless it is the run's own second one.",
-            "ralu_cache/engine/root.py",
+            "ralu_cache/engine/states.py",
             "return self.depth == (2 if self.nested else 1)",
             "return self.depth > 0",
             (OWNERSHIP + "test_the_model_called_inside_its_own_call_is_stock[flux]",),
@@ -125,8 +126,8 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "a view of the tokens holds its branch",
             "No cycle of references holds what was cached.",
             "ralu_cache/engine/branches.py",
-            "measure = partial(_measure, self.ledger, self.layout, self.memory, self.layers)",
-            "measure = lambda name: _measure(self.ledger, self.layout, self.memory, self.layers, name)",
+            "measure = partial(measured, self.ledger, self.layout, self.memory, self.layers)",
+            "measure = lambda name: measured(self.ledger, self.layout, self.memory, self.layers, name)",
             (OWNERSHIP + "test_nothing_of_a_run_outlives_its_call[flux-adaptive-stages]",),
         ),
     ),
@@ -134,7 +135,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "known by its number",
             "A branch is known by what it computes, not by being the n-th call of a step.",
-            "ralu_cache/engine/run.py",
+            "ralu_cache/engine/branchbook.py",
             "if branch.layout is layout and branch.identity.is_still(numbers, tensors, settings):",
             "if branch.layout is layout:",
             (BRANCHES + "test_what_is_reused_has_the_name_of_what_was_asked_for",),
@@ -160,8 +161,8 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "writing in place goes unnoticed",
             "A prompt that was written to is another prompt.",
             "ralu_cache/engine/identity.py",
-            "return tensor is self.tensor and self.untouched",
-            "return tensor is self.tensor",
+            " is not snapshot.tensor or not snapshot.untouched:",
+            " is not snapshot.tensor:",
             (BRANCHES + "test_a_prompt_that_a_callback_exchanges[flux-seacache-alone-in place]",),
         ),
         Mutant(
@@ -183,23 +184,23 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "a branch that paused goes on",
             "A branch that left out a step begins anew.",
-            "ralu_cache/engine/run.py",
-            "self._branches, self._used = self._used, []",
-            "self._branches, self._used = [*self._used, *self._branches], []",
+            "ralu_cache/engine/branchbook.py",
+            "self._before, self._used = self._used, []",
+            "self._before, self._used = [*self._used, *self._before], []",
             ("tests/test_guidance.py::test_a_paused_branch_begins_anew",),
         ),
         Mutant(
             "one branch for two calls of a step",
             "A branch serves one call a step.",
-            "ralu_cache/engine/run.py",
-            " and branch not in self._used]",
+            "ralu_cache/engine/branchbook.py",
+            " and branch not in used]",
             "]",
             (BRANCHES + "test_two_calls_of_one_prompt_in_a_step_are_two_branches",),
         ),
         Mutant(
             "one branch for two models",
             "What one transformer computed, the other never reads.",
-            "ralu_cache/engine/run.py",
+            "ralu_cache/engine/branchbook.py",
             "if branch.denoiser is denoiser and branch not in",
             "if branch not in",
             ("tests/test_wan.py::test_one_transformer_never_reuses_what_the_other_has_computed",),

@@ -149,7 +149,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "every step is shown",
             "At a step that is not computed the model is not called.",
-            "ralu_cache/engine/run.py",
+            "ralu_cache/engine/course.py",
             "            if computed[number] or guided[number] != guided[number - 1]\n",
             "",
             (PIPELINES + "test_the_model_is_called_at_computed_steps_alone[alone-flux]",),
@@ -157,7 +157,7 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "guidance ends in between",
             "A step at which guidance begins or ends is computed.",
-            "ralu_cache/engine/run.py",
+            "ralu_cache/engine/course.py",
             "            if computed[number] or guided[number] != guided[number - 1]\n",
             "            if computed[number]\n",
             (PIPELINES + "test_guided_and_not_are_not_mixed[flux]",),

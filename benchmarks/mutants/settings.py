@@ -79,7 +79,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "strength counts the plan's steps",
             "`strength` enters a plan at the level at which stock enters its own.",
-            "ralu_cache/engine/run.py",
+            "ralu_cache/engine/course.py",
             "entering(self._plan, self.stock.sigmas[entry])",
             "entering(self._plan, self.levels()[min(entry, len(self.places) - 1)])",
             (LEVELS + "test_a_staged_plan_enters_where_stock_enters[flux img2img-0.6]",),
@@ -137,9 +137,9 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "latents changed in place are passed over",
             "A latent that a callback wrote to replaces the canvas.",
-            "ralu_cache/engine/run.py",
-            "            return emitted.untouched\n",
-            "            return True\n",
+            "ralu_cache/engine/canvas.py",
+            "        return emitted.untouched\n",
+            "        return True\n",
             (MODES + "test_a_callback_may_change_latents_in_inference_mode[flux]",),
         ),
         Mutant(
@@ -154,7 +154,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "forecasts overflow",
             "A forecast of float16 values is finite.",
             "ralu_cache/history/residuals.py",
-            "    if dtype == torch.float16 and values.dtype != dtype:",
+            "    if dtype == torch.float16:",
             "    if dtype == torch.bfloat16:",
             (MODES + f"test_residuals_of_half_precision_that_change_fast[{SEER}-alone]",),
         ),
@@ -237,8 +237,8 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "slower without a word",
             "A setting that makes a call slower than stock says so.",
             "ralu_cache/engine/handle.py",
-            "report.flops > 1.001 * report.baseline_flops",
-            "report.flops > 1000 * report.baseline_flops",
+            "run.tally.flops > 1.001 * report.baseline_flops",
+            "run.tally.flops > 1000 * report.baseline_flops",
             (REFUSED + "test_a_setting_that_is_slower_than_stock_says_so_once[flux]",),
         ),
     ),
@@ -265,10 +265,11 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "guided steps are answered too",
             "A call is answered without the model only where no sample is guided.",
-            "ralu_cache/engine/root.py",
-            "            guided = run.guided(len(conditional))\n"
-            "            if any(guided):\n                return None\n",
-            "            guided = [False] * len(conditional)\n",
+            "ralu_cache/engine/guided.py",
+            "    guided = run.guided(len(conditional))\n"
+            "    return None if any(guided) else",
+            "    guided = [False] * len(conditional)\n"
+            "    return None if any(guided) else",
             (GUIDANCE + "test_early_is_until_the_fine_stage_or_half_of_the_time[flux]",),
         ),
         Mutant(

@@ -22,7 +22,7 @@ from ralu_cache.engine.layers import LayerStack, Mode
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.residuals import narrowed
 from ralu_cache.plane.token_map import put, take
-from ralu_cache.temporal.base import Policy
+from ralu_cache.temporal.policy import Policy
 
 
 @dataclass
@@ -58,7 +58,8 @@ class StackState:
         assert self.entered is not None and self.left is not None
         entered = self.entered if self.tokens is None else take(self.entered, self.tokens)
         residual = self.left - entered
-        self.rest()
+        self.entered = self.left = None
+        self.recording = False
         return residual
 
     @property

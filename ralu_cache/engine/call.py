@@ -37,7 +37,7 @@ class Call:
         self.run: Run | None = None
         self.stock: StockSchedule | None = None  # of the latest run; it outlives the run's last step
         self.stock_timesteps: Any = None  # as the stock scheduler lays them out
-        self.passed = self.told = 0  # steps of it that are done, and that the caller's callback was told of
+        self.passed = self.told = 0  # steps of it that are done, and that the caller's callback, if any, was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
         check_scheduler(vars(pipe)["scheduler"])  # it may have been replaced
@@ -58,7 +58,9 @@ class Call:
 
     def stepped(self, run: Run) -> None:
         """The scheduler made a step; after the last one nothing of the run is needed."""
-        self.stock, self.passed = run.stock, run.passed
+        self.stock = run.stock
+        if run.watched:
+            self.passed = run.passed
         if run.finished:
             self._end_run()
 

@@ -27,7 +27,7 @@ class Conditions:
         self.opening: tuple[int, int] | None = None
 
     def recognise(
-        self, samples: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...], watched: bool
+        self, samples: tuple[int, ...], tensors: Mapping[str, Tensor], settings: tuple[Any, ...], watched: bool
     ) -> int:
         """The number of a call's conditions; a new one if it is not known for all of its rows.
 

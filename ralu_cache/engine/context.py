@@ -31,9 +31,12 @@ _ENTRIES: contextvars.ContextVar[tuple[weakref.ref[Any], ...]] = contextvars.Con
 
 def current() -> Any:
     """The `Call` that the code now running belongs to; None outside of calls, and within callbacks."""
-    for reference in reversed(_ENTRIES.get()):
-        if (entry := reference()) is not None and not entry.over:
+    entries = _ENTRIES.get()
+    while entries:
+        entry = entries[-1]()
+        if entry is not None and not entry.over:
             return None if isinstance(entry, Pause) else entry
+        entries = entries[:-1]
     return None
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ralu_cache.engine.signals import signal_of
 from ralu_cache.history.control import Pace
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.plane.token_map import plane
-from ralu_cache.temporal.base import CountState, Policy, PolicyState, Situation
+from ralu_cache.temporal.base import Counting
+from ralu_cache.temporal.policy import Policy, PolicyState, Situation
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,30 @@ class Watcher:
         self.policy = policy
         self._state: Any = None
         self._previous: Tensor | None = None
+        self._computed: dict[int, int] = {}  # where each sample last was
 
     def skip(self, place: int, readable: Sequence[bool], seen: Callable[[], Seen]) -> set[int]:
         now = seen()
-        device = now.layout.refined.device
-        if self._state is None:
-            self._state = self.policy.start(len(readable), device)
-        if isinstance(self._state, CountState):
-            reuse = self._state.count(now.situation, readable)
+        policy: object = self.policy
+        ages = tuple(place - 1 - self._computed.get(sample, place - 1) for sample in range(len(readable)))
+        if isinstance(policy, Counting):
+            pairs = zip(readable, ages, strict=True)
+            reuse = [good and policy.allows(now.situation, age) for good, age in pairs]
         else:
+            device = now.layout.refined.device
+            if self._state is None:
+                self._state = self.policy.start(len(readable), device)
             state: PolicyState = self._state
-            signal = signal_of(self.policy, now.layout, now.modulated, now.canvas)
-            decision = state.decide(now.situation, signal, self._previous, torch.tensor(readable, device=device))
+            signal, good = signal_of(self.policy, now.layout, now.modulated, now.canvas), torch.tensor(readable)
+            decision = state.decide(replace(now.situation, ages=ages), signal, self._previous, good.to(device))
             self._previous, reuse = decision.signal, decision.reuse.tolist()
         return {sample for sample, reused in enumerate(reuse) if reused}
 
     def learn(self, sample: int, place: int, sigma: float, error: float, later: Sequence[float]) -> None:
-        pass
+        self._computed[sample] = place
 
     def pick(self, rows: Sequence[int]) -> None:
+        self._computed = {place: self._computed[row] for place, row in enumerate(rows) if row in self._computed}
         pick = getattr(self._state, "pick", None)
         self._state = None if pick is None else pick(rows)
         self._previous = None if self._previous is None else torch.stack([self._previous[row] for row in rows])
@@ -114,20 +120,3 @@ class Watcher:
     def moved(self) -> None:
         if self.policy.signal == "modulated":  # of tokens that are no more
             self._previous = None
-
-
-def signal_of(
-    policy: Policy, layout: TokenLayout, modulated: Callable[[], Tensor], canvas: Callable[[], Tensor]
-) -> Tensor | None:
-    """A policy's signal on a layout: tokens (B, n, d), or an image (B, C, H, W), of a video (B, C, F, H, W)."""
-    kind = policy.signal
-    if kind is None:
-        return None
-    if kind == "canvas":
-        return _frames(canvas().float(), layout)
-    tokens = modulated()[:, : layout.tokens]
-    return _frames(plane(tokens, layout), layout) if kind == "plane" else tokens
-
-
-def _frames(image: Tensor, layout: TokenLayout) -> Tensor:
-    return image if layout.frames == 1 else image.unflatten(2, (layout.frames, -1))

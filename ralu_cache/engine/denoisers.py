@@ -9,7 +9,7 @@ from torch import nn
 from ralu_cache.adapters.protocols import Adapter, Layers
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.root import RootHook
-from ralu_cache.temporal.base import Policy
+from ralu_cache.temporal.policy import Policy
 
 
 class Denoisers:

@@ -60,25 +60,18 @@ class Pair:
     stacked: bool
 
 
-def pair_of(
-    guidance: Guidance,
-    run: Run,
-    form: str,
-    call: Mapping[str, Any],
-    batch: int,
-    first: bool,
-    paired: bool,
-    scale: float,
-) -> Pair | None:
+def pair_of(run: Run, form: str, call: Mapping[str, Any], batch: int, paired: bool, scale: float) -> Pair | None:
     """How a call of `batch` rows is guided; None where it is none of a pair, or is computed as the pipeline says.
 
-    first: no call of this step was made yet. paired: the pipeline guides at all (form "stack"). scale: its own.
+    paired: the pipeline guides at all (form "stack"). scale: its own.
     """
+    guidance = run.guidance
+    assert guidance is not None
     if form == "stack":
         if not paired or call.get("skip_layers") is not None:
             return None
         batch //= 2
-    elif first:
+    elif not run.calls:
         return None
     guided = run.guided(batch)
     factor = guidance.factor(run.guided_as(run.index), scale)
@@ -90,18 +83,29 @@ def pair_of(
     return Pair(index, guided, factor, form == "stack")
 
 
-def whole(pair: Pair, guidance: Guidance, run: Run, known: Known, prediction: Tensor) -> Tensor:
+def whole(pair: Pair, run: Run, known: Known, prediction: Tensor) -> Tensor:
     """What the pipeline is given: both halves, or u alone, from what was computed of them."""
     count = sum(pair.guided)
     computed, conditional = prediction[:count], prediction[count:] if pair.stacked else known.prediction(run.index)
     assert conditional is not None
-    without = unconditional(pair.guided, guidance, run, known, conditional, computed, pair.factor)
+    without = unconditional(pair.guided, run, known, conditional, computed, pair.factor)
     return torch.cat([without, conditional]) if pair.stacked else without
+
+
+def known_answer(run: Run, form: str, known: Known, call: Mapping[str, Any]) -> Tensor | None:
+    """u of a call that needs not run, as no sample of it is guided; None for any other."""
+    conditional = known.prediction(run.index)
+    if conditional is None:
+        return None
+    if form == "stack":  # a third prediction, of skip-layer guidance, which is guidance too
+        half = len(conditional) // 2
+        return None if call.get("skip_layers") is None or any(run.guided(half)) else conditional[half:]
+    guided = run.guided(len(conditional))
+    return None if any(guided) else unconditional(guided, run, known, conditional)
 
 
 def unconditional(
     guided: Sequence[bool],
-    guidance: Guidance,
     run: Run,
     known: Known,
     conditional: Tensor,
@@ -109,7 +113,8 @@ def unconditional(
     factor: float = 1.0,
 ) -> Tensor:
     """u of all samples (B, ...): what was `computed` for the guided ones, and for the others c or what was held."""
-    found, rows = [], iter(() if computed is None else computed)
+    guidance, found, rows = run.guidance, [], iter(() if computed is None else computed)
+    assert guidance is not None
     agreed = []
     for sample, wanted in enumerate(guided):
         c = conditional[sample]

@@ -16,10 +16,11 @@ from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
 from ralu_cache.engine.denoisers import Denoisers
+from ralu_cache.engine.geometry import Geometry
 from ralu_cache.engine.levels import StockSchedule, redivided
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.predictions import predictions_of
-from ralu_cache.engine.run import Geometry, Run
+from ralu_cache.engine.run import Run
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.plane.budget import Budget
 from ralu_cache.plane.guidance import Guidance
@@ -166,7 +167,7 @@ class Acceleration:
 
     def finish(self, run: Run) -> None:
         """A run is over, at its end or before."""
-        run.read_clocks()
+        run.tally.read_clocks()
         report = run.report
         if self.guidance is not None and report.completed and not run.paired:
             self._tell(
@@ -174,8 +175,15 @@ class Acceleration:
                 f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
                 "picture once a step (its guidance is distilled, or was not asked for)",
             )
-        if report.completed and report.flops > 1.001 * report.baseline_flops:
-            cost = report.flops / report.baseline_flops
+        if run.tally.controlled and (unread := sum(step.reused == step.samples > 0 for step in report.steps)):
+            self._tell(
+                report,
+                f"the ControlNet ran at all {len(report.steps)} steps, though at {unread} of them every sample reused "
+                "a residual that holds its part already: pipelines call it before the transformer, where that is "
+                "decided; control_guidance_end=... leaves it out for good",
+            )
+        if report.completed and run.tally.flops > 1.001 * report.baseline_flops:
+            cost = run.tally.flops / report.baseline_flops
             steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"
             self._tell(
                 report,

@@ -33,13 +33,10 @@ class Snapshot:
 
     @property
     def untouched(self) -> bool:
+        """True if nobody wrote to the tensor since."""
         if self.version is not None:
             return self.tensor._version == self.version
         return self.copy is None or torch.equal(self.tensor, self.copy)
-
-    def is_still(self, tensor: Tensor) -> bool:
-        """True if `tensor` is this very object, unwritten."""
-        return tensor is self.tensor and self.untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +56,14 @@ class Identity:
     ) -> Identity:
         return cls(tuple(samples), {name: Snapshot.of(t, watched) for name, t in tensors.items()}, settings)
 
-    def is_still(self, samples: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]) -> bool:
+    def is_still(self, samples: tuple[int, ...], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]) -> bool:
         """True if a call with these is a call of the same rows; looks at no values."""
-        return (
-            self.samples == tuple(samples)
-            and self.settings == settings
-            and self.tensors.keys() == tensors.keys()
-            and all(snapshot.is_still(tensors[name]) for name, snapshot in self.tensors.items())
-        )
+        if self.samples != samples or self.settings != settings or len(self.tensors) != len(tensors):
+            return False
+        for name, snapshot in self.tensors.items():
+            if tensors.get(name) is not snapshot.tensor or not snapshot.untouched:
+                return False
+        return True
 
     def rows_in(self, earlier: Identity) -> list[int] | None:
         """For each row of ours, the row of the earlier call that computed the same; None if not all can be told."""

@@ -73,6 +73,7 @@ class _Replay:
     image: Fresh | None
     context: Fresh | None
     forecast: Forecast | None = None
+    levels: Sequence[Tensor] = ()
 
     def forget(self) -> None:
         pass
@@ -106,7 +107,7 @@ class _Replay:
     def _output(self, key: str) -> Tensor:
         if self.forecast is None:
             return self.cache.newest(key, self.samples)
-        return self.forecast(self.cache.history(key, self.samples))
+        return self.forecast(self.cache.history(key, self.levels, self.samples))
 
     def _index(self, layer: int, part: str) -> Tensor | None:
         """(k, m) int64: the fresh rows of a sequence of image, text or both; None for none."""
@@ -205,10 +206,10 @@ class LayerStack:
         roles = (Role.ATTENTION, Role.INNER_ATTENTION) if self._measures else ()
         return [(site, module) for site, module in sites if site.role in roles]
 
-    def record(self, cache: LayerCache, sigma: float, text: int, samples: Tensor | None = None, keep: int = 1) -> Mode:
-        """Run as stock at level `sigma`, and keep the outputs as the newest of `keep` in the cache."""
+    def record(self, cache: LayerCache, text: int, samples: Tensor | None = None, keep: int = 1) -> Mode:
+        """Run as stock, and keep the outputs as the newest of `keep` in the cache."""
         self._refuse_chunks()
-        cache.begin(sigma, samples, keep)
+        cache.begin(samples, keep)
         return _Record(cache, text, samples, self._chooses, self._projections)
 
     def replay(
@@ -226,10 +227,20 @@ class LayerStack:
         self._refuse_chunks()
         return _Replay(cache, text, samples, image, context)
 
-    def forecast(self, cache: LayerCache, forecast: Forecast, text: int, samples: Tensor | None = None) -> Mode:
-        """Take all outputs from `forecast`, which is given each site's history; the cache stays as it is."""
+    def forecast(
+        self,
+        cache: LayerCache,
+        levels: Sequence[Tensor],
+        forecast: Forecast,
+        text: int,
+        samples: Tensor | None = None,
+    ) -> Mode:
+        """Take all outputs from `forecast`, which is given each site's history; the cache stays as it is.
+
+        levels: (B,) of each pass that is kept, newest first.
+        """
         self._refuse_chunks()
-        return _Replay(cache, text, samples, None, None, forecast)
+        return _Replay(cache, text, samples, None, None, forecast, levels)
 
     def remove(self) -> None:
         for _, module in self._sites:

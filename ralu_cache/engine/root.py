@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,52 +24,13 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.forecasted import Forecasted, stood_in
-from ralu_cache.engine.guided import Known, Pair, answering, pair_of, unconditional, whole
+from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole
 from ralu_cache.engine.run import Run, Signals
-from ralu_cache.engine.verdict import Group
+from ralu_cache.engine.states import Pending, RootState
+from ralu_cache.engine.verdict import COMPUTED, Group
+from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
-from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.temporal.base import Policy
-
-
-@dataclass(frozen=True)
-class Pending:
-    """One denoiser call while its groups of samples, computed or reused, run one after the other."""
-
-    run: Run
-    layout: TokenLayout
-    positions: Tensor | None
-    call: Mapping[str, Any]
-    branch: Branch | None
-    groups: Sequence[Group]
-    pair: Pair | None = None
-    forecast: Forecasted | None = None
-
-
-@dataclass
-class RootState:
-    """What one denoiser is doing for one pipeline call.
-
-    depth: 1 while it runs for the pipeline; a call of it within that is either ours (`nested`) or a stranger's.
-    """
-
-    root: RootHook
-    stack: StackState
-    depth: int = 0
-    nested: bool = False
-    active: LayoutCall | None = None
-    pending: Pending | None = None
-    known: Known = field(default_factory=Known)
-
-    @property
-    def ours(self) -> bool:
-        """True if what runs now, runs for the pipeline's call."""
-        return self.depth == (2 if self.nested else 1)
-
-    def rest(self) -> None:
-        self.active = self.pending = None
-        self.nested = False
-        self.stack.rest()
+from ralu_cache.temporal.policy import Policy
 
 
 class Uncounted:
@@ -97,7 +58,7 @@ class RootHook:
         self._tokens = adapter if isinstance(adapter, Tokens) else None
         self._blocks = adapter if isinstance(adapter, Blocks) else None
         self._layers = adapter if isinstance(adapter, Layers) else None
-        self._cost: Cost = adapter if isinstance(adapter, Cost) else Uncounted()
+        self._costs: Cost = adapter if isinstance(adapter, Cost) else Uncounted()
         self.reduce_only, self.number = number is not None, number
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
         self._landmarks: list[nn.Module] = []
@@ -177,86 +138,113 @@ class RootHook:
         state.depth += 1
         if state.depth > 1:
             return None
-        state.rest()
+        if state.pending is not None:  # left by a call that failed before it ran
+            state.rest()
         call.working = state
-        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        state.pending = pending = self._prepare(call, state, given)
+        return (), dict(self._enter(state, pending, pending.groups[0]))
+
+    def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
+        """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
-        self.adapter.check(given, self._setting(run))
-        grid = run.grid or self.adapter.grid(given)
-        batch, whole_call = len(given["hidden_states"]), given
-        run.begin(grid, batch, lambda: self.adapter.latents(whole_call, grid), self.adapter.frames(given))
-        rows = run.rows(batch)
-        full = 0.0 if self.reduce_only else self._cost.flops(given)
-        condition = None if self.reduce_only else run.condition(rows, *self.adapter.conditioning(given))
-        skipped = self._skipped(state, run, condition, given)
-        if skipped.issuperset(rows):  # of a denoiser that has not run yet, so the form of its answers is not known
-            run.compute_all()
-            skipped = frozenset()
-        pair = self._pair(call, run, given, batch)
+        self.adapter.check(given, _setting(run))
+        whole, batch = given, given["hidden_states"].shape[0]
+        self._begin(run, given)
+        rows, layout = run.share(batch)
+        condition, skipped = None, frozenset[int]()
+        if run.prediction is not None and not self.reduce_only:
+            condition = run.condition(rows, *self.adapter.conditioning(given))
+            skipped = self._skipped(state, run, condition, given)
+            if skipped.issuperset(rows):  # of a denoiser that has not run yet: the form of its answers is not known
+                run.compute_all()
+                skipped = frozenset()
+        pair = None if run.guidance is None else self._pair(call, run, given, batch)
         forecast = Forecasted.of(rows, pair, skipped)
-        index = pair.index if forecast is None and pair is not None else None if forecast is None else forecast.index
+        index = forecast.index if forecast is not None else None if pair is None else pair.index
         if index is not None:
             rows = tuple(rows[row] for row in index)
+            layout = run.layout_for(rows)
             given = self.adapter.select(given, torch.tensor(index, device=given["hidden_states"].device))
-        layout = run.layout_for(rows)
         short, positions = given, None
-
-        def seen() -> Tensor:
-            return run.model_input(self.adapter.latents(given, grid), rows)
-
         if run.lays_out and self.number is not None:
             given = short = {**given, **control_scale(call, self.number)}
         if run.method is not None and not layout.all_fine:
             assert self._tokens is not None
-            positions = run.positions(layout)
-            short = self._tokens.shorten(given, layout, layout.reduce(seen()), positions)
-        branch, groups = None, [Group()]
-        if not self.reduce_only:
-            run.count_call(full, layout.batch)
-            run.called(condition, rows)
-            if forecast is not None:
-                run.spare_by_forecast(forecast.dropped, self._cost.flops(short) / len(rows) * forecast.dropped)
-            if pair is not None and pair.index is not None:
-                left_out = batch - len(pair.index)
-                run.spare(self._cost.flops(short) / len(rows) * left_out)
-            if run.policy is not None:
-                branch = run.branch(module, rows, *self.adapter.conditioning(given))
-                if run.policy.signal is not None:  # which may ask the embedding for it
-                    state.active = LayoutCall(layout, positions, short, run.tables, run.extent)
-                groups = branch.plan(
-                    run.situation(), lambda: self._signal(short), seen, compute=run.wants_text_attention
-                )
-        state.pending = Pending(run, layout, positions, short, branch, groups, pair, forecast)
-        return (), dict(self._enter(state, state.pending, groups[0]))
+            positions = run.shares.positions(layout, run.method)
+            short = self._tokens.shorten(given, layout, layout.reduce(self._seen(run, given, rows)), positions)
+        pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast)
+        if self.reduce_only:
+            run.tally.controlled = True
+            return pending
+        run.tally.count_call(partial(self._costs.flops, whole), layout.batch, run)
+        run.called(condition, rows)
+        if index is not None:
+            self._spare(pending, batch, len(rows))
+        if run.policy is not None:
+            self._decide(state, pending, given, rows)
+        return pending
+
+    def _begin(self, run: Run, given: Mapping[str, Any]) -> None:
+        """The run sees a call, where it is of another batch than the last."""
+        if not run.knows(given["hidden_states"].shape[0]):
+            grid = run.grid or self.adapter.grid(given)
+            batch, frames = given["hidden_states"].shape[0], self.adapter.frames(given)
+            run.begin(grid, batch, lambda: self.adapter.latents(given, grid), frames)
+
+    def _spare(self, pending: Pending, batch: int, computed: int) -> None:
+        """Note what the samples of a call that are not computed would have cost: by a forecast, or by guidance."""
+        tally, pair, forecast = pending.run.tally, pending.pair, pending.forecast
+        each = self._costs.flops(pending.call) / computed
+        if forecast is not None:
+            tally.spare_by_forecast(forecast.dropped, each * forecast.dropped)
+        if pair is not None and pair.index is not None:
+            tally.spare(each * (batch - len(pair.index)))
+
+    def _decide(self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: tuple[int, ...]) -> None:
+        """Find the branch that a call belongs to, and ask it for whom the blocks run."""
+        run, policy = pending.run, pending.run.policy
+        assert policy is not None
+        branch = pending.branch = run.branch(self.module, rows, pending.layout, *self.adapter.conditioning(given))
+        if policy.signal is not None:  # which may ask the embedding for it
+            state.active = LayoutCall(pending.layout, pending.positions, pending.call, run.shares.tables, run.extent)
+        pending.groups = branch.plan(
+            run.situation(),
+            lambda: self._signal(pending.call),
+            lambda: self._seen(run, given, rows),
+            compute=run.wants_text_attention,
+        )
+
+    def _seen(self, run: Run, given: Mapping[str, Any], rows: tuple[int, ...]) -> Tensor:
+        """The canvas (b, C, H, W) that a call is about."""
+        assert run.grid is not None
+        return run.canvas.model_input(self.adapter.latents(given, run.grid), rows)
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
         """How guidance is to be carried out in a call; None where all is as the pipeline says."""
-        guidance = run.guidance
-        if guidance is None:
+        form = self.adapter.guidance
+        paired = form == "calls" or bool(call.pipe.do_classifier_free_guidance)
+        if self.reduce_only and (form == "calls" or not paired or any(run.guided(batch // 2))):
             return None
-        paired = self.adapter.guidance == "calls" or bool(call.pipe.do_classifier_free_guidance)
-        if self.reduce_only and (self.adapter.guidance == "calls" or not paired or any(run.guided(batch // 2))):
-            return None
-        scale = guidance_scale(call, self.module)
-        return pair_of(guidance, run, self.adapter.guidance, given, batch, run.calls == 0, paired, scale)
+        return pair_of(run, form, given, batch, paired, guidance_scale(call, self.module))
 
-    def _seen(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
+    def _signals(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
         """The signals "modulated" and "canvas" of the pipeline's own samples, the last copy of them in a call."""
-        assert run.layout is not None and run.grid is not None
-        batch, grid, layout = len(given["hidden_states"]), run.grid, run.layout
+        assert run.layout is not None
+        batch, layout = len(given["hidden_states"]), run.layout
         last = torch.arange(batch - layout.batch, batch, device=given["hidden_states"].device)
         own = given if batch == layout.batch else self.adapter.select(given, last)
 
         def canvas() -> Tensor:
-            return run.model_input(self.adapter.latents(own, grid), range(layout.batch))
+            return self._seen(run, own, tuple(range(layout.batch)))
 
         def modulated() -> Tensor:
             short, positions = own, None
             if run.method is not None and not layout.all_fine:
-                positions = run.positions(layout)
                 assert self._tokens is not None
+                positions = run.shares.positions(layout, run.method)
                 short = self._tokens.shorten(own, layout, layout.reduce(canvas()), positions)
-            state.active = LayoutCall(layout, positions, short, run.tables, run.extent)  # embedding may ask for it
+            state.active = LayoutCall(layout, positions, short, run.shares.tables, run.extent)  # embedding may ask
             return self._signal(short)
 
         return modulated, canvas
@@ -265,16 +253,15 @@ class RootHook:
         self, state: RootState, run: Run, condition: tuple[int, int] | None, given: Mapping[str, Any]
     ) -> frozenset[int]:
         """The samples that are forecast in this step. condition: see `Run.condition`."""
-        return run.decide(condition, lambda: self._seen(state, run, given))
+        return run.decide(condition, lambda: self._signals(state, run, given))
 
     def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Any:
         """The output of a call whose samples are all forecast; None for any other."""
         if run.prediction is None or run.prediction.chooser is None or state.known.conditional is None:
             return None
-        hidden, grid = given["hidden_states"], run.grid
-        assert grid is not None
-        run.begin(grid, len(hidden), lambda: self.adapter.latents(given, grid), self.adapter.frames(given))
-        rows = run.rows(len(hidden))
+        hidden = given["hidden_states"]
+        self._begin(run, given)
+        rows, _ = run.share(len(hidden))
         working, call.working, state.depth = call.working, state, 1  # what embeds a signal runs for this call
         try:
             condition = run.condition(rows, *self.adapter.conditioning(given))
@@ -284,9 +271,9 @@ class RootHook:
             call.working, state.depth = working, 0
         if not skipped.issuperset(rows):
             return None
-        self.adapter.check(given, self._setting(run))
-        run.count_call(self._cost.flops(given), 0)
-        run.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
+        self.adapter.check(given, _setting(run))
+        run.tally.count_call(partial(self._costs.flops, given), 0, run)
+        run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return state.known.instead(stood_in(self.adapter, run, hidden, rows))
 
     def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -301,26 +288,11 @@ class RootHook:
         forecast = self._forecast(call, state, run, given)
         if forecast is not None or run.guidance is None or not run.calls:
             return forecast
-        conditional = state.known.prediction(run.index)
-        if conditional is None:
+        if (answer := known_answer(run, self.adapter.guidance, state.known, given)) is None:
             return None
-        if self.adapter.guidance == "stack":  # a third prediction, of skip-layer guidance, which is guidance too
-            if given.get("skip_layers") is None or any(run.guided(len(conditional) // 2)):
-                return None
-            answer = conditional[len(conditional) // 2 :]
-        else:
-            guided = run.guided(len(conditional))
-            if any(guided):
-                return None
-            answer = unconditional(guided, run.guidance, run, state.known, conditional)
-        run.count_call(self._cost.flops(given), 0)
-        run.spare(state.known.flops)
+        run.tally.count_call(partial(self._costs.flops, given), 0, run)
+        run.tally.spare(state.known.flops)
         return state.known.instead(answer)
-
-    @staticmethod
-    def _setting(run: Run) -> Setting:
-        caches = None if run.policy is None else run.policy.caches
-        return Setting(run.method is not None, caches, len(run.places), run.believed_steps, run.leaves_out)
 
     def _signal(self, call: Mapping[str, Any]) -> Tensor:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
@@ -343,7 +315,7 @@ class RootHook:
             if self.handle.answers and not self.reduce_only and pending.run.calls == 1:
                 known = state.known
                 known.step, known.conditional = pending.run.index, output if result is None else result
-                known.flops, known.rows = self._cost.flops(pending.call), pending.layout.batch
+                known.flops, known.rows = self._costs.flops(pending.call), pending.layout.batch
             return result
         finally:
             state.rest()
@@ -351,56 +323,79 @@ class RootHook:
 
     def _finish(self, module: nn.Module, state: RootState, pending: Pending, output: Any) -> Any:
         """Call the model for the remaining groups; returns the full prediction, None if it is the output as it is."""
-        parts = [self._leave(state, pending, pending.groups[0], output[0])]
+        groups, pair, run = pending.groups, pending.pair, pending.run
+        self._keep(state, pending, groups[0], output[0])
+        whole_call = pair is None and pending.forecast is None
+        if self.reduce_only or (len(groups) == 1 and pending.positions is None and whole_call):
+            return None
+        parts = [output[0]]
         state.depth, state.nested = 1, True
         try:
-            for group in pending.groups[1:]:
-                parts.append(self._leave(state, pending, group, module(**self._enter(state, pending, group))[0]))
+            for group in groups[1:]:
+                parts.append(module(**self._enter(state, pending, group))[0])
+                self._keep(state, pending, group, parts[-1])
         finally:
             state.depth, state.nested = 0, False
-        pair, run = pending.pair, pending.run
-        whole_call = pair is None and pending.forecast is None
-        if self.reduce_only or (len(parts) == 1 and pending.positions is None and whole_call):
-            return None
-        prediction = _assemble(parts, pending.groups)
+        prediction = _assemble(parts, groups)
         if pending.positions is not None:
             assert self._tokens is not None
             prediction = self._tokens.lengthen(prediction, pending.layout)
         if pending.forecast is not None:
             prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call["hidden_states"])
-        if pair is not None and run.guidance is not None:
-            prediction = whole(pair, run.guidance, run, state.known, prediction)
+        if pair is not None:
+            prediction = whole(pair, run, state.known, prediction)
         return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
-        call = pending.call if group.rows is None else self.adapter.select(pending.call, group.rows)
-        run, branch = pending.run, pending.branch
-        flops = uncached = 0.0 if self.reduce_only else self._cost.flops(call)
-        fresh = None
-        if branch is not None and self.stack is not None:
-            rows = branch.rows(group, pending.layout, self._text(call))
-            if branch.layers is not None:
-                flops = self._enter_layers(state, branch.layers, pending, group, call)
-            elif group.residual is None:
-                state.stack.run(rows)
-            elif group.tokens is None:
-                assert self._blocks is not None
-                call = self._blocks.without_control(call)
-                flops = self._cost.skipped_flops(call)
-                state.stack.skip(group.residual)
-            else:
-                assert self._layers is not None
-                fresh = rows
-                call = self._layers.sparse_control(call, group.tokens)
-                flops = self._layers.sparse_flops(call, group.tokens.shape[1])
-                state.stack.run(rows, group.residual)
-        state.active = LayoutCall(
-            pending.layout, pending.positions, call, run.tables, run.extent, group.rows, fresh, run.method is not None
-        )
+        run, branch, call, fresh = pending.run, pending.branch, pending.call, None
+        if group.samples is not None:
+            call = self.adapter.select(call, group.samples.rows)
         if not self.reduce_only:
-            run.add_flops(flops, max(0.0, uncached - flops))
+            flops = uncached = self._cost(pending, call)
+            if branch is not None:
+                call, flops, fresh = self._enter_blocks(state, branch, pending, group, call, flops)
+            run.tally.add_flops(flops, max(0.0, uncached - flops))
+        state.active = LayoutCall(
+            pending.layout, pending.positions, call, run.shares.tables, run.extent, group.rows, fresh,
+            run.method is not None,
+        )  # fmt: skip
         return call
+
+    def _enter_blocks(
+        self, state: RootState, branch: Branch, pending: Pending, group: Group, call: Mapping[str, Any], full: float
+    ) -> tuple[Mapping[str, Any], float, Rows | None]:
+        """Say what the blocks do in a group's call; returns its arguments, its FLOPs, and the tokens that run alone.
+
+        full: its FLOPs if all is computed.
+        """
+        if branch.layers is not None:
+            return call, self._enter_layers(state, branch.layers, pending, group, call), None
+        rows = None
+        if branch.memory is not None:
+            rows = branch.rows(group, pending.layout, self._text(call))
+        if group.residual is None:
+            state.stack.run(rows)
+            return call, full, None
+        if group.tokens is None:
+            assert self._blocks is not None
+            state.stack.skip(group.residual)
+            call = self._blocks.without_control(call)
+            return call, self._cost(pending, call, skipped=True), None
+        assert self._layers is not None
+        state.stack.run(rows, group.residual)
+        call = self._layers.sparse_control(call, group.tokens)
+        return call, self._layers.sparse_flops(call, group.tokens.shape[1]), rows
+
+    def _cost(self, pending: Pending, call: Mapping[str, Any], skipped: bool = False) -> float:
+        """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch."""
+        count = self._costs.skipped_flops if skipped else self._costs.flops
+        if pending.branch is None:
+            return count(call)
+        key, costs = (skipped, call["hidden_states"].shape), pending.branch.costs
+        if (known := costs.get(key)) is None:
+            known = costs[key] = count(call)
+        return known
 
     def _enter_layers(
         self, state: RootState, cache: LayerCache, pending: Pending, group: Group, call: Mapping[str, Any]
@@ -412,10 +407,10 @@ class RootHook:
         layers, policy, text = self.stack.layers, pending.branch.policy, self._text(call)
         state.stack.run()
         if group.residual is None:
-            state.stack.mode = layers.record(cache, pending.run.sigma, text, group.rows, policy.order + 1)
-            return self._cost.flops(call)
+            state.stack.mode = layers.record(cache, text, group.rows, policy.order + 1)
+            return self._costs.flops(call)
         if policy.caches == "layers":
-            state.stack.mode = layers.forecast(cache, pending.branch.forecast_layer, text, group.rows)
+            state.stack.mode = layers.forecast(cache, *pending.branch.forecast_layer(), text, group.rows)
             return self._layers.replay_flops(call)
         image, context = pending.branch.refresh(group, text, layers.singles)
         state.stack.mode = layers.replay(cache, text, group.rows, image, context)
@@ -426,11 +421,11 @@ class RootHook:
         """Text tokens that run through the blocks, where layers are known; nobody else asks."""
         return 0 if self._layers is None else self._layers.size(call)[2]
 
-    def _leave(self, state: RootState, pending: Pending, group: Group, prediction: Tensor) -> Tensor:
+    def _keep(self, state: RootState, pending: Pending, group: Group, prediction: Tensor) -> None:
         """Keep what a group computed."""
         branch = pending.branch
         if branch is None or not group.computes:
-            return prediction
+            return
         if prediction.requires_grad and branch.policy.caches != "stack":
             raise ValueError(
                 f"gradients do not flow through what {type(branch.policy).__name__} keeps of layers or of some tokens; "
@@ -438,7 +433,11 @@ class RootHook:
                 "torch.no_grad()"
             )
         branch.record(group, state.stack.take(), pending.run.situation())
-        return prediction
+
+
+def _setting(run: Run) -> Setting:
+    caches = None if run.policy is None else run.policy.caches
+    return Setting(run.method is not None, caches, len(run.places), run.believed_steps, run.leaves_out)
 
 
 def _assemble(parts: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:

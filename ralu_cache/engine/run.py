@@ -2,82 +2,40 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ralu_cache.engine.autoencoder import Autoencoder
+from ralu_cache.engine.branchbook import BranchBook
 from ralu_cache.engine.branches import Branch
+from ralu_cache.engine.canvas import Canvas, noise_on
+from ralu_cache.engine.choosing import Seen, chosen_layout, first_layout
 from ralu_cache.engine.conditions import Conditions
-from ralu_cache.engine.deciding import Seen
-from ralu_cache.engine.identity import Identity, Snapshot, agreements, survivors
-from ralu_cache.engine.levels import StockSchedule, entering
+from ralu_cache.engine.course import Course
+from ralu_cache.engine.deciding import Seen as Watched
+from ralu_cache.engine.geometry import Geometry
+from ralu_cache.engine.identity import agreements, survivors
+from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.predictions import Prediction
-from ralu_cache.plane.canvas import TokenLayout, split_frames
+from ralu_cache.engine.shares import Rows, Shares
+from ralu_cache.engine.tally import BranchNotes, Tally
+from ralu_cache.history.ledger import Samples
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.guidance import Guidance
-from ralu_cache.plane.regions import Evidence, get_scorer, select_top, share_over_time
-from ralu_cache.plane.spatial import ANCHORS, SpatialMethod, Stage
-from ralu_cache.plane.transition import (
-    coarse_noise,
-    make_lift,
-    refined_noise,
-    renoise_paper,
-    renoise_rewind,
-    seeded_noise,
-)
-from ralu_cache.report.record import BranchRecord, StepRecord
+from ralu_cache.plane.spatial import SpatialMethod, Stage
+from ralu_cache.plane.transition import make_lift, refined_noise, renoise_paper, renoise_rewind, seeded_noise
 from ralu_cache.report.report import Report
-from ralu_cache.temporal.base import Policy, Situation
+from ralu_cache.temporal.base import Counting
+from ralu_cache.temporal.policy import Policy, Situation
 
 Signals = tuple[Callable[[], Tensor], Callable[[], Tensor]]
-HISTORY = 3  # clean estimates kept for the scorers that look at the last coarse steps
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """How the pipeline's latents map to images: the adapter's conversions and its sizes.
-
-    `to_image(latents, grid)` gives (B, C, H, W) from what the pipeline holds, `from_image(image, like)` the inverse;
-    `prediction_image(prediction, layout)` does so for the model's predictions, which may be arranged otherwise;
-    `patch` is latent pixels per token side, `pixels` image pixels per token side.
-    """
-
-    to_image: Callable[[Tensor, tuple[int, int]], Tensor]
-    from_image: Callable[[Tensor, Tensor], Tensor]
-    prediction_image: Callable[[Tensor, TokenLayout], Tensor]
-    patch: int
-    pixels: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Clock:
-    """When something happened: by the host, or on a GPU by an event that its stream passes."""
-
-    host: float
-    event: Any = None
-
-    @classmethod
-    def now(cls, device: torch.device | None) -> _Clock:
-        if device is None or device.type != "cuda":
-            return cls(time.perf_counter())
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
-        return cls(time.perf_counter(), event)
-
-    def since(self, earlier: _Clock) -> float:
-        """Seconds; waits for the events."""
-        if self.event is None or earlier.event is None:
-            return self.host - earlier.host
-        self.event.synchronize()
-        return earlier.event.elapsed_time(self.event) / 1000
-
-
-class Run:
+class Run(Course):
     """Stages, canvas and layout of one pipeline call; only the scheduler and the root hooks call it.
 
     With a spatial method the canvas is kept in float32; the model sees it in its own dtype. A latent that the pipeline
@@ -100,118 +58,57 @@ class Run:
         guidance: Guidance | None = None,
         prediction: Prediction | None = None,
     ) -> None:
+        super().__init__(stages, stock, guidance, prediction)
         self.method = method
         self.geometry = geometry
         self.autoencoder = autoencoder
         self.report = report
         self.policy = policy
         self.watched = watched
-        self.guidance = guidance
-        self.prediction = prediction
+        self.tally = Tally(report)
         self._unguided: set[int] = set()  # samples whose branches agreed
         self._paired = False  # some call was one of a pair
-        self.stock = stock or StockSchedule(stages[-1].sigmas)
         self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
-        self._plan = stages
-        self._start = 0
-        self._entered = False  # in mid-schedule
-        self._lay_out(stages)
-        self._situation: tuple[int, Situation] | None = None
-        self.index = 0
-        self.calls = 0
-        self._samples = 0
-        self._costs: list[tuple[float, float]] = []
-        self._spared_by_forecast = (0, 0.0)  # samples of calls that were answered by forecasts, and their FLOPs
-        self._asked = self._asked_first = 0  # calls that the pipeline made in this step, and in the first
-        self._guided: bool | None = None  # this step; None while it is not known, or there is nothing to guide
+        self._situations: list[Situation] = []  # of all steps, made at the first
+        self.branches = BranchBook(policy, watched)
         self._conditions = Conditions()
-        self._spared = 0.0  # FLOPs that this step's guidance would have cost
-        self._branches: list[Branch] = []  # of the step before
-        self._used: list[Branch] = []  # of this step, in the order of the calls
+        self.shares = Shares()
         self.grid: tuple[int, int] | None = None
         self.frames = 1
         self.layout: TokenLayout | None = None
-        self.noise: Tensor | None = None
+        self.canvas = Canvas()
         self.text_attention: Tensor | None = None
         self._settled = False  # the pipeline's own batch is known
         self._numbers: tuple[int, ...] = ()  # of the pipeline's samples, as they were at the first step
         self._call_batch = 0
-        self._canvas: Tensor | None = None
-        self._emitted: Snapshot | None = None
-        self._latest: Tensor | None = None  # what the scheduler gave last
-        self._history: list[Tensor] = []
-        self.tables: dict[Any, Any] = {}
-        self._layouts: dict[tuple[int, ...], TokenLayout] = {}  # by the samples, as numbers of `layout`'s
-        self._clock = _Clock.now(None)
-        self._clocks: list[_Clock] = []
 
     def close(self) -> None:
         """Hold nothing any more, whoever still holds the run (a traceback, say)."""
-        for name in ("_branches", "_used", "_history", "_layouts", "tables", "_clocks", "_conditions"):
-            getattr(self, name).clear()
-        self.layout = self.noise = self.text_attention = self._canvas = self._emitted = self._latest = None
+        for held in (self.branches, self.shares, self.canvas, self._situations, self._conditions):
+            held.clear()
         if self.prediction is not None:
             self.prediction.close()
+        self.layout = self.text_attention = None
         self._on_layout = lambda: None
         self.autoencoder = Autoencoder()
 
     # ---- where the run stands
 
     @property
-    def stage(self) -> Stage:
-        return self.stages[self.places[self.index][0]]
-
-    @property
-    def sigma(self) -> float:
-        s, i = self.places[self.index]
-        return self.stages[s].sigmas[i]
-
-    @property
-    def sigma_next(self) -> float:
-        """The level this step integrates to, before any transition."""
-        s, i = self.places[self.index]
-        return self.stages[s].sigmas[i + 1]
-
-    @property
-    def finished(self) -> bool:
-        return self.index == len(self.places)
+    def calls(self) -> int:
+        """Calls of the denoiser in this step, that ran."""
+        return self.tally.calls
 
     @property
     def asked(self) -> bool:
         """True once the pipeline has called the denoiser in this step, whether it ran or was answered."""
-        return self._asked > 0
+        return self.tally.asked > 0
 
     @property
     def lays_out(self) -> bool:
         """True if the pipeline is not shown the stock levels."""
-        return self.method is not None or len(self.shown) < len(self.places) - self._start
-
-    @property
-    def leaves_out(self) -> bool:
-        """True if at some steps the model may not be called at all."""
-        return len(self.shown) < len(self.places) - self._start or (
-            self.prediction is not None and self.prediction.chooser is not None
-        )
-
-    @property
-    def shown_index(self) -> int:
-        """How many of the levels that the pipeline is shown are passed."""
-        return bisect_left(self.shown, self.index)
-
-    @property
-    def ends_stage(self) -> bool:
-        """True if a transition follows this step."""
-        s, i = self.places[self.index]
-        return i + 1 == self.stages[s].steps and s + 1 < len(self.stages)
-
-    @property
-    def passed(self) -> int:
-        """How many steps of the stock schedule are done, at the level that the last step came to."""
-        if not self.index:
-            return 0
-        s, i = self.places[self.index - 1]
-        return self.stock.passed(self.stages[s].sigmas[i + 1])
+        return self.method is not None or len(self.shown) < self.steps
 
     @property
     def paired(self) -> bool:
@@ -223,60 +120,19 @@ class Run:
         """True while the denoiser's first call of the step from which the next regions are chosen is under way."""
         if self.method is None or "text_attention" not in self.method.scorer.needs:
             return False
-        if self.calls != 1 or not self.ends_stage:
+        if self.tally.calls != 1 or not self.ends_stage:
             return False
         return self.stages[self.places[self.index][0] + 1].kind == "mixed"
 
-    def levels(self) -> list[float]:
-        """One for each step that the pipeline is shown, and the last 0: what the scheduler hands out."""
-        return [*(self._level(place) for place in self.shown), 0.0]
-
-    # ---- where it begins
-
     def enter_at(self, entry: int) -> None:
-        """Begin where the stock schedule is after so many steps (`strength`): at its level, whatever the plan's are."""
-        self.stock = self.stock.entered(entry)
-        self._entered = True
+        """See `Course.enter_at`."""
+        super().enter_at(entry)
         self.report.baseline_steps = self.stock.steps
-        self._lay_out(entering(self._plan, self.stock.sigmas[entry]))
 
     def start_at(self, index: int) -> None:
-        """Begin at a later place of the stock schedule, which is the run's own: no stages are there."""
-        self.index = self._start = index
-        self._entered = True
-        self._show()
-        self.stock = self.stock.entered(index)
+        """See `Course.start_at`."""
+        super().start_at(index)
         self.report.baseline_steps = self.stock.steps
-
-    def _lay_out(self, stages: tuple[Stage, ...]) -> None:
-        self.stages = stages
-        self.places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.steps)]
-        self._show()
-
-    def _show(self) -> None:
-        """Choose the steps that the pipeline is shown: those that are computed, where the plan decides that.
-
-        One at which guidance begins or ends is: what was computed with it does not tell what is without.
-        """
-        self.shown = [*range(self._start, len(self.places))]
-        if self.prediction is None:
-            return
-        counts = [sum(s == stage for s, _ in self.places[self._start :]) for stage in range(len(self.stages))]
-        computed = self.prediction.plan(counts)
-        guided = [self._guides(place) for place in self.shown]
-        self.shown = [
-            place for number, place in enumerate(self.shown)
-            if computed[number] or guided[number] != guided[number - 1]
-        ]  # fmt: skip
-
-    def _level(self, place: int) -> float:
-        stage, step = self.places[place]
-        return self.stages[stage].sigmas[step]
-
-    def _guides(self, place: int) -> bool:
-        """Whether guidance is meant to be computed at a place; where nothing is said of it, the pipeline decides."""
-        fine = [other.kind == "fine" for other in self.stages]
-        return self.guidance is None or self.guidance.guides(self.guided_as(place), fine, self._level(place))
 
     # ---- the denoiser's side
 
@@ -295,7 +151,7 @@ class Run:
         latents = image()
         self.frames, self._call_batch = frames, latents.shape[0]
         self._numbers = tuple(range(latents.shape[0]))
-        self._clock = _Clock.now(latents.device)
+        self.tally.start(latents.device)
         layout = self._open(grid, latents.shape[0], latents.device)
         if self.method is None:
             return
@@ -309,8 +165,7 @@ class Run:
                 latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device, frames
             )
             return
-        self.noise = latents.float()
-        self._canvas = self._noise_on(layout)
+        self.canvas.begin(latents, layout, self.method)
 
     def settle(self, batch: int) -> None:
         """Keep the pipeline's own `batch` of what a first, stacked call has opened; the copies follow it in order."""
@@ -320,36 +175,34 @@ class Run:
         self._settled = True
         self.report.batch = batch
         if self._numbers and len(self._numbers) != batch:
-            for branch in self._used:
-                branch.identity = branch.identity.with_samples([n % batch for n in branch.identity.samples])
+            self.branches.settle(batch)
         self._conditions.settle(batch)
         self._numbers = tuple(range(batch))
         if batch != self.layout.batch:
-            self._layouts = {tuple(row % batch for row in rows): held for rows, held in self._layouts.items()}
+            self.shares.settle(batch)
             self._keep_samples(range(batch), of_calls=False)
 
-    def rows(self, batch: int) -> tuple[int, ...]:
-        """The samples of `layout` that the rows of a call of `batch` are: copies of all, one after another."""
+    def knows(self, batch: int) -> bool:
+        """True if a call on so many samples needs no `begin`."""
+        return self.layout is not None and batch == self._call_batch
+
+    def share(self, batch: int) -> tuple[Rows, TokenLayout]:
+        """The rows of a call of the pipeline's on so many samples, and the layout of its tokens."""
         assert self.layout is not None
-        if batch % self.layout.batch:
-            raise ValueError(f"a call of batch {batch} does not hold whole copies of a batch of {self.layout.batch}")
-        return tuple(range(self.layout.batch)) * (batch // self.layout.batch)
+        return self.shares.of(batch, self.layout)
+
+    def layout_for(self, rows: Rows) -> TokenLayout:
+        """The current layout for a call on these of its samples; the same object all through a stage."""
+        assert self.layout is not None
+        return self.shares.layout_of(rows, self.layout)
 
     def guided(self, batch: int) -> list[bool]:
         """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
         now = self._guides(self.index)
         found = [now and number not in self._unguided for number in self._numbers[:batch]]
-        self._paired, self._guided = True, any(found) or bool(self._guided)
+        self._paired, self.tally.guided = True, any(found) or bool(self.tally.guided)
         skipped = () if self.prediction is None else self.prediction.skipped
         return [wanted and sample not in skipped for sample, wanted in enumerate(found)]
-
-    def guided_as(self, place: int) -> int:
-        """The stage of the plan whose guidance a step has: its own, or where a given picture entered a later one the
-        one that would have been at this level."""
-        stage, level = self.places[place][0], self._level(place)
-        if not self._entered or any(before.steps for before in self.stages[:stage]):
-            return stage
-        return next(number for number, planned in enumerate(self._plan) if planned.sigmas[-1] < level)
 
     def number(self, sample: int) -> int:
         """Which of the pipeline's samples, as they were at the first step, is now at this place in its batch."""
@@ -359,62 +212,6 @@ class Run:
         """These samples' predictions agree: they are guided no more."""
         self._unguided.update(map(self.number, samples))
 
-    def spare(self, flops: float) -> None:
-        """Note what a part of a call that guidance leaves out would have cost."""
-        self._spared += flops
-
-    def condition(
-        self, rows: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
-    ) -> tuple[int, int] | None:
-        """What a call on all of its rows is conditioned on, as a number, and how many copies of the batch it has.
-
-        None where no predictions are kept. rows, tensors, settings: as `branch` takes them.
-        """
-        if self.prediction is None or self.layout is None:
-            return None
-        samples = [self._numbers[row] for row in rows]
-        number = self._conditions.recognise(samples, tensors, settings, self.watched)
-        return number, len(rows) // self.layout.batch
-
-    def called(self, condition: tuple[int, int] | None, rows: Sequence[int]) -> None:
-        """A call was made under a condition, for these rows."""
-        if condition is not None:
-            self._conditions.called(*condition, rows)
-
-    def decide(self, condition: tuple[int, int] | None, seen: Callable[[], Signals]) -> frozenset[int]:
-        """The samples whose prediction is forecast in this step, by who decides in the run; once a step.
-
-        condition: of the step's first call. seen: gives that call's signals, "modulated" and "canvas", as functions.
-        """
-        if self.prediction is None or self.prediction.chooser is None or self.layout is None or condition is None:
-            return frozenset()
-        layout = self.layout
-
-        def look() -> Seen:
-            return Seen(self.situation(), layout, *seen())
-
-        step, steps = self.index - self._start, len(self.places) - self._start
-        begins = self.index == self._start or self.places[self.index][0] != self.places[self.index - 1][0]
-        turns = self.index > self._start and self._guides(self.index) != self._guides(self.index - 1)
-        forced = turns or self.wants_text_attention or self.prediction.forces(step, steps, begins)
-        forced = forced or self._conditions.unlike(*condition)
-        return self.prediction.decide(self.index, forced, layout.batch, look)
-
-    def compute_all(self) -> None:
-        """Whatever was decided for this step, every sample is computed."""
-        if self.prediction is not None:
-            self.prediction.compute_all()
-
-    def forecast(self) -> Tensor:
-        """The velocities (B, C, H, W) that stand in for predictions which are not computed, where the canvas is now."""
-        assert self.prediction is not None and self.layout is not None and self._canvas is not None
-        return self.prediction.velocity(self._canvas, self.sigma, self.layout)
-
-    def spare_by_forecast(self, samples: int, flops: float) -> None:
-        """Note that a call was not made for so many of its samples, and what they would have cost."""
-        before = self._spared_by_forecast
-        self._spared_by_forecast = before[0] + samples, before[1] + flops
-
     def _resize(self, latents: Tensor) -> None:
         """Notice a batch from which samples have gone since the last step, by what the scheduler gave them then."""
         assert self.layout is not None
@@ -422,7 +219,8 @@ class Run:
         self._call_batch = batch
         if not self._settled:
             return
-        same = [] if self._latest is None else agreements(latents, self._image(self._latest))
+        latest = self.canvas.latest
+        same = [] if latest is None else agreements(latents, self._image(latest))
         if batch % own == 0 and (not same or all(row[place % own] for place, row in enumerate(same))):
             return  # copies of all of it: guidance that began or ended
         kept = survivors(same, batch * own // max(before, 1))
@@ -441,40 +239,13 @@ class Run:
     def _keep_samples(self, kept: Sequence[int], of_calls: bool = True) -> None:
         """Go on with some of the samples alone. of_calls: layouts of calls are begun anew; branches follow by row."""
         assert self.layout is not None
-        places = torch.arange(self.layout.batch, device=self.layout.refined.device)
-        rows = torch.stack([places[place] for place in kept])  # a copy to the device would wait
-        self.layout = replace(self.layout, refined=self.layout.refined[rows], counted=self.layout.count)
-        self.noise = None if self.noise is None else self.noise[rows]
-        self._canvas = None if self._canvas is None else self._canvas[rows]
-        self._history = [known[rows] for known in self._history]
+        rows = Samples.of(kept, self.layout.refined.device).rows
+        self.layout = self.layout.pick(rows)
+        self.canvas.pick(rows, handed_out=of_calls)
         if self.prediction is not None:
             self.prediction.pick(kept, self.layout)
         if of_calls:
-            self._layouts, self.tables = {}, {}
-            self._emitted = None if self._emitted is None else self._follow(self._emitted, rows)
-            self._latest = None if self._latest is None else self._latest[rows]
-
-    def _follow(self, emitted: Snapshot, rows: Tensor) -> Snapshot | None:
-        """What was handed out, of some samples; the pipeline's own cut of it is another tensor of the same values."""
-        return Snapshot(emitted.tensor[rows], None, emitted.tensor[rows]) if emitted.untouched else None
-
-    def model_input(self, latents: Tensor, rows: Sequence[int]) -> Tensor:
-        """The canvas that the model is to see, (b, C, H, W): coarse noise at the first step, else the given latents."""
-        if self._canvas is None or self._emitted is not None:
-            return latents
-        canvas = self._canvas.to(latents.dtype)
-        return canvas if len(rows) == len(canvas) else torch.stack([canvas[row] for row in rows])
-
-    def layout_for(self, rows: tuple[int, ...]) -> TokenLayout:
-        """The current layout for a call on these of its samples; the same object all through a stage."""
-        assert self.layout is not None
-        if rows not in self._layouts:
-            if len(rows) % self.layout.batch == 0 and rows == self.rows(len(rows)):
-                self._layouts[rows] = self.layout.repeat(len(rows))
-            else:
-                chosen = torch.stack([self.layout.refined[row] for row in rows])
-                self._layouts[rows] = replace(self.layout, refined=chosen, counted=self.layout.count)
-        return self._layouts[rows]
+            self.shares = Shares()
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -483,76 +254,75 @@ class Run:
         fine = self.method is not None and self.method.positions == "fine"
         return self.layout.fine_grid if fine else self.layout.cells
 
-    def positions(self, layout: TokenLayout) -> Tensor:
-        """(B, n, 2) float32 position ids of the layout's tokens, made once a layout."""
-        key = ("positions", id(layout))
-        if key not in self.tables:
-            assert self.method is not None
-            anchor = ANCHORS[self.method.anchor]
-            ids = layout.positions(anchor)
-            self.tables[key] = ids if self.method.positions == "fine" else (ids - anchor) / 2
-        return self.tables[key]
-
-    def count_call(self, full_flops: float, samples: int) -> None:
-        """Note one denoiser call on so many samples (0: it was answered), and what it would cost in full.
-
-        What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
-        """
-        report = self.report
-        if not report.steps:
-            report.baseline_flops += full_flops * report.baseline_steps
-        elif self._asked >= self._asked_first:
-            report.baseline_flops += full_flops * report.baseline_steps / len(self.shown)
-        self._asked += 1
-        if samples:
-            self.calls += 1
-            self._samples += samples
-            self._costs.append((0.0, 0.0))
-
-    def add_flops(self, flops: float, saved: float = 0.0) -> None:
-        """Note what (a part of) the present call costs, and how much more it would without reuse."""
-        before = self._costs[-1]
-        self._costs[-1] = (before[0] + flops, before[1] + saved)
-
     def branch(
-        self, denoiser: object, rows: tuple[int, ...], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
+        self,
+        denoiser: object,
+        rows: Rows,
+        layout: TokenLayout,
+        tensors: Mapping[str, Tensor],
+        settings: tuple[Any, ...],
     ) -> Branch:
-        """The temporal state of the samples that the present call computes; a new one if they can't be told.
-
-        rows: the samples of `layout` that the call is on. tensors, settings: see `Identity`. A branch serves one call a
-        step.
-        """
-        assert self.policy is not None
-        layout, numbers = self.layout_for(rows), tuple(self._numbers[row] for row in rows)
-        free = [branch for branch in self._branches if branch.denoiser is denoiser and branch not in self._used]
-        for branch in free:
-            if branch.layout is layout and branch.identity.is_still(numbers, tensors, settings):
-                self._used.append(branch)
-                return branch
-        identity = Identity.of(numbers, tensors, settings, self.watched)
-        followed = (branch.followed(identity, layout) for branch in free)
-        found = next((branch for branch in followed if branch is not None), None)
-        self._used.append(found or Branch(self.policy, layout, identity, denoiser))
-        return self._used[-1]
+        """The temporal state of the samples that a call computes: see `BranchBook.find`."""
+        numbers = tuple([self._numbers[row] for row in rows])
+        return self.branches.find(denoiser, numbers, layout, tensors, settings)
 
     def situation(self) -> Situation:
-        """Where the run stands, as a temporal policy needs to know it; made once a step."""
-        if self._situation is None or self._situation[0] != self.index:
-            self._situation = self.index, self._situate()
-        return self._situation[1]
+        """Where the run stands, as a temporal policy needs to know it; the same object for all calls of a step."""
+        if not self._situations:
+            self._situations = self.situations()
+            policy: object = self.policy
+            if isinstance(policy, Counting):
+                policy.foresee(self._situations)
+        return self._situations[self.index - self._start]
 
-    def _situate(self) -> Situation:
-        stage, step = self.places[self.index]
-        before = sum(s == stage for s, _ in self.places[: self._start])
-        return Situation(
-            step=self.index - self._start,
-            steps=len(self.places) - self._start,
-            stage=stage,
-            stage_step=step - before,
-            stage_steps=self.stages[stage].steps - before,
-            ends_stage=self.ends_stage,
-            sigma=self.sigma,
-        )
+    # ---- predictions that stand in for calls
+
+    def condition(
+        self, rows: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
+    ) -> tuple[int, int] | None:
+        """What a call on all of its rows is conditioned on, as a number, and how many copies of the batch it has.
+
+        None where no predictions are kept. rows, tensors, settings: as `branch` takes them.
+        """
+        if self.prediction is None or self.layout is None:
+            return None
+        samples = tuple([self._numbers[row] for row in rows])
+        number = self._conditions.recognise(samples, tensors, settings, self.watched)
+        return number, len(rows) // self.layout.batch
+
+    def called(self, condition: tuple[int, int] | None, rows: Sequence[int]) -> None:
+        """A call was made under a condition, for these rows."""
+        if condition is not None:
+            self._conditions.called(*condition, rows)
+
+    def decide(self, condition: tuple[int, int] | None, signals: Callable[[], Signals]) -> frozenset[int]:
+        """The samples whose prediction is forecast in this step, by who decides in the run; once a step.
+
+        condition: of the step's first call. signals: gives that call's, "modulated" and "canvas", as functions.
+        """
+        if self.prediction is None or self.prediction.chooser is None or self.layout is None or condition is None:
+            return frozenset()
+        layout = self.layout
+
+        def look() -> Watched:
+            return Watched(self.situation(), layout, *signals())
+
+        step = self.index - self._start
+        begins = self.index == self._start or self.places[self.index][0] != self.places[self.index - 1][0]
+        turns = self.index > self._start and self._guides(self.index) != self._guides(self.index - 1)
+        forced = turns or self.wants_text_attention or self.prediction.forces(step, self.steps, begins)
+        forced = forced or self._conditions.unlike(*condition)
+        return self.prediction.decide(self.index, forced, layout.batch, look)
+
+    def compute_all(self) -> None:
+        """Whatever was decided for this step, every sample is computed."""
+        if self.prediction is not None:
+            self.prediction.compute_all()
+
+    def forecast(self) -> Tensor:
+        """The velocities (B, C, H, W) that stand in for predictions which are not computed, where the canvas is now."""
+        assert self.prediction is not None and self.layout is not None and self.canvas.value is not None
+        return self.prediction.velocity(self.canvas.value, self.sigma, self.layout)
 
     # ---- the scheduler's side
 
@@ -569,10 +339,10 @@ class Run:
             self._numbers = tuple(range(image.shape[0]))
             if self.stage.kind != "coarse":
                 self.layout = self._choose(image.float(), -image.float(), started=False)
-            self.noise = noise.float()
-        assert self.layout is not None
+            self.canvas.noise = noise.float()
+        assert self.layout is not None and self.method is not None
         clean = self.layout.project(image.float())
-        return (1 - self.sigma) * clean + self.sigma * self._noise_on(self.layout, noise.float())
+        return (1 - self.sigma) * clean + self.sigma * noise_on(self.layout, noise.float(), self.method)
 
     def advance(self, velocity: Tensor, sample: Tensor, stock: Callable[[], Tensor]) -> Tensor:
         """One step of the canvas and those behind it that are not computed; same form and dtype as `velocity`.
@@ -580,8 +350,8 @@ class Run:
         A stage's end is followed by the transition. stock: makes the stock step, which a computed one is where there
         are neither stages nor a solver.
         """
-        assert self.grid is not None and self.layout is not None
-        x, ours = self._state(sample)
+        assert self.layout is not None
+        x, ours = self.canvas.now(sample, None if self.method is None else self.layout, self._image)
         v = self._prediction(velocity)
         if self.prediction is not None:
             kinds = self._conditions.kinds(len(x))
@@ -591,21 +361,21 @@ class Run:
         last = self.shown[self.shown_index + 1] if self.shown_index + 1 < len(self.shown) else len(self.places)
         if self.method is None and last == self.index + 1 and (self.prediction is None or self.prediction.is_plain):
             out = stock()
-            self._canvas, self._emitted = self._image(out).float(), Snapshot.of(out, self.watched)
+            self.canvas.emit(self._image(out).float(), out, self.watched)
             self.close_step(out)
             return out
         out = sample
         while True:
             step = self.index
             x, x0, v = self._go(x, v, last)
-            self._history = [*self._history, x0][-HISTORY:]
-            layout, branches = self.layout, self._branch_records()
+            self.canvas.estimated(x0)
+            layout, branches = self.layout, self.branches.notes(self.tally.costs)
             if self.ends_stage:
                 x = self._transition(x, v, x0)
-            self._canvas = x
+            self.canvas.value = x
             if step + 1 == last:
                 out = self.geometry.from_image(x, sample).to(velocity.dtype)
-                self._emitted = Snapshot.of(out, self.watched)
+                self.canvas.emit(x, out, self.watched)
             self.close_step(out, layout, branches)
             if self.index == last:
                 return out
@@ -637,133 +407,47 @@ class Run:
         return self.geometry.prediction_image(velocity, self.layout).float()
 
     def close_step(
-        self, sample: Tensor, layout: TokenLayout | None = None, branches: tuple[BranchRecord, ...] | None = None
+        self, sample: Tensor, layout: TokenLayout | None = None, branches: BranchNotes | None = None
     ) -> None:
         """Note the step to `sample`, made on `layout` with `branches` (by default the current ones); go to the next."""
         layout = layout or self.layout
         assert layout is not None
-        now = _Clock.now(sample.device)
-        flops = sum(flops for flops, _ in self._costs)
-        forecast, spared = self._spared_by_forecast
-        if not self._asked:  # the model was not asked: as much as the step before would have cost
-            before = self.report.steps[-1]
-            forecast, spared = before.asked, before.flops + before.saved_flops
-        record = StepRecord(
-            index=self.index,
-            stage=self.places[self.index][0],
-            sigma=self.sigma,
-            sigma_next=self.sigma_next,
-            tokens=layout.tokens,
-            calls=self.calls,
-            flops=flops,
-            seconds=now.host - self._clock.host,
-            branches=self._branch_records() if branches is None else branches,
-            saved_flops=sum(saved for _, saved in self._costs) + spared,
-            samples=self._samples,
-            guided=self._guided,
-            spared_flops=self._spared,
-            forecast=forecast,
-            history_bytes=0 if self.prediction is None else self.prediction.nbytes,
-        )
-        self.report.steps.append(record)
-        if now.event is not None:
-            self._clocks += [self._clock, now]
-        if not self._asked_first:
-            self._asked_first = self._asked
-        self._clock, self.calls, self._samples, self._costs = now, 0, 0, []
-        self._asked, self._guided, self._spared, self._spared_by_forecast = 0, None, 0.0, (0, 0.0)
+        notes = self.branches.notes(self.tally.costs) if branches is None else branches
+        self.tally.close(self, layout.tokens, notes, sample.device)
+        self.branches.close_step()
         self._conditions.close_step()
-        self._branches, self._used = self._used, []  # one that paused begins anew
-        self._latest = sample
+        self.canvas.latest = sample
         self.index += 1
         self.report.completed = self.finished
 
-    def read_clocks(self) -> None:
-        """On a GPU: the seconds of each step as its events measured them; waits for the last of them."""
-        pairs = zip(self._clocks[::2], self._clocks[1::2], strict=True)
-        steps = self.report.steps
-        for place, (before, after) in enumerate(pairs):
-            steps[place] = replace(steps[place], seconds=after.since(before))
-        self._clocks.clear()
-
     # ---- inner workings
 
-    def _branch_records(self) -> tuple[BranchRecord, ...]:
-        """What the branches did in this step; asked for before a transition moves what they have cached."""
-        calls = zip(self._used, self._costs, strict=False)
-        return tuple(branch.report(*cost) for branch, cost in calls)
-
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
-        rows, columns = grid
         self.grid = grid
         self.report.size, self.report.batch = grid, batch
-        if self.method is None:  # one grid of tokens, whatever its size; nothing is refined or reduced
-            self.layout = TokenLayout.coarse(batch, rows, columns, self.geometry.patch, device, self.frames)
-            return self.layout
-        if self.frames == 1 and self.method.regions_over_time != "frame":
-            raise ValueError(
-                f"regions_over_time={self.method.regions_over_time!r} is for videos, and this call makes single "
-                "images; leave it out"
-            )
-        rows //= self.frames
-        if rows % 2 or columns % 2:
-            pixels = self.geometry.pixels
-            nearest = (rows + rows % 2) * pixels, (columns + columns % 2) * pixels
-            raise ValueError(
-                f"height and width must be multiples of {2 * pixels} for spatial stages, got "
-                f"{rows * pixels}x{columns * pixels}; nearest: {nearest[0]}x{nearest[1]}"
-            )
-        make = TokenLayout.fine if self.stage.kind == "fine" else TokenLayout.coarse
-        self.layout = make(batch, self.frames * rows // 2, columns // 2, self.geometry.patch, device, self.frames)
+        self.layout = first_layout(self.method, self.stage.kind, grid, batch, self.geometry, self.frames, device)
         return self.layout
 
-    def _noise_on(self, layout: TokenLayout, noise: Tensor | None = None) -> Tensor:
-        noise = self.noise if noise is None else noise
-        assert noise is not None and self.method is not None
-        if layout.all_fine:
-            return noise
-        return torch.where(layout.fine_pixels, noise, coarse_noise(noise, self.method.start))
-
-    def _state(self, sample: Tensor) -> tuple[Tensor, bool]:
-        """The canvas that a step begins with, and whether it is the one that the step before led to."""
-        assert self.grid is not None and self.layout is not None
-        first = self._emitted is None and self._canvas is not None
-        if first or (self._emitted is not None and self._is_ours(sample, self._emitted)):
-            assert self._canvas is not None
-            return self._canvas, True
-        image = self._image(sample).float()
-        return image if self.method is None else self.layout.project(image), False
-
-    def _is_ours(self, sample: Tensor, emitted: Snapshot) -> bool:
-        """True if the sample is what was handed out: the very tensor, or what followed it into a smaller batch."""
-        if sample is emitted.tensor:
-            return emitted.untouched
-        return emitted.version is None and sample.shape == emitted.tensor.shape and torch.equal(sample, emitted.tensor)
-
     def _transition(self, x: Tensor, v: Tensor, x0: Tensor) -> Tensor:
-        assert self.layout is not None and self.noise is not None and self.method is not None
+        noise = self.canvas.noise
+        assert self.layout is not None and noise is not None and self.method is not None
         upcoming = self.stages[self.places[self.index][0] + 1]
         before = self.layout
         self.layout = self._choose(x0, v, upcoming=upcoming)
-        calls = [*self._layouts]
-        self._layouts, self.tables = {}, {}
-        for rows in calls:  # what waits for the device does so here, not in the steps to come
-            _ = self.layout_for(rows).shared
-        fresh = self.method.noise == "paper"
-        changed = torch.full((self.layout.batch, self.layout.tokens), fresh, device=self.layout.refined.device)
-        self._carry_over(changed)
+        self.shares.renew(self.layout)
+        self._carry_over()
         self._on_layout()
         split = self.layout.fine_pixels & ~before.fine_pixels
         sigma, sigma_next = self.sigma_next, upcoming.sigmas[0]
-        self._history = []
+        self.canvas.estimates = []
+        fresh = self.method.noise == "paper"
         if fresh:
-            white = seeded_noise(self.noise, f"transition at step {self.index}")
+            white = seeded_noise(noise, f"transition at step {self.index}")
             moved = renoise_paper(x, sigma, sigma_next, split, before.fine_pixels, white)
         else:
             lift = make_lift(self.method.lift, self.autoencoder.decode, self.autoencoder.encode, self.frames)
-            moved = renoise_rewind(x, v, sigma, sigma_next, split, self.noise, lift)
+            moved = renoise_rewind(x, v, sigma, sigma_next, split, noise, lift)
         if self.prediction is not None:
-            noise = self.noise
             scale = (1 - sigma_next) / (1 - sigma)
 
             def renoised(estimate: Tensor) -> Tensor:
@@ -772,48 +456,27 @@ class Run:
                     return (scale * sigma * estimate + (moved - scale * x)) / sigma_next
                 return torch.where(split, refined_noise(estimate, noise), estimate)
 
+            changed = torch.full((self.layout.batch, self.layout.tokens), fresh, device=self.layout.refined.device)
             self.prediction.transfer(self.layout, renoised, changed)
         return moved
 
-    def _carry_over(self, changed: Tensor) -> None:
-        """Move what the branches have cached to the new layout; changed: (B, n), tokens into which noise was mixed."""
-        for branch in self._used:
-            rows = [self._numbers.index(number) for number in branch.identity.samples]
-            branch.transfer(self.layout_for(tuple(rows)), torch.stack([changed[row] for row in rows]))
+    def _carry_over(self) -> None:
+        """Move what the branches have cached to the new layout; the paper's noise is fresh for every token."""
+        assert self.method is not None
+
+        def layout_of(samples: tuple[int, ...]) -> TokenLayout:
+            return self.layout_for(tuple(self._numbers.index(number) for number in samples))
+
+        self.branches.transfer(layout_of, fresh=self.method.noise == "paper")
 
     def _choose(self, x0: Tensor, velocity: Tensor, upcoming: Stage | None = None, started: bool = True) -> TokenLayout:
         """The layout of the upcoming (or, before the first step, the current) stage, regions chosen per sample."""
         assert self.layout is not None and self.method is not None
-        stage = upcoming or self.stage
-        batch, cells, frames = self.layout.batch, self.layout.cells, self.frames
-        if stage.kind == "fine":
-            return TokenLayout.fine(batch, *cells, self.geometry.patch, x0.device, frames)
-        scorer = self.method.scorer
-        if not started and scorer.needs & {"history", "text_attention"}:
-            self.report.notices.append(f"regions by latent-gradient: {scorer.name!r} needs steps before the start")
-            scorer = get_scorer("latent-gradient")
-        attention = None if self.text_attention is None else self._per_cell(self.text_attention[-batch:])
-        if attention is not None:
-            attention = attention.reshape(batch * frames, -1, cells[1])
-        history = tuple(split_frames(known, frames) for known in self._history) if started else ()
-        x0, velocity = split_frames(x0, frames), split_frames(velocity, frames)
-        evidence = Evidence(
-            x0=x0, velocity=velocity, history=history or (x0,), patch=self.geometry.patch,
-            decode=self.autoencoder.decode, text_attention=attention, frames=frames,
-        )  # fmt: skip
-        scores = scorer.score(evidence)
-        if self.method.regions_over_time == "shared":
-            scores = share_over_time(scores, frames)
-        already = self.layout.refined.reshape(scores.shape)
-        mask = select_top(scores, stage.ratio, already).view(batch, *cells)
-        regions = mask.cpu().numpy()
-        self.report.regions.append(regions)
-        self.text_attention = None
-        return replace(self.layout, refined=mask, counted=int(regions[0].sum()))
-
-    def _per_cell(self, per_token: Tensor) -> Tensor:
-        """(B, n) values of the layout's tokens -> (B, Y, X) means over the cells."""
-        assert self.layout is not None
-        patch = self.geometry.patch
-        image = self.layout.expand(per_token[..., None].expand(-1, -1, patch * patch).contiguous())
-        return torch.nn.functional.avg_pool2d(image, 2 * patch)[:, 0]
+        seen = Seen(x0, velocity, self.canvas.estimates, self.text_attention, self.autoencoder.decode, started)
+        layout, regions, notice = chosen_layout(self.method, self.layout, upcoming or self.stage, seen)
+        if notice is not None:
+            self.report.notices.append(notice)
+        if regions is not None:
+            self.report.regions.append(regions.numpy())
+            self.text_attention = None
+        return layout

@@ -168,10 +168,11 @@ def _step(stock: Any) -> Callable[..., Any]:
         return_dict: bool = True,
     ) -> Any:
         """As the stock method. RuntimeError if the denoiser's hook did not run, ValueError for per-token timesteps."""
-        run = _run(self)
-        churn = (s_churn, s_tmin, s_tmax, s_noise)
-        given = (model_output, timestep, sample, *churn, generator, per_token_timesteps, return_dict)
-        if run is None:
+        call = _call(self)
+        run: Run | None = None if call is None else call.run
+        noise = s_churn, s_tmin, s_tmax, s_noise
+        given = (model_output, timestep, sample, *noise, generator, per_token_timesteps, return_dict)
+        if call is None or run is None:
             return stock.step(self, *given)
         if per_token_timesteps is not None:
             raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
@@ -189,8 +190,6 @@ def _step(stock: Any) -> Callable[..., Any]:
             previous = run.advance(model_output, sample, lambda: stock.step(self, *given[:-1], False)[0])
             self._step_index = run.shown_index if run.lays_out else run.index
             output = FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
-        call = _call(self)
-        assert call is not None
         call.stepped(run)
         return output
 

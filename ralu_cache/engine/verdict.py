@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ralu_cache.temporal.base import Decision
+from ralu_cache.history.feature import Counts
+from ralu_cache.history.ledger import Samples
+from ralu_cache.history.marks import Mark
+from ralu_cache.report.record import BranchRecord
+from ralu_cache.temporal.policy import Decision
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
     """Samples of one call that share a decision.
 
-    rows: (k,) int64 indices into the batch, None for all. residual: (k, n, d) to be added in place of running the
-    blocks, None if the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each
-    sample means `counts`, and repeats the first to fill up.
+    samples: which of the batch, None for all. residual: (k, n, d) to be added in place of running the blocks, None if
+    the blocks run. tokens: (k, m) int64, those for which the blocks run nevertheless; of the m, each sample means
+    `counts`, and repeats the first to fill up.
     """
 
-    rows: Tensor | None = None
+    samples: Samples | None = None
     residual: Tensor | None = None
     tokens: Tensor | None = None
     counts: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> Tensor | None:
+        """(k,) int64 indices into the batch, None for all."""
+        return None if self.samples is None else self.samples.rows
 
     @property
     def computes(self) -> bool:
@@ -32,8 +42,10 @@ class Group:
         return self.residual is None or self.tokens is not None
 
 
-@dataclass(frozen=True)
-class Verdict:
+COMPUTED = Group()  # of all samples
+
+
+class Verdict(NamedTuple):
     """A decision on the host; reading it is the one time per call that the device is waited for.
 
     kinds: "computed", "partial" or "reused" for each sample. fresh: how many tokens of a partial one are computed.
@@ -61,17 +73,38 @@ class Verdict:
         counts = [count if kind == "partial" else 0 for count, kind in zip(counts, kinds, strict=True)]
         return cls(kinds, tuple(counts), tuple(mended), tuple(distance), tuple(total), decision.threshold)
 
-    @classmethod
-    def counted(cls, reuse: Sequence[bool]) -> Verdict:
-        """That of a policy that counts, on whole samples: the host knows it without asking."""
-        nothing = (0,) * len(reuse)
-        kinds = tuple("reused" if reused else "computed" for reused in reuse)
-        return cls(kinds, nothing, nothing, (math.nan,) * len(reuse), (0.0,) * len(reuse), math.nan)
+    def samples(self, kind: str, device: torch.device) -> Samples:
+        """The samples of a kind."""
+        return Samples.of([row for row, found in enumerate(self.kinds) if found == kind], device)
 
-    def rows(self, kind: str, device: torch.device) -> Tensor:
-        """(k,) int64: the samples of a kind; put together on the device, for a copy to it would wait."""
-        places = torch.arange(len(self.kinds), device=device)
-        return torch.stack([places[row] for row, found in enumerate(self.kinds) if found == kind])
+
+@lru_cache(maxsize=64)
+def counted(reuse: tuple[bool, ...]) -> Verdict:
+    """The verdict of a policy that counts, on whole samples: the host knows it without asking."""
+    nothing = (0,) * len(reuse)
+    kinds = tuple("reused" if reused else "computed" for reused in reuse)
+    return Verdict(kinds, nothing, nothing, (math.nan,) * len(reuse), (0.0,) * len(reuse), math.nan)
+
+
+def branch_record(
+    verdict: Verdict, found: Counts, left: Counts, held: int, flops: float, saved_flops: float
+) -> BranchRecord:
+    """The record of one call, from what was noted of it; found, left: marks before and after."""
+    before, after = (tuple(sum(column) for column in zip(*counts, strict=True)) for counts in (found, left))
+    return BranchRecord(
+        reused=tuple(kind == "reused" for kind in verdict.kinds),
+        fresh=verdict.fresh,
+        distance=verdict.distance,
+        threshold=verdict.threshold,
+        empty=after[Mark.EMPTY],
+        inherited=after[Mark.INHERITED],
+        valid=after[Mark.VALID],
+        cached_bytes=held,
+        found=(before[Mark.EMPTY], before[Mark.INHERITED], before[Mark.VALID]),
+        total=verdict.total,
+        flops=flops,
+        saved_flops=saved_flops,
+    )
 
 
 def _on_host(columns: list[Tensor]) -> list[list[float]]:

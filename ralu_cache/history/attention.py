@@ -35,7 +35,8 @@ class Layer:
 class KeyValueMemory:
     """The latest keys and values of every token of one layout, by attention layer; fresh tokens overwrite theirs.
 
-    How far an image token's entry holds is what the ledger says of its residual: both are computed in the same pass.
+    When an image token's entry was computed, and how far it holds, is what the ledger says of its residual: both are
+    computed in the same pass.
     With `forecast` an entry is read as it would be now, on the line through its last two computed values: on a model
     that was tried, tokens that attend to what was computed some steps ago come out worse than their own forecast
     (`benchmarks/results/composition`). Then there are two slots, and a fresh entry takes the place of the older one: to
@@ -48,7 +49,6 @@ class KeyValueMemory:
         self.forecast = forecast
         shape, device = (layout.batch, layout.tokens), layout.refined.device
         self._newest = torch.zeros(shape, dtype=torch.int64, device=device)  # the slot of each image token's newest
-        self._gap = torch.zeros(shape, device=device)  # sigma of the newest less that of the other; 0 draws no line
         self._layers: dict[str, Layer] = {}
         self._now: dict[torch.Size, Tensor] = {}  # what `overwrite` returns: new memory costs as much as a forecast
 
@@ -59,28 +59,29 @@ class KeyValueMemory:
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         tensors = [layer.slots for layer in self._layers.values()]
-        return sum(tensor.nbytes for tensor in (*tensors, *self._now.values(), self._newest, self._gap))
+        return sum(tensor.nbytes for tensor in (*tensors, *self._now.values(), self._newest))
 
     def begin(
         self,
         text: int,
         ahead: Tensor,
+        gap: Tensor | None = None,
         samples: Tensor | None = None,
         tokens: Tensor | None = None,
         counts: tuple[int, ...] = (),
     ) -> Rows:
         """A pass of some tokens through all layers begins: see `Rows` for the arguments."""
         batch = slice(None) if samples is None else samples
-        newest, gap = self._newest[batch], self._gap[batch]
+        newest = self._newest[batch]
         fresh = torch.arange(self.layout.tokens, device=ahead.device).expand_as(ahead) if tokens is None else tokens
         if not self.forecast:
             return Rows(self, text, samples, tokens, counts, newest.gather(1, fresh), ahead)
+        gap = torch.zeros_like(ahead) if gap is None else gap
         far = gap.abs() > SMALLEST_GAP
         reach = torch.where(far, ahead / torch.where(far, gap, 1.0), 0.0)
         slots = 1 - newest.gather(1, fresh)
         weight = (newest + (2 * newest - 1) * reach).scatter(1, fresh, slots.to(reach.dtype))
         self._newest[batch] = newest.scatter(1, fresh, slots)
-        self._gap[batch] = gap.scatter(1, fresh, ahead.gather(1, fresh))
         return Rows(self, text, samples, tokens, counts, slots, weight)
 
     def store(self, name: str, entries: Tensor, offset: int, rows: Rows) -> None:
@@ -116,7 +117,7 @@ class KeyValueMemory:
             entries[:, image] = torch.where(self._newest[..., None] == 1, layer.slots[1, :, image], entries[:, image])
         return entries
 
-    def transfer(self, layout: TokenLayout, tokens: TokenMap) -> None:
+    def move(self, layout: TokenLayout, tokens: TokenMap) -> None:
         """Move every layer to another layout: a SPLIT token gets its parent's entry, a MERGED one its first child's."""
         count = self.layout.tokens
         for layer in self._layers.values():
@@ -125,13 +126,13 @@ class KeyValueMemory:
             )
             moved = torch.stack([take(slot, tokens.source) for slot in image])
             layer.slots = torch.cat([before, moved, after], 2)
-        self._newest, self._gap = take(self._newest, tokens.source), take(self._gap, tokens.source)
+        self._newest = take(self._newest, tokens.source)
         self.layout, self._now = layout, {}
 
     def pick(self, rows: Tensor, layout: TokenLayout) -> KeyValueMemory:
         """What is remembered of the samples `rows` (k,) int64, under a `layout` that has theirs."""
         part = KeyValueMemory(layout, self.forecast)
-        part._newest, part._gap = self._newest[rows], self._gap[rows]
+        part._newest = self._newest[rows]
         part._layers = {name: Layer(layer.slots[:, rows], layer.offset) for name, layer in self._layers.items()}
         return part
 
@@ -158,8 +159,9 @@ class Rows:
     repeat the first one. slots: (k, m) int64, where in the memory each of them is written. weight: (k, n) float32,
     where each image token's entry now lies on the line from the first slot (0) to the second (1).
 
-    `begin` is given `ahead`, (k, n) float32, in place of the last two: how far sigma is now beyond the level at which
-    each image token was computed last, 0 where nothing may be concluded from that.
+    `begin` is given, in place of the last two, (k, n) float32 both: `ahead`, how far sigma is now beyond the level at
+    which each image token was computed last, 0 where nothing may be concluded from that; `gap`, how far that level is
+    beyond the one of its computation before, 0 (or None) where no line may be drawn through both.
     """
 
     memory: KeyValueMemory

@@ -1,25 +1,31 @@
-"""Features: what was cached for the tokens of one layout, and per token how far it may still be used.
+"""Features: what was cached for the tokens of one layout, and when that was computed: the one home of these facts.
 
-A feature belongs to one `TokenLayout` object and remembers, per token, when and on what it was computed. A change of
-layout moves it by a `TokenMap`: KEPT tokens keep their bits, SPLIT ones take their parent's, MERGED ones their
-children's mean; what was not computed for exactly this token is marked INHERITED and is read only by who asks for
-it. Pure tensors; sigma 1 is noise, sigma 0 clean; steps count from 0 over the whole run.
+A feature belongs to one `TokenLayout` object. Of each sample it knows the last pass in which all of its tokens were
+computed; where tokens differ (some were computed alone, or a change of layout moved them), each has a stamp of its own.
+A change of layout moves a feature by a `TokenMap`: KEPT tokens keep their bits, SPLIT ones take their parent's, MERGED
+ones their children's mean; what was not computed for exactly this token is marked INHERITED and is read only by who
+asks for it. Pure tensors; sigma 1 is noise, sigma 0 clean; steps count from 0 over the whole run.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ralu_cache.history.marks import Mark, moved_marks
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.plane.token_map import Kind, TokenMap, describe, map_tokens, take
+from ralu_cache.plane.token_map import Kind, TokenMap, describe, take
 
-_TENSORS = ("values", "step", "sigma", "coarse", "epoch", "mark")
+T = TypeVar("T")
+
+Counts = tuple[tuple[int, int, int], ...]
+"""Of each sample, how many tokens are EMPTY, INHERITED and VALID."""
 
 
 class StaleFeature(ValueError):
@@ -32,33 +38,49 @@ class StaleFeature(ValueError):
         )
 
 
-def indices(rows: Tensor) -> Tensor:
-    return rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+class Pass(NamedTuple):
+    """When all tokens of a sample were computed: the step, and its level."""
+
+    step: int
+    sigma: float
 
 
-def part_of(layout: TokenLayout, rows: Tensor) -> TokenLayout:
-    """The layout of some samples alone."""
-    if not len(rows := indices(rows)):
-        raise ValueError(f"at least one of the {layout.batch} samples must be chosen, got none")
-    return replace(layout, refined=layout.refined[rows], counted=layout.count)
+NEVER = Pass(-1, math.nan)
 
 
-def covers(rows: Tensor, batch: int) -> bool:
-    """True if `rows` are all samples, in order."""
-    rows = indices(rows)
-    return len(rows) == batch and torch.equal(rows, torch.arange(batch, device=rows.device))
+@dataclass(frozen=True, eq=False)
+class Stamps:
+    """When each token was computed, and what that is worth.
 
+    step: (B, n) int32, -1 where EMPTY. sigma: (B, n) float32, the level, nan where EMPTY. mark: (B, n) uint8, a `Mark`.
+    """
 
-def fresh_tokens(values: Tensor, layout: TokenLayout, step: int, sigma: float, tokens: Tensor) -> dict[str, Tensor]:
-    """As `Feature.tokens` gives it, of tokens (k, m) whose `values` (k, m, d) were computed just now."""
-    return {
-        "values": values,
-        "step": torch.full_like(tokens, step, dtype=torch.int32),
-        "sigma": torch.full_like(tokens, sigma, dtype=torch.float32),
-        "coarse": tokens < layout.coarse_tokens,
-        "epoch": torch.zeros_like(tokens, dtype=torch.int32),
-        "mark": torch.full_like(tokens, Mark.VALID, dtype=torch.uint8),
-    }
+    step: Tensor
+    sigma: Tensor
+    mark: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.step.nbytes + self.sigma.nbytes + self.mark.nbytes
+
+    def pick(self, places: tuple[Tensor, ...]) -> Stamps:
+        """Those at an index, (rows,) or (rows, tokens)."""
+        return Stamps(self.step[places], self.sigma[places], self.mark[places])
+
+    def put(self, places: tuple[Tensor, ...], other: Stamps) -> Stamps:
+        """With those of `other` at an index, (rows,) or (rows, tokens)."""
+        both = ((self.step, other.step), (self.sigma, other.sigma), (self.mark, other.mark))
+        return Stamps(*(ours.index_put(places, theirs) for ours, theirs in both))
+
+    def move(self, layout: TokenLayout, tokens: TokenMap, changed: Tensor | None) -> Stamps:
+        """Under another layout: see `moved_marks`; a MERGED token is as old as its oldest child."""
+        source, count = tokens.source, layout.coarse_tokens
+        if tokens.merges:
+            ages = self.step.gather(1, tokens.children.flatten(1)).view_as(tokens.children)
+            oldest = tokens.children.gather(2, ages.argmin(2, keepdim=True))[..., 0]
+            source = torch.cat([oldest, source[:, count:]], 1)
+        mark = moved_marks(self.mark, count, tokens, changed)
+        return Stamps(self.step.gather(1, source), self.sigma.gather(1, source), mark)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,90 +90,123 @@ class Feature:
     values: (B, n + extra, d): the layout's n tokens, then rows that ride along and no layout moves (reference
         tokens of an edited image). They carry no marks: they are as good as the sample that they belong to.
     layout: the layout that the values belong to; this very object, not one that looks like it.
-    step: (B, n) int32, when the value was computed; -1 where EMPTY.
-    sigma: (B, n) float32, at which level; nan where EMPTY.
-    coarse: (B, n) bool, the resolution of the token that it was computed for.
-    epoch: (B, n) int32, raised whenever fresh noise was mixed into the token since.
-    mark: (B, n) uint8, a `Mark`.
-    at: the level, where all tokens of all samples were computed at one and are VALID, and the host knows; else None.
+    passes: of each sample, the last pass in which all of its tokens were computed; NEVER if there was none.
+    apart: the stamps of single tokens, where passes do not tell all; None where every token of a sample is VALID and of
+        its pass, or EMPTY without one.
+    known: the marks counted, where `apart` is there and the host knows them.
 
     Raises ValueError for shapes that do not fit the layout.
     """
 
     values: Tensor
     layout: TokenLayout
-    step: Tensor
-    sigma: Tensor
-    coarse: Tensor
-    epoch: Tensor
-    mark: Tensor
-    at: float | None = None
+    passes: tuple[Pass, ...]
+    apart: Stamps | None = None
+    known: Counts | None = None
 
     def __post_init__(self) -> None:
-        n, shape = self.layout.tokens, tuple(self.values.shape)
-        if len(shape) != 3 or shape[0] != self.layout.batch or shape[1] < n:
+        n, batch, shape = self.layout.tokens, len(self.passes), self.values.shape
+        if len(shape) != 3 or shape[1] < n or not shape[0] == batch == self.layout.batch:
             raise ValueError(
-                f"expected values ({self.layout.batch}, {n} or more, d) of {describe(self.layout)}, got {shape}"
+                f"expected values ({self.layout.batch}, {n} or more, d) of {describe(self.layout)}, got {tuple(shape)} "
+                f"and {batch} passes"
             )
-        for name in _TENSORS[1:]:
-            if tuple(getattr(self, name).shape) != (shape[0], n):
-                raise ValueError(f"{name} must be {(shape[0], n)}, got {tuple(getattr(self, name).shape)}")
+        if self.apart is not None and self.apart.mark.shape != (shape[0], n):
+            raise ValueError(f"stamps must be {(shape[0], n)}, got {tuple(self.apart.mark.shape)}")
 
     @classmethod
     def fresh(cls, values: Tensor, layout: TokenLayout, step: int, sigma: float) -> Feature:
         """A feature computed just now for every token, at `step` and level `sigma`: all VALID."""
-        return cls._uniform(values, layout, step, sigma, Mark.VALID)
+        return cls(values, layout, (Pass(step, sigma),) * layout.batch)
 
     @classmethod
     def blank(cls, like: Tensor, layout: TokenLayout) -> Feature:
         """Nothing computed yet: zeros of the shape (past the batch), dtype and device of `like`, all EMPTY."""
-        return cls._uniform(like.new_zeros(layout.batch, *like.shape[1:]), layout, -1, float("nan"), Mark.EMPTY)
-
-    @classmethod
-    def _uniform(cls, values: Tensor, layout: TokenLayout, step: int, sigma: float, mark: Mark) -> Feature:
-        shape, device = (layout.batch, layout.tokens), values.device
-        key = "feature", mark, device
-        if key not in layout.made:  # what all features of a layout have alike; nothing is changed in place
-            coarse = torch.arange(layout.tokens, device=device) < layout.coarse_tokens
-            layout.made[key] = (
-                coarse.expand(shape),
-                torch.zeros(shape, dtype=torch.int32, device=device),
-                torch.full(shape, mark, dtype=torch.uint8, device=device),
-            )
-        coarse, epoch, marks = layout.made[key]
-        return cls(
-            values,
-            layout,
-            step=torch.full(shape, step, dtype=torch.int32, device=device),
-            sigma=torch.full(shape, sigma, dtype=torch.float32, device=device),
-            coarse=coarse,
-            epoch=epoch,
-            mark=marks,
-            at=sigma if mark == Mark.VALID else None,
-        )
+        return cls(like.new_zeros(layout.batch, *like.shape[1:]), layout, (NEVER,) * layout.batch)
 
     @property
     def extra(self) -> int:
         """Rows that ride along behind the layout's tokens."""
         return self.values.shape[1] - self.layout.tokens
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
-        """Memory of the values and of what is known of them."""
-        return sum(getattr(self, name).nbytes for name in _TENSORS)
+        """Memory of the values, and of the stamps that were written out."""
+        stamps: Stamps | None = vars(self).get("stamps", self.apart)
+        return self.values.nbytes + (0 if stamps is None else stamps.nbytes)
 
-    def readable(self, inherited: bool = False, oldest: int | None = None) -> Tensor:
-        """(B,) bool: True where every token of the sample may be used.
+    # ---- when, by token
 
-        INHERITED tokens count only with `inherited`; with `oldest`, tokens computed before that step do not count.
-        """
-        good = self.mark >= (Mark.INHERITED if inherited else Mark.VALID)
-        if oldest is not None:
-            good = good & (self.step >= oldest)
-        return good.all(1)
+    @cached_property
+    def stamps(self) -> Stamps:
+        """Those of all tokens, written out when somebody first asks for them."""
+        if self.apart is not None:
+            return self.apart
+        columns = (
+            self._column([taken.step for taken in self.passes], torch.int32),
+            self._column([taken.sigma for taken in self.passes], torch.float32),
+            self._column([Mark.EMPTY if taken.step < 0 else Mark.VALID for taken in self.passes], torch.uint8),
+        )
+        return Stamps(*(column[:, None].expand(-1, self.layout.tokens).contiguous() for column in columns))
+
+    def _column(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        """(B,) of numbers that the host knows; put together on the device, for a copy to it would wait."""
+        device = self.values.device
+        if all(value is values[0] for value in values):
+            return torch.full((len(values),), values[0], dtype=dtype, device=device)
+        return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
+
+    @property
+    def step(self) -> Tensor:
+        """See `Stamps`."""
+        return self.stamps.step
+
+    @property
+    def sigma(self) -> Tensor:
+        """See `Stamps`."""
+        return self.stamps.sigma
+
+    @property
+    def mark(self) -> Tensor:
+        """See `Stamps`."""
+        return self.stamps.mark
+
+    @property
+    def at(self) -> float | None:
+        """The level, where all tokens of all samples were computed at one and are VALID, and the host knows; or None"""
+        first = self.passes[0]
+        if self.apart is not None or first.step < 0 or self.passes.count(first) < len(self.passes):
+            return None
+        return first.sigma
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Of each sample, its marks counted; waits for the device where the host does not know them."""
+        if (told := self._told()) is not None:
+            return told
+        counted = torch.stack([(self.mark == kind).sum(1) for kind in Mark], 1).tolist()
+        return tuple((empty, inherited, valid) for empty, inherited, valid in counted)
+
+    def _told(self) -> Counts | None:
+        """`counts` as far as the host knows them without asking."""
+        if self.apart is None:
+            n = self.layout.tokens
+            return tuple((n, 0, 0) if taken.step < 0 else (0, 0, n) for taken in self.passes)
+        counted: Counts | None = vars(self).get("counts", self.known)
+        return counted
+
+    # ---- who may read it
+
+    def readable(self, inherited: bool = False) -> Tensor:
+        """(B,) bool: True where every token of the sample may be used; INHERITED ones count only with `inherited`."""
+        if self.apart is None:
+            return self._column([taken.step >= 0 for taken in self.passes], torch.bool)
+        return (self.mark >= (Mark.INHERITED if inherited else Mark.VALID)).all(1)
 
     def level(self, inherited: bool = False) -> Tensor:
         """(B,) float32: the level at which the sample was computed; nan if unreadable, or not at one level only."""
+        if self.apart is None:
+            return self._column([taken.sigma for taken in self.passes], torch.float32)
         one = (self.sigma == self.sigma[:, :1]).all(1)
         return torch.where(one & self.readable(inherited), self.sigma[:, 0], torch.nan)
 
@@ -164,87 +219,62 @@ class Feature:
         levels = torch.where(good, self.sigma, torch.nan)
         return torch.cat([levels, levels.new_full((len(levels), self.extra), torch.nan)], 1)
 
-    def transfer(self, layout: TokenLayout, changed: Tensor | None = None) -> Feature:
-        """The feature under another layout of the same plane.
+    # ---- other features of it
 
-        `changed` is (B, n_new) bool: True where fresh noise was mixed into the token; its epoch rises, and it is
-        INHERITED at best. KEPT tokens keep bits and mark, SPLIT and MERGED ones are INHERITED, EMPTY stays EMPTY
-        (one EMPTY child suffices). A MERGED token is as old as its oldest child. Raises ValueError for another plane.
+    def move(self, layout: TokenLayout, tokens: TokenMap, changed: Tensor | None = None) -> Feature:
+        """The feature under another layout of the same plane; `tokens`: the map from ours to it.
+
+        `changed` is (B, n_new) bool: True where fresh noise was mixed into the token, which is INHERITED at best.
         """
-        return self.move(layout, map_tokens(self.layout, layout), changed)
-
-    def move(self, layout: TokenLayout, tokens: TokenMap, changed: Tensor | None) -> Feature:
-        source, count = tokens.source, layout.coarse_tokens
-        mark = moved_marks(self.mark, count, tokens, changed)
-        values, epoch = (take(t, source) for t in (self.values, self.epoch))
+        count = layout.coarse_tokens
+        values = take(self.values, tokens.source)
         if tokens.merges:
-            children = tokens.children.flatten(1)
-            ages = self.step.gather(1, children).view_as(tokens.children)
-            oldest = tokens.children.gather(2, ages.argmin(2, keepdim=True))[..., 0]
-            source = torch.cat([oldest, source[:, count:]], 1)
             merged = (tokens.kind[:, :count] == Kind.MERGED)[..., None]
-            means = _mean(take(self.values, children), tokens.children)
+            means = _mean(take(self.values, tokens.children.flatten(1)), tokens.children)
             values = torch.cat([torch.where(merged, means, values[:, :count]), values[:, count:]], 1)
-            epoch[:, :count] = self.epoch.gather(1, children).view_as(ages).amax(2)
-        if changed is not None:
-            epoch = epoch + changed.int()
-        return Feature(
-            values if not self.extra else torch.cat([values, self.values[:, self.layout.tokens :]], 1),
-            layout,
-            step=self.step.gather(1, source),
-            sigma=self.sigma.gather(1, source),
-            coarse=self.coarse.gather(1, source),
-            epoch=epoch,
-            mark=mark,
-        )
+        if self.extra:
+            values = torch.cat([values, self.values[:, self.layout.tokens :]], 1)
+        return Feature(values, layout, self.passes, self.stamps.move(layout, tokens, changed))
 
-    def select(self, rows: Tensor) -> Feature:
-        """Some samples, by (k,) indices or a (B,) mask, under a layout of their own. Raises ValueError for none."""
-        rows = indices(rows)
-        return Feature(layout=part_of(self.layout, rows), **self.samples(rows))
+    def pick(self, samples: Sequence[int], rows: Tensor, layout: TokenLayout) -> Feature:
+        """Some samples alone, under a `layout` that has theirs; rows: (k,) int64, the numbers on the device."""
+        passes, told = tuple(self.passes[sample] for sample in samples), self._told()
+        if self.apart is None:
+            return Feature(self.values[rows], layout, passes)
+        known = None if told is None else tuple(told[sample] for sample in samples)
+        return Feature(self.values[rows], layout, passes, self.apart.pick((rows,)), known)
 
-    def put(self, rows: Tensor, other: Feature) -> Feature:
-        """This feature with the samples `rows`, (k,) indices or a (B,) mask, replaced by those of `other`.
+    def put(self, samples: Sequence[int], rows: Tensor, other: Feature) -> Feature:
+        """This feature with the `samples` replaced by those of `other`, which has them alone and in this order."""
+        values, passes = self.values.index_copy(0, rows, other.values), _put(self.passes, samples, other.passes)
+        if self.apart is None and other.apart is None:
+            return Feature(values, self.layout, passes)
+        ours, theirs = self._told(), other._told()
+        known = None if ours is None or theirs is None else _put(ours, samples, theirs)
+        return Feature(values, self.layout, passes, self.stamps.put((rows,), other.stamps), known)
 
-        Raises StaleFeature unless `other` covers the plane as those samples of ours do, cell for cell.
-        """
-        rows = indices(rows)
-        if other.layout.patch != self.layout.patch or not torch.equal(other.layout.refined, self.layout.refined[rows]):
-            raise StaleFeature("put", other.layout, self.layout)
-        return self.put_samples(rows, other.samples())
-
-    def samples(self, rows: Tensor | None = None) -> dict[str, Any]:
-        """All that is held of the samples `rows` (k,), all by default."""
-        return {name: getattr(self, name) if rows is None else getattr(self, name)[rows] for name in _TENSORS}
-
-    def put_samples(self, rows: Tensor, held: dict[str, Tensor]) -> Feature:
-        """This feature with what `samples` gave of another one, of the same layout, in the places of `rows` (k,)."""
-        changed = {name: getattr(self, name).index_copy(0, rows, held[name]) for name in _TENSORS}
-        return replace(self, at=None, **changed)
-
-    def tokens(self, rows: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """All that is held of some tokens (k, m) int64 of the samples `rows` (k,)."""
-        return {name: getattr(self, name)[rows[:, None], tokens] for name in _TENSORS}
-
-    def put_tokens(self, rows: Tensor, tokens: Tensor, held: dict[str, Tensor]) -> Feature:
-        """This feature with what `tokens` gave of another one, of the same layout, in the same places."""
+    def put_tokens(
+        self, rows: Tensor, tokens: Tensor, values: Tensor, stamps: Stamps, known: Counts | None = None
+    ) -> Feature:
+        """This feature with the tokens (k, m) int64 of the samples `rows` (k,) replaced; known: see the class."""
         places = rows[:, None], tokens
-        changed = {name: getattr(self, name).index_put(places, held[name]) for name in _TENSORS}
-        return replace(self, at=None, **changed)
+        whole = self.values.index_put(places, values)
+        return replace(self, values=whole, apart=self.stamps.put(places, stamps), known=known)
 
-    def invalidate(self, rows: Tensor | None = None, tokens: Tensor | None = None) -> Feature:
-        """EMPTY for the samples `rows` (all by default), or there only for the `tokens`, (B, n) bool."""
-        void = torch.ones_like(self.mark, dtype=torch.bool) if tokens is None else tokens
-        if rows is not None:
-            chosen = torch.zeros(len(void), 1, dtype=torch.bool, device=void.device)
-            void = void & chosen.index_fill(0, indices(rows), True)
-        return replace(
-            self,
-            at=None,
-            step=self.step.masked_fill(void, -1),
-            sigma=self.sigma.masked_fill(void, torch.nan),
-            mark=self.mark.masked_fill(void, Mark.EMPTY),
-        )
+
+def stamped(tokens: Tensor, step: int, sigma: float) -> Stamps:
+    """Of tokens (k, m) that were computed just now."""
+    return Stamps(
+        torch.full_like(tokens, step, dtype=torch.int32),
+        torch.full_like(tokens, sigma, dtype=torch.float32),
+        torch.full_like(tokens, Mark.VALID, dtype=torch.uint8),
+    )
+
+
+def _put(ours: tuple[T, ...], samples: Sequence[int], theirs: tuple[T, ...]) -> tuple[T, ...]:
+    """`ours` with those of the samples replaced."""
+    new = dict(zip(samples, theirs, strict=True))
+    return tuple(new.get(sample, held) for sample, held in enumerate(ours))
 
 
 def _mean(values: Tensor, children: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Pure tensors. A *layer* is a block; a *site* is a submodule of one whose output 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,20 +49,20 @@ class Fresh:
 class LayerCache:
     """The outputs of every site of one branch, the newest first; per sample, as samples decide for themselves.
 
-    A site's rows may hold the image tokens at some offset, text before them and reference tokens behind. How far an
-    image token's entry holds is what the ledger says of its residual: both are computed in the same pass.
+    A site's rows may hold the image tokens at some offset, text before them and reference tokens behind. When they were
+    computed, and how far an image token's entry holds, is what the ledger says of its residual: both are computed in
+    the same pass.
     """
 
     def __init__(self, layout: TokenLayout) -> None:
         self.layout = layout
-        self._levels: list[Tensor] = []
         self._outputs: list[dict[str, Tensor]] = []  # by pass, then by site
         self._offsets: dict[str, int | None] = {}
         self._measures: dict[str, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         """How many passes are kept."""
-        return len(self._levels)
+        return len(self._outputs)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -70,8 +71,8 @@ class LayerCache:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        kept = [*self._levels, *(t for group in (*self._outputs, *self._measures.values()) for t in group.values())]
-        return sum(tensor.nbytes for tensor in kept)
+        groups = (*self._outputs, *self._measures.values())
+        return sum(tensor.nbytes for group in groups for tensor in group.values())
 
     def check(self, layout: TokenLayout) -> None:
         """Raises StaleFeature under another layout object than the cache's own."""
@@ -80,30 +81,25 @@ class LayerCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        for held in (self._levels, self._outputs, self._offsets, self._measures):
+        for held in (self._outputs, self._offsets, self._measures):
             held.clear()
 
-    def begin(self, sigma: float, samples: Tensor | None = None, keep: int = 1) -> None:
-        """A pass at level `sigma` comes, of all samples or of `samples` (k,) int64.
+    def begin(self, samples: Tensor | None = None, keep: int = 1) -> None:
+        """A pass comes, of all samples or of `samples` (k,) int64.
 
         Their `keep - 1` earlier passes move one place back; other samples' stay. Raises ValueError for keep < 1.
         """
         if keep < 1:
             raise ValueError(f"keep must be 1 or more, got {keep}")
-        device = self.layout.refined.device
         if samples is None:  # what nobody needs any more is freed before the pass makes new
-            del self._levels[keep - 1 :], self._outputs[keep - 1 :]
-            self._levels.insert(0, torch.full((self.layout.batch,), sigma, device=device))
+            del self._outputs[keep - 1 :]
             self._outputs.insert(0, {})
             return
         if len(self) < keep:
-            self._levels.append(torch.full((self.layout.batch,), torch.nan, device=device))
             self._outputs.append({})
         for slot in range(len(self) - 1, 0, -1):
-            self._levels[slot][samples] = self._levels[slot - 1][samples]
             for site, newer in self._outputs[slot - 1].items():
                 _write(self._outputs[slot], site, newer[samples], samples, self.layout.batch)
-        self._levels[0][samples] = sigma
 
     def store(self, site: str, values: Tensor, offset: int | None, samples: Tensor | None = None) -> None:
         """Keep what a site gave in the pass that began: (B, L, d), or (k, L, d) of `samples`.
@@ -128,13 +124,15 @@ class LayerCache:
             self._outputs[0][site][samples] = rows
         return rows
 
-    def history(self, site: str, samples: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """(level (k,), values (k, L, d)) of the passes, newest first, as `extrapolate` wants it; nan where none was.
+    def history(
+        self, site: str, levels: Sequence[Tensor], samples: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(level (k,), values (k, L, d)) of the passes, newest first, as `extrapolate` wants it.
 
-        Raises ValueError if the site gave nothing yet.
+        levels: (B,) of each pass, nan where none was, from the ledger. Raises ValueError if the site gave nothing yet.
         """
         self.newest(site, samples)
-        pairs = [(level, held[site]) for level, held in zip(self._levels, self._outputs, strict=True) if site in held]
+        pairs = [(level, held[site]) for level, held in zip(levels, self._outputs, strict=True) if site in held]
         return pairs if samples is None else [(level[samples], values[samples]) for level, values in pairs]
 
     def keep_measure(self, name: str, site: str, values: Tensor, samples: Tensor | None = None) -> None:
@@ -150,7 +148,6 @@ class LayerCache:
     def pick(self, rows: Tensor, layout: TokenLayout) -> LayerCache:
         """What is held of the samples `rows` (k,) int64, under a `layout` that has theirs."""
         part = LayerCache(layout)
-        part._levels = [level[rows] for level in self._levels]
         part._outputs = [{site: values[rows] for site, values in held.items()} for held in self._outputs]
         part._offsets = dict(self._offsets)
         part._measures = {

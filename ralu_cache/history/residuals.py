@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,24 +56,40 @@ def extrapolate_uniform(nodes: Sequence[tuple[float, Tensor]], sigma: float) -> 
     newest = nodes[0][1]
     if len(nodes) == 1:
         return newest
-    wide = torch.promote_types(newest.dtype, torch.float32)
-    result: Tensor | None = None
-    for weight, (_, values) in zip(_uniform_weights(tuple(level for level, _ in nodes), sigma), nodes, strict=True):
-        if weight != 0:
-            part = weight * values.to(wide)
-            result = part if result is None else result + part
-    assert result is not None
+    weights = uniform_weights(tuple([level for level, _ in nodes]), sigma)
+    used = [(weight, values) for weight, (_, values) in zip(weights, nodes, strict=True) if weight]
+    if newest.dtype not in (torch.float32, torch.float64):
+        used = [(weight, values.float()) for weight, values in used]
+    result = used[0][0] * used[0][1]
+    for weight, values in used[1:]:
+        result += weight * values
     return narrowed(result, newest.dtype)
 
 
-@lru_cache(maxsize=64)
-def _uniform_weights(levels: tuple[float, ...], sigma: float) -> tuple[float, ...]:
-    return tuple(_weights(torch.tensor(levels)[:, None], sigma)[:, 0].tolist())
+@lru_cache(maxsize=256)
+def uniform_weights(levels: tuple[float, ...], sigma: float) -> tuple[float, ...]:
+    """The Lagrange weights of nodes at `levels`, newest first; 0 for nodes that are not used.
+
+    In float32, as `extrapolate` has them bit for bit, but by the host alone.
+    """
+    at, nodes, used = np.float32(sigma), [np.float32(level) for level in levels], 0
+    while used < len(nodes) and all(abs(nodes[used] - node) > SMALLEST_GAP for node in nodes[:used]):
+        used += 1
+    weights = [0.0] * len(nodes)
+    for place in range(used):
+        weight = np.float32(1.0)
+        for other in range(used):
+            if other != place:
+                weight = weight * ((at - nodes[other]) / (nodes[place] - nodes[other]))
+        weights[place] = float(weight)
+    return tuple(weights)
 
 
 def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
     """`values` in a dtype that may hold less: what is finite stays so, at the end of float16's range if need be."""
-    if dtype == torch.float16 and values.dtype != dtype:
+    if values.dtype == dtype:
+        return values
+    if dtype == torch.float16:
         values = values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max)
     return values.to(dtype)
 

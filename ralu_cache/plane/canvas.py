@@ -118,11 +118,11 @@ class TokenLayout:
         refined = torch.ones(batch, rows, columns, dtype=torch.bool, device=device)
         return cls(refined, patch, frames=frames, counted=rows * columns)
 
-    @property
+    @cached_property
     def batch(self) -> int:
         return self.refined.shape[0]
 
-    @property
+    @cached_property
     def cells(self) -> tuple[int, int]:
         """(Y, X): coarse cells along the height and the width."""
         return self.refined.shape[1], self.refined.shape[2]
@@ -157,12 +157,12 @@ class TokenLayout:
         mask = self.fine_tokens.repeat_interleave(self.patch, -1).repeat_interleave(self.patch, -2)
         return mask[:, None]
 
-    @property
+    @cached_property
     def coarse_tokens(self) -> int:
         """Number of coarse tokens of each sample."""
         return self.cells[0] * self.cells[1] - self.count
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Number of tokens of each sample."""
         return self.coarse_tokens + 4 * self.count
@@ -185,6 +185,10 @@ class TokenLayout:
         if batch % self.batch:
             raise ValueError(f"a call of batch {batch} does not hold whole copies of a layout of batch {self.batch}")
         return replace(self, refined=self.refined.repeat(batch // self.batch, 1, 1), counted=self.count)
+
+    def pick(self, rows: Tensor) -> TokenLayout:
+        """The layout of some samples, (k,) int64, alone."""
+        return replace(self, refined=self.refined[rows], counted=self.count)
 
     def positions(self, anchor: float = 0.5) -> Tensor:
         """(B, n, 2) float32 (row, column) in fine-token units; a coarse token sits `anchor` into its cell."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, zip_longest
 from operator import attrgetter
@@ -144,6 +144,25 @@ class StageRecord:
     partial: int = 0
 
 
+class Noted:
+    """The steps of a report, noted while the run goes on and made records when somebody reads them.
+
+    A step costs the run a few lines of work on the host; its record is made later, or never.
+    """
+
+    def __get__(self, report: RunRecord | None, owner: type[RunRecord]) -> list[StepRecord]:
+        if report is None:
+            return ()  # type: ignore[return-value]  # by default; a list would be refused
+        held: list[StepRecord] = vars(report)["_held"]
+        notes: list[Callable[[], StepRecord]] = vars(report)["_notes"]
+        while notes:
+            held.append(notes.pop(0)())
+        return held
+
+    def __set__(self, report: RunRecord, steps: list[StepRecord]) -> None:
+        vars(report).update(_held=list(steps), _notes=[])
+
+
 @dataclass
 class RunRecord:
     """The record of one pipeline call.
@@ -161,13 +180,23 @@ class RunRecord:
     temporal: str
     size: tuple[int, int] = (0, 0)
     batch: int = 0
-    steps: list[StepRecord] = field(default_factory=list)
+    steps: list[StepRecord] = Noted()  # type: ignore[assignment]
     regions: list[RegionMask] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     baseline_steps: int = 0
     baseline_flops: float = 0.0
     completed: bool = False
     solver: str = "euler"
+
+    def note(self, step: Callable[[], StepRecord]) -> None:
+        """One more step was made; its record is asked for when `steps` is read."""
+        vars(self)["_notes"].append(step)
+
+    @property
+    def latest(self) -> StepRecord:
+        """The last step whose record was made."""
+        held: list[StepRecord] = vars(self)["_held"]
+        return held[-1]
 
     @property
     def stages(self) -> list[StageRecord]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ralu_cache.history.residuals import extrapolate
 from ralu_cache.temporal.adaptive import Adaptive
-from ralu_cache.temporal.base import Decision, Policy, PolicyState, Situation
+from ralu_cache.temporal.policy import Decision, Policy, PolicyState, Situation
 from ralu_cache.temporal.prediction import Forecast
 from ralu_cache.temporal.seacache import SeaCache
 from ralu_cache.temporal.taylorseer import TaylorSeer

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache.plane.checks import check_choice, check_integer, check_per_stage, check_share
-from ralu_cache.temporal.base import MEASURES, TRANSITIONS, Counting, Forecasting, Situation, TokenView, per_stage
+from ralu_cache.temporal.base import Counting, Forecasting, per_stage
+from ralu_cache.temporal.policy import MEASURES, TRANSITIONS, Situation, TokenView
 
 SCORES = ("region", "staleness", "random", "change", "key", "value")
 
@@ -34,7 +35,7 @@ class Adaptive(Counting, Forecasting):
             what is known of them at these levels, until sigma has come down to where they were computed last;
             "trend", "reset", "inherit": see `Rules`.
         score: which tokens are refreshed: "region" (those that the latest transition kept, then the longest not
-            computed), "staleness", "random", or one of `ralu_cache.temporal.base.MEASURES` but "attention". Norms of
+            computed), "staleness", "random", or one of `ralu_cache.temporal.policy.MEASURES` but "attention". Norms of
             keys are all but equal in models that normalise keys: there "key" is decided by rounding.
         ramp: see `TaylorSeer`; here it counts from the start of each stage.
         order, first, last, compute_stage_end, max_age: see `TaylorSeer` and `ralu_cache.temporal.base.Rules`.

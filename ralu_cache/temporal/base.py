@@ -1,194 +1,26 @@
-"""Temporal policies: when the output of the block stack is computed, and what stands in for it when it is not.
+"""The rules that all temporal policies share: what must be computed in any case, and the ways in which they decide.
 
-Every policy decides per sample and before any block runs; a sample's decisions never depend on its neighbours. The
-rules that all share are here: what must be computed in any case, the TeaCache way of adding up distances, and the
-forecast of the *residual* (output minus input of the whole block stack) from earlier ones. Sigma 1 is noise, 0 clean.
-Pure tensors, no models.
+A policy either adds up distances, as TeaCache does, or counts steps; what is not computed is forecast: the *residual*
+(output minus input of the whole block stack), from earlier ones. Pure tensors, no models.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ralu_cache.history.residuals import History, extrapolate, extrapolate_uniform
+from ralu_cache.history.residuals import History, extrapolate
 from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage
+from ralu_cache.temporal.policy import Decision, Refresh, Situation, TokenView
 
-TRANSITIONS = ("reset", "trend", "inherit", "kept")
 REUSES = ("residual", "prediction")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Where a run stands when one denoiser call begins.
-
-    step, steps: steps made so far in this run, and in all; a run that starts in mid-schedule counts from its start.
-    stage, stage_step, stage_steps: the stage, the steps made in it so far, and in all.
-    ends_stage: a transition to another layout follows this step.
-    sigma: level of this step, 1 noise to 0 clean.
-
-    Raises ValueError for counts that do not fit together.
-    """
-
-    step: int
-    steps: int
-    stage_step: int
-    stage_steps: int
-    ends_stage: bool
-    sigma: float
-    stage: int = 0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.stage_step <= self.step < self.steps and self.stage_step < self.stage_steps):
-            raise ValueError(
-                f"steps count from 0: got step {self.step} of {self.steps}, "
-                f"stage_step {self.stage_step} of {self.stage_steps}"
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """What a policy decided for one call.
-
-    reuse: (B,) bool, the samples whose blocks are skipped and whose residual is forecast.
-    distance: (B,) float32, this step's change of the signal; nan where none was measured.
-    threshold: what the added-up distances were held against; nan for policies without one.
-    signal: what the caller keeps and hands over as `previous` at the next step; None for policies without a signal.
-    total: (B,) float32, the added-up increments that were held against the threshold; None without such a sum.
-    """
-
-    reuse: Tensor
-    distance: Tensor
-    threshold: float
-    signal: Tensor | None = None
-    total: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class TokenView:
-    """What is known of the tokens of a call to a policy that chooses some of them; all but `measure` are (B, n).
-
-    age: int32, steps since the token's feature was computed, 1 for the step before.
-    valid: bool, computed for this very token; False where it came from a parent or its noise was changed.
-    kept: bool, the token is the same as before the latest transition; all True in the first stage.
-    ahead: float32, sigma now less the level at which it was computed; above 0 after a transition moved sigma back.
-    measure: gives (B, n) float32 by name, see `MEASURES`.
-    """
-
-    age: Tensor
-    valid: Tensor
-    kept: Tensor
-    ahead: Tensor
-    measure: Callable[[str], Tensor]
-
-
-Refresh = tuple[tuple[Tensor, tuple[int, ...]], tuple[Tensor, tuple[int, ...]] | None]
-"""For image and text tokens: (B, n) int64, those that matter most first, and how many of them each layer takes."""
-
-MEASURES = {
-    "key": "norm of the token's keys, mean over layers",
-    "value": "norm of the token's values, mean over layers",
-    "attention": "attention that the token received when it was last measured, mean over layers",
-    "change": "relative change of the token's residual between its two latest computations",
-}
-
-
-class PolicyState(Protocol):
-    """What a policy remembers of one branch (the samples of some calls, step after step) of one run.
-
-    May have `pick(rows)`, the state of some of the samples (numbers); without it, they begin anew when others go.
-    """
-
-    def decide(
-        self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
-    ) -> Decision:
-        """Compute or reuse, per sample; called once a step, and what it says must be done.
-
-        signal: the policy's signal now: "modulated" (B, n, d), "canvas" or "plane" (B, C, H, W), or None.
-        previous: `Decision.signal` of the step before, on the present layout; None if there is none or it is stale.
-        readable: (B,) bool, the samples whose last residual may be used.
-        """
-        ...
-
-    def select(self, situation: Situation, view: TokenView) -> Tensor | None:
-        """(B, n) bool: the tokens to compute in samples that reuse; None for none: always, without "rows" in `caches`.
-
-        Called after `decide` at every step for which residuals are at hand, whatever was decided.
-        """
-        ...
-
-    def refresh(self, situation: Situation, view: TokenView, text: int, singles: Sequence[bool]) -> Refresh:
-        """With `caches` "layers+rows": the image tokens and the text tokens whose MLPs run in samples that reuse.
-
-        text: how many text tokens there are; singles: of each layer, whether it is a single block.
-        """
-        ...
-
-    def forecast(self, history: History, sigma: float, rows: Tensor | None = None) -> Tensor:
-        """The residual at `sigma`, (B, n, d), or (k, n, d) of the samples `rows`: (k,) indices or a (B,) mask.
-
-        history: (level (B,) or (B, n), residual (B, n, d)) of the computed steps, newest first; nan levels are unused.
-        """
-        ...
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """A temporal policy's configuration; frozen, so it serves any number of runs at once."""
-
-    @property
-    def signal(self) -> str | None:
-        """What it looks at.
-
-        "modulated": the first block's modulated input (B, n, d) on the layout's tokens; "plane": the same, spread on
-        the fine token grid (B, d, 2Y, 2X); "canvas": the latent image (B, C, H, W); None: nothing.
-        """
-        ...
-
-    @property
-    def caches(self) -> str:
-        """What is kept of a computed step.
-
-        "stack": the residual of the whole block stack; "rows": that, and every layer's keys and values, so that some
-        tokens alone can be run through the blocks; "layers": the outputs of every layer's attention and MLP, which are
-        forecast one by one; "layers+rows": the same, and where it reuses, the MLPs of some tokens run (see `refresh`).
-        """
-        ...
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """With `caches` "layers+rows": the `MEASURES` that computed steps are to take; "change" is always there."""
-        ...
-
-    @property
-    def transition(self) -> str:
-        """ "reset": the first step of a stage is computed, and all is forgotten; "trend": all but how residuals moved.
-
-        "inherit": residuals are carried over and may serve the first step; "kept": they are carried over, and serve the
-        tokens that the transition left as they are.
-        """
-        ...
-
-    @property
-    def max_age(self) -> int | None:
-        """Every token is computed at least once in any so many consecutive steps; None for no bound."""
-        ...
-
-    @property
-    def order(self) -> int:
-        """Degree of the forecast; `order + 1` residuals are to be kept."""
-        ...
-
-    def start(self, batch: int, device: torch.device | str) -> PolicyState:
-        """The state for one branch of a new run of `batch` samples."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,9 +107,9 @@ class Rules:
         """True if every stage begins with a computed step."""
         return self.transition in ("reset", "trend")
 
-    def young(self, age: Tensor) -> Tensor:
-        """(B,) bool: True where one more reuse, after `age` of them, keeps within `max_age`."""
-        return torch.ones_like(age, dtype=torch.bool) if self.max_age is None else age + 1 < self.max_age
+    def young(self, age: int) -> bool:
+        """True where one more reuse, after `age` of them, keeps within `max_age`."""
+        return self.max_age is None or age + 1 < self.max_age
 
     def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         """The signal as it is compared and kept."""
@@ -299,10 +131,10 @@ class Rules:
         """See `PolicyState.refresh`."""
         raise NotImplementedError
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+    def admits(self, situation: Situation, total: Tensor) -> Tensor:
         """(B,) bool: True where the policy's own rule lets the residual be reused.
 
-        total: (B,) the increments since the last computed step, this one's included; age: (B,) the reuses since.
+        total: (B,) the increments since the last computed step, this one's included.
         """
         raise NotImplementedError
 
@@ -312,19 +144,18 @@ class Rules:
 
 
 class RuleState:
-    """The counters of one branch: per sample, the reuses and the added-up distance since it was last computed."""
+    """What the rules remember of one branch: per sample, the added-up distance since it was last computed."""
 
     def __init__(self, policy: Rules, batch: int, device: torch.device | str) -> None:
         self.policy = policy
-        self.age = torch.zeros(batch, dtype=torch.int32, device=device)
         self.total = torch.zeros(batch, dtype=torch.float32, device=device)
 
     def decide(
         self, situation: Situation, signal: Tensor | None, previous: Tensor | None, readable: Tensor
     ) -> Decision:
         """See `PolicyState.decide`. Raises ValueError for a missing signal or one of another batch or shape."""
-        if readable.shape != self.age.shape:
-            raise ValueError(f"readable must be {tuple(self.age.shape)}, got {tuple(readable.shape)}")
+        if readable.shape != self.total.shape:
+            raise ValueError(f"readable must be {tuple(self.total.shape)}, got {tuple(readable.shape)}")
         kept = self._prepare(situation, signal)
         distance = torch.full_like(self.total, torch.nan)
         if kept is not None and previous is not None:
@@ -335,13 +166,15 @@ class RuleState:
     def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
         """`Decision.reuse` and `Decision.total`, given the distance (B,); called once a step, as `decide` does."""
         total = self.total + self.policy.increment(distance, situation.stage)
-        reuse = self.policy.admits(situation, total, self.age) & self.policy.young(self.age) & readable
+        reuse = self.policy.admits(situation, total) & readable
         if self.policy.signal is not None:
             reuse = reuse & distance.isfinite()
         if self.policy.forced(situation):
             reuse = torch.zeros_like(reuse)
+        for sample, age in enumerate(situation.ages or (0,) * len(reuse)):
+            if not self.policy.young(age):
+                reuse[sample] = False
         self.total = torch.where(reuse, total, 0.0)
-        self.age = torch.where(reuse, self.age + 1, 0)
         return reuse, total
 
     def select(self, situation: Situation, view: TokenView) -> Tensor | None:
@@ -361,22 +194,16 @@ class RuleState:
 
     def pick(self, rows: Sequence[int]) -> RuleState:
         """The state of some samples alone."""
-        part = type(self)(self.policy, len(rows), self.age.device)
-        index = torch.tensor(rows, device=self.age.device)
-        part.age, part.total = self.age[index], self.total[index]
+        part = type(self)(self.policy, len(rows), self.total.device)
+        part.total = self.total[torch.tensor(rows, device=self.total.device)]
         return part
-
-    def forecast_uniform(self, nodes: Sequence[tuple[float, Tensor]], sigma: float, rows: Tensor | None) -> Tensor:
-        """`forecast` from nodes whose levels are the same for all samples, and known on the host."""
-        residual = extrapolate_uniform(nodes, sigma)
-        return residual if rows is None else residual[rows]
 
     def _prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
         if self.policy.signal is None:
             return None
-        if signal is None or len(signal) != len(self.age):
+        if signal is None or len(signal) != len(self.total):
             given = "None" if signal is None else tuple(signal.shape)
-            raise ValueError(f"signal {self.policy.signal!r} of {len(self.age)} samples is needed, got {given}")
+            raise ValueError(f"signal {self.policy.signal!r} of {len(self.total)} samples is needed, got {given}")
         return self.policy.prepare(situation, signal)
 
 
@@ -387,36 +214,35 @@ class Counting:
         """True where the policy's own rule lets a sample's residual be reused, after `age` reuses in a row."""
         raise NotImplementedError
 
+    def allows(self, situation: Situation, age: int) -> bool:
+        """True where all rules let it; decided once a step for all samples of that age."""
+        known: bool | None = situation.made.get(age)
+        if known is None:
+            policy: Any = self
+            known = not policy.forced(situation) and policy.young(age) and self.reuses(situation, age)
+            situation.made[age] = known
+        return known
+
+    def foresee(self, plan: Sequence[Situation]) -> None:
+        """Decide every step of a run before it begins, for samples that do at each as is decided."""
+        age = 0
+        for situation in plan:
+            age = age + 1 if self.allows(situation, age) else 0
+
     def start(self, batch: int, device: torch.device | str) -> RuleState:
         """See `Rules.start`; nothing of it is on the device."""
         return CountState(self, batch, "cpu")  # type: ignore[arg-type]
 
 
 class CountState(RuleState):
-    """The counters of a policy that counts, on the host."""
-
-    @property
-    def age(self) -> Tensor:
-        return torch.tensor(self._ages, dtype=torch.int32)
-
-    @age.setter
-    def age(self, value: Tensor) -> None:
-        self._ages: list[int] = value.tolist()
-
-    def count(self, situation: Situation, readable: Sequence[bool]) -> list[bool]:
-        """Which samples reuse; called once a step, in place of `decide`, by who needs no tensors."""
-        policy: Any = self.policy
-        forced, most = policy.forced(situation), policy.max_age
-        reuse = [
-            good and not forced and (most is None or age + 1 < most) and policy.reuses(situation, age)
-            for age, good in zip(self._ages, readable, strict=True)
-        ]
-        self._ages = [age + 1 if reused else 0 for age, reused in zip(self._ages, reuse, strict=True)]
-        return reuse
+    """The state of a policy that counts: none."""
 
     def admit(self, situation: Situation, distance: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
         """See `RuleState.admit`."""
-        return torch.tensor(self.count(situation, readable.tolist())), self.total
+        policy: Any = self.policy
+        ages = situation.ages or (0,) * len(readable)
+        pairs = zip(readable.tolist(), ages, strict=True)
+        return torch.tensor([good and policy.allows(situation, age) for good, age in pairs]), self.total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,7 +272,7 @@ class Accumulating(Forecasting):
     def threshold_at(self, situation: Situation) -> float:
         return float(per_stage(self.threshold, situation.stage))
 
-    def admits(self, situation: Situation, total: Tensor, age: Tensor) -> Tensor:
+    def admits(self, situation: Situation, total: Tensor) -> Tensor:
         threshold = self.threshold_at(situation)
         if threshold == 0:
             return torch.zeros_like(total, dtype=torch.bool)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache.plane.checks import check_choice, check_integer, check_number
-from ralu_cache.temporal.base import Accumulating, Situation
+from ralu_cache.temporal.base import Accumulating
+from ralu_cache.temporal.policy import Situation
 
 CLEAREST = 1e-6  # sigma is kept this far from 0 and 1, as in the published code
 
@@ -48,7 +49,13 @@ class SeaCache(Accumulating):
         check_number("eps", self.eps, 1e-30)
 
     def prepare(self, situation: Situation, signal: Tensor | None) -> Tensor | None:
-        return None if signal is None else spectral_filter(signal, situation.sigma, self.beta, self.eps)
+        if signal is None:
+            return None
+        height, width = signal.shape[-2:]
+        key = "gain", height, width, signal.device
+        if key not in situation.made:
+            situation.made[key] = plane_gain(height, width, situation.sigma, self.beta, self.eps, signal.device)
+        return spectral_filter(signal, situation.made[key])
 
 
 def axis_gain(
@@ -64,15 +71,23 @@ def axis_gain(
     return gain / gain.mean()
 
 
-def spectral_filter(image: Tensor, sigma: float, beta: float = 2.0, eps: float = 1e-16) -> Tensor:
-    """Multiply the spectrum of (B, ..., H, W) by both axes' gains, frames of a video one by one; result float32.
+def plane_gain(
+    height: int, width: int, sigma: float, beta: float = 2.0, eps: float = 1e-16, device: torch.device | None = None
+) -> Tensor:
+    """(H, W // 2 + 1) float32: both axes' gains on the half plane of `torch.fft.rfft2`, for one level.
 
-    The mean gain over the plane is the product of the axes' means, so it is 1. Each sample is transformed by a call
-    of its own, so its bits do not depend on the batch.
+    The mean over the whole plane is the product of the axes' means, so it is 1.
+    """
+    rows, columns = (axis_gain(size, sigma, beta, eps, device) for size in (height, width))
+    return (rows[:, None] * columns[: width // 2 + 1]).to(torch.float32)
+
+
+def spectral_filter(image: Tensor, gain: Tensor) -> Tensor:
+    """Multiply the spectrum of (B, ..., H, W) by a `plane_gain`, frames of a video one by one; result float32.
+
+    Each sample is transformed by a call of its own, so its bits do not depend on the batch.
     """
     if image.ndim < 4:
         raise ValueError(f"the filter needs images (B, C, H, W), got {tuple(image.shape)}")
-    h, w = image.shape[-2:]
-    rows, columns = (axis_gain(size, sigma, beta, eps, image.device) for size in (h, w))
-    gain = (rows[:, None] * columns[: w // 2 + 1]).to(torch.float32)
-    return torch.stack([torch.fft.irfft2(torch.fft.rfft2(x.float()) * gain, s=(h, w)) for x in image])
+    size = image.shape[-2:]
+    return torch.stack([torch.fft.irfft2(torch.fft.rfft2(x.float()) * gain, s=size) for x in image])

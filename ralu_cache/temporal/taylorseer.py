@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ralu_cache.plane.checks import check_choice, check_integer, check_per_stage
-from ralu_cache.temporal.base import Counting, Forecasting, Situation, per_stage
+from ralu_cache.temporal.base import Counting, Forecasting, per_stage
+from ralu_cache.temporal.policy import Situation
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage, check_share
-from ralu_cache.temporal.base import Counting, Refresh, Rules, Situation, TokenView, per_stage
+from ralu_cache.temporal.base import Counting, Rules, per_stage
+from ralu_cache.temporal.policy import Refresh, Situation, TokenView
 
 MEASURED = ("value", "key", "attention")
 SCORES = (*MEASURED, "staleness", "even", "round-robin", "random")
@@ -62,7 +63,7 @@ class ToCa(Counting, Rules):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What computed steps must keep of the tokens, see `ralu_cache.temporal.base.MEASURES`."""
+        """What computed steps must keep of the tokens, see `ralu_cache.temporal.policy.MEASURES`."""
         return (self.score,) if self.score in MEASURED else ()
 
     def reuses(self, situation: Situation, age: int) -> bool:

@@ -14,7 +14,8 @@ from ralu_cache.api import Acceleration, accelerate
 from ralu_cache.history.residuals import History
 from ralu_cache.plane.spatial import SpatialMethod
 from ralu_cache.report.report import Report
-from ralu_cache.temporal.base import Decision, PolicyState, Refresh, Situation, TokenView, relative_change
+from ralu_cache.temporal.base import relative_change
+from ralu_cache.temporal.policy import Decision, PolicyState, Refresh, Situation, TokenView
 from ralu_cache.temporal.teacache import TeaCache
 
 
