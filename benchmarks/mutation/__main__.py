@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("-m", "not slow")
+PATIENCE = 4.0  # times what all tests take without a change, after which one that hangs counts as noticed
 PIPELINES = ("diffusers", "tests.pipelines", "tests.sparse_bench", "tests.surroundings", "tests.wan_pipelines")
 
 
@@ -125,6 +126,8 @@ def try_all(
     """
     from benchmarks.mutants.runner import copy_project, run_tests, warm_up
 
+    if not any(left.values()) or time.monotonic() >= end:
+        return
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_project(ROOT, tree)
@@ -140,7 +143,7 @@ def try_all(
                 continue
             if time.monotonic() >= end:
                 return
-            known[change.key] = Found(noticed_by(tree, change, used, whole.seconds), digest(used))
+            known[change.key] = Found(noticed_by(tree, change, used, PATIENCE * whole.seconds), digest(used))
             with log.open("a") as lines:
                 lines.write(json.dumps({"key": change.key, **vars(known[change.key])}) + "\n")
             caught = known[change.key].caught
