@@ -27,7 +27,7 @@ from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
 from ralu_cache.report.report import Report
-from ralu_cache.temporal import Forecast
+from ralu_cache.temporal import Forecast, Policy
 from ralu_cache.temporal.coefficients import Calibrated
 
 logger = logging.getLogger("ralu_cache")
@@ -57,14 +57,12 @@ class Acceleration:
         self._budget = budget
         self._pipe, self._method, self._plan = weakref.ref(pipe), method, plan
         self._temporal, self._solver = temporal, solver
-        wanted = temporal.policy
-        kept = isinstance(wanted, Forecast) or getattr(wanted, "reuse", None) == "prediction"  # outside of the model
-        self._policy = None if isinstance(wanted, Forecast) or kept else wanted
+        self._policy = _of_the_model(temporal.policy)
         self._report: Report | None = None
         self._told: set[str] = set()
         self._lock = threading.RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._denoisers = Denoisers(family, self._policy, self, wanted is not None)
+        self._denoisers = Denoisers(family, self._policy, self, temporal.policy is not None)
         self._refresh(pipe)
         self._end = weakref.finalize(pipe, self.disable)
         self._end.atexit = False
@@ -215,6 +213,11 @@ class Acceleration:
         if notice not in self._told:
             logger.warning(notice)
             self._told.add(notice)
+
+
+def _of_the_model(temporal: Policy | Forecast | None) -> Policy | None:
+    """The policy, where what it reuses is kept inside the model, and not the predictions outside of it."""
+    return None if isinstance(temporal, Forecast) or getattr(temporal, "reuse", None) == "prediction" else temporal
 
 
 def _staged(
