@@ -61,8 +61,8 @@ def pixart() -> nn.Module:
 
 def cogvideo() -> nn.Module:
     return diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=16,
-        num_layers=1, sample_width=2, sample_height=2, sample_frames=9, patch_size=2, max_text_seq_length=6,
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=2, num_layers=1,
+        text_embed_dim=16, sample_width=2, sample_height=2, sample_frames=9, patch_size=2, max_text_seq_length=6,
     )  # fmt: skip
 
 
@@ -92,7 +92,8 @@ def aura() -> nn.Module:
 def sana() -> nn.Module:
     return diffusers.SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
-        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8, sample_size=8,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
+        sample_size=8,
     )  # fmt: skip
 
 
@@ -166,7 +167,7 @@ SAMPLES = [
     Sample("DiTPipeline", dit, diffusers.DDIMScheduler, {"class_labels": [1]}, {"vae": autoencoder}),
     *(
         Sample(
-            "StableDiffusionPipeline", unet, scheduler, words(8, mask=False) | PIXELS,
+            "StableDiffusionPipeline", unet, scheduler, words(8, mask=False) | {"height": 16, "width": 16},
             {**NONE, "vae": autoencoder, **STABLE}, "unet",
         )
         for scheduler in (

@@ -57,6 +57,7 @@ _STOCHASTIC = {
     "DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler", "CMStochasticIterativeScheduler",
     "LTXEulerAncestralRFScheduler", "UnCLIPScheduler", "RePaintScheduler", "ScoreSdeVeScheduler",
 }  # fmt: skip
+_SMALLEST = 1e-8
 _NOT_STAGED = (
     "stochastic_sampling", "invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
 )  # fmt: skip
@@ -206,4 +207,6 @@ def places_of(scheduler: Any, full: Mapping[str, Tensor]) -> tuple[Place, ...]:
 
 
 def _places(alphas: Tensor, sigmas: Tensor) -> tuple[Place, ...]:
-    return tuple(Place(alpha, sigma) for alpha, sigma in zip(alphas.tolist(), sigmas.tolist(), strict=True))
+    """The smallest of them stand for 0, which conversions divide by."""
+    pairs = zip(alphas.tolist(), sigmas.tolist(), strict=True)
+    return tuple(Place(max(alpha, _SMALLEST), max(sigma, _SMALLEST)) for alpha, sigma in pairs)
