@@ -12,13 +12,22 @@ from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from benchmarks import peer_caches
 from benchmarks.regime.pictures import scene_prompts
 
 PEERS = ("fbcache", "magcache", "taylorseer", "taylorseer-lite", "dbcache", "dbcache-taylorseer")
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, out_val: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+FORMULAS = flop_registry | {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # is not in it
 
 
 class _Flops(TorchDispatchMode):
@@ -30,7 +39,7 @@ class _Flops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         output = func(*args, **given)
-        if (count := flop_registry.get(func._overloadpacket)) is not None:
+        if (count := FORMULAS.get(func._overloadpacket)) is not None:
             self.total += count(*args, **given, out_val=output)
         return output
 
