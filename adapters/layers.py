@@ -2,8 +2,8 @@
 
 The blocks are row-wise outside of their attention: a *double* block has MLPs of its own for image and text (`ff` and
 `ff_context`; `img_mlp` and `txt_mlp` in Qwen-Image), a FLUX *single* block runs one over text and image joined, inside
-`proj_mlp` and `proj_out`. A Wan block has no text tokens: its image tokens attend to each other, then to the text
-(`attn1`, `attn2`, `ffn`).
+`proj_mlp` and `proj_out`; a FLUX.2 single block makes attention and MLP in one piece, which is kept as a whole. A Wan
+block has no text tokens: its image tokens attend to each other, then to the text (`attn1`, `attn2`, `ffn`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
                 ("proj_mlp", Role.PROJ_MLP, ()),
                 ("proj_out", Role.PROJ_OUT, ("joint",)),
             ]
+        elif hasattr(block, "attn") and hasattr(block.attn, "to_qkv_mlp_proj"):
+            roles = [("attn", Role.PARALLEL, ("joint",))]
         elif hasattr(block, "ff_context"):
             text = "unused" if block.ff_context is None else "text"  # a last block may give no text
             roles = [

@@ -13,6 +13,7 @@ BUILT_IN = (
     "ralu_cache.adapters.sd3:SD3Adapter",
     "ralu_cache.adapters.qwen:QwenAdapter",
     "ralu_cache.adapters.wan:WanAdapter",
+    "ralu_cache.adapters.flux2:Flux2Adapter",
 )
 _REGISTERED: list[type[Adapter]] = []
 

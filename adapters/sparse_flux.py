@@ -16,7 +16,7 @@ from ralu_cache.adapters.sparse import SparseProcessor
 class FluxSparseProcessor(SparseProcessor):
     """Text before image in one sequence, rotary positions; a single block is given both, joined already."""
 
-    accepted = FluxAttnProcessor
+    accepted = (FluxAttnProcessor,)
 
     def __call__(
         self,

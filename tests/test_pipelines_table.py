@@ -17,19 +17,17 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, Report, TeaCache, ToCa, accelerate
-from ralu_cache.adapters.flux import FluxAdapter
-from ralu_cache.adapters.qwen import QwenAdapter
-from ralu_cache.adapters.sd3 import SD3Adapter
-from ralu_cache.adapters.wan import WanAdapter
+from ralu_cache.adapters.registry import BUILT_IN, known_adapters
 from tests import test_flux_siblings, test_qwen_siblings, test_sd3
-from tests.pipelines import make_pipeline, make_sd3_pipeline
+from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
+from tests.pipelines_flux2 import SIBLINGS as FLUX2
 from tests.pipelines_qwen import make_qwen_pipeline
 from tests.surroundings import one_thread  # noqa: F401
 from tests.test_qwen_siblings import small_references  # noqa: F401
 from tests.wan_pipelines import block, make_wan_image_pipeline, make_wan_pipeline, videos
 
 PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"
-LISTED = [name for adapter in (FluxAdapter, SD3Adapter, QwenAdapter, WanAdapter) for name in adapter.pipelines]
+LISTED = [name for adapter in known_adapters()[-len(BUILT_IN) :] for name in adapter.pipelines]
 POLICIES = {
     "TeaCache": TeaCache(9.0, coefficients="identity", first=1, compute_stage_end=False),
     "ToCa": ToCa(2, 0.3, first=1, compute_stage_end=False),
@@ -51,10 +49,6 @@ than "off = stock" the run was complete, its picture finite, and what the column
   picture once a step (its guidance is distilled), and the report says so.
 - off = stock: after `handle.disable()` the picture of the stock pipeline, bit for bit.
 """
-
-Maker = Callable[[], tuple[Any, Callable[[], dict[str, Any]]]]
-"""Makes a pipeline, and what makes its call's arguments anew: generators can be used once."""
-
 
 def plain(make: Callable[[], Any], arguments: Callable[[Any], dict[str, Any]]) -> Maker:
     def maker() -> tuple[Any, Callable[[], dict[str, Any]]]:
@@ -102,6 +96,7 @@ MAKERS: dict[str, Maker] = {
     "WanImageToVideoPipeline": plain(
         make_wan_image_pipeline, lambda pipe: videos((0,), 512, image=block(), guidance_scale=2.5)
     ),
+    **FLUX2,
 }
 
 
