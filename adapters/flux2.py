@@ -13,14 +13,14 @@ from diffusers import Flux2Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.counted import CountedAdapter, row_flops
+from ralu_cache.adapters.counted import CountedAdapter, flux_blocks, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
 from ralu_cache.adapters.sparse_flux2 import Flux2SparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.report.row_flops import BlockCost, Part, StackCost
+from ralu_cache.report.row_flops import Part, StackCost
 
 
 class Flux2Adapter(CountedAdapter, PackedAdapter):
@@ -117,7 +117,6 @@ class Flux2Adapter(CountedAdapter, PackedAdapter):
 
 def _costs(transformer: Any) -> StackCost:
     """What a call costs without guidance; the modulation of all blocks is computed once, before them."""
-    width = transformer.inner_dim
     embedded = (
         transformer.time_guidance_embed.timestep_embedder, transformer.double_stream_modulation_img,
         transformer.double_stream_modulation_txt, transformer.single_stream_modulation, transformer.norm_out,
@@ -127,17 +126,7 @@ def _costs(transformer: Any) -> StackCost:
         text=row_flops(transformer.context_embedder),
         sample=row_flops(*embedded),
     )
-    blocks = []
-    for block in transformer.transformer_blocks:
-        attn = block.attn
-        image = row_flops(attn.to_q, attn.to_k, attn.to_v, attn.to_out)
-        text = row_flops(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.to_add_out)
-        mlp = Part(image=row_flops(block.ff), text=row_flops(block.ff_context))
-        blocks.append(BlockCost(Part(image=image, text=text, joint=width), mlp))
-    for block in transformer.single_transformer_blocks:
-        row = row_flops(block.attn.to_qkv_mlp_proj, block.attn.to_out)
-        blocks.append(BlockCost(Part(image=row, text=row, joint=width)))
-    return StackCost(outside, tuple(blocks))
+    return StackCost(outside, flux_blocks(transformer))
 
 
 def _of_one(ids: Tensor) -> Tensor:

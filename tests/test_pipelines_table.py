@@ -21,6 +21,7 @@ from ralu_cache.adapters.registry import BUILT_IN, known_adapters
 from tests import test_flux_siblings, test_qwen_siblings, test_sd3
 from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
 from tests.pipelines_flux2 import SIBLINGS as FLUX2
+from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
 from tests.pipelines_qwen import make_qwen_pipeline
 from tests.surroundings import one_thread  # noqa: F401
 from tests.test_qwen_siblings import small_references  # noqa: F401
@@ -97,6 +98,7 @@ MAKERS: dict[str, Maker] = {
         make_wan_image_pipeline, lambda pipe: videos((0,), 512, image=block(), guidance_scale=2.5)
     ),
     **FLUX2,
+    **FLUX_KIN,
 }
 
 
@@ -107,7 +109,7 @@ def draw(pipe: Any, arguments: Callable[[], dict[str, Any]], **overrides: Any) -
     torch.manual_seed(0)  # some pipelines encode their control image with it
     given = arguments()
     given |= {"num_inference_steps": STEPS, "return_dict": False}
-    if given["width"] == 96:  # where the arguments are from they are larger than needed here
+    if given.get("width") == 96:  # where the arguments are from they are larger than needed here
         given |= {"height": 32, "width": 48}
     given |= {name: value for name, value in overrides.items() if name in given or name == "strength"}
     picture: Tensor = pipe(**given)[0]
