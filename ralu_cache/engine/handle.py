@@ -18,17 +18,14 @@ from ralu_cache.engine.context import entered
 from ralu_cache.engine.denoisers import Denoisers
 from ralu_cache.engine.geometry import Geometry
 from ralu_cache.engine.levels import StockSchedule, redivided
+from ralu_cache.engine.parts import Parts, Planner
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.run import Run
-from ralu_cache.history.solvers import Multistep
-from ralu_cache.plane.budget import Budget
-from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
+from ralu_cache.profiles.facts import Facts
 from ralu_cache.report.report import Report
-from ralu_cache.temporal import Forecast, Policy
-from ralu_cache.temporal.coefficients import Calibrated
 
 logger = logging.getLogger("ralu_cache")
 
@@ -40,29 +37,22 @@ class Acceleration:
         self,
         pipe: Any,
         family: type[Adapter],
-        method: SpatialMethod | None,
-        plan: str,
-        temporal: Calibrated,
+        parts: Parts,
         again: Callable[[Any], Any],
-        guidance: Guidance | None = None,
-        budget: Budget | None = None,
-        solver: Multistep | None = None,
+        planner: Planner | None = None,
     ) -> None:
-        """plan: the method's name. again: accelerates a copy of the pipeline alike.
-        budget: gives each call a plan of its own in place of `method`, which has the same stages.
-        """
+        """again: accelerates a copy of the pipeline alike. planner: gives each call parts of its own, not `parts`."""
         self.again = again
         self.enabled = True
-        self.guidance = guidance
-        self._budget = budget
-        self._pipe, self._method, self._plan = weakref.ref(pipe), method, plan
-        self._temporal, self._solver = temporal, solver
-        self._policy = _of_the_model(temporal.policy)
+        self._pipe, self._parts, self._planner = weakref.ref(pipe), parts, planner
+        self._possible = (parts,) if planner is None else planner.all
         self._report: Report | None = None
         self._told: set[str] = set()
         self._lock = threading.RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._denoisers = Denoisers(family, self._policy, self, temporal.policy is not None)
+        policy = next((each.inner for each in self._possible if each.inner is not None), None)
+        reuses = any(each.temporal.policy is not None for each in self._possible)
+        self._denoisers = Denoisers(family, policy, self, reuses)
         self._refresh(pipe)
         self._end = weakref.finalize(pipe, self.disable)
         self._end.atexit = False
@@ -129,37 +119,41 @@ class Acceleration:
     @property
     def wants_text_attention(self) -> bool:
         """True if regions are chosen by it."""
-        return self._method is not None and "text_attention" in self._method.scorer.needs
+        return any(parts.wants_text_attention for parts in self._possible)
 
     def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
         """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock.
 
         What is refused is refused before there is a report of it.
         """
-        parts = (self._method, self._temporal.policy, self.guidance, self._solver)
-        if all(part is None for part in parts):
+        geometry, num_inference_steps = _geometry(call.pipe, self._denoisers.adapter), len(sigmas) - 1
+        parts = self._parts
+        if self._planner is not None:
+            facts = Facts.of(call.pipe, call.given, num_inference_steps)
+            parts = self._planner.parts(facts, coarse_cost_of(call, geometry.pixels))
+        if parts.stock:
+            self._report = None
+            for notice in parts.notices:
+                self._tell(None, notice)
             return None
-        num_inference_steps = len(sigmas) - 1
-        geometry, method = _geometry(call.pipe, self._denoisers.adapter), self._method
-        notice = None if method is None else method.overrides(num_inference_steps)
-        if self._budget is not None:
-            method = self._budget.plan(num_inference_steps, coarse_cost_of(call, geometry.pixels))
-            notice = self._budget.told(num_inference_steps)
+        method, policy = parts.method, parts.temporal.policy
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         if method is not None:
             stages = _staged(method, call, model_shift, sigmas, custom)
-        prediction = predictions_of(self._temporal.policy, self._solver, len(stages))
+        prediction = predictions_of(policy, parts.solver, len(stages))
         self._report = Report(
-            pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps, solver="euler" if self._solver is None else self._solver.name,
+            pipeline=type(call.pipe).__name__, spatial=parts.plan, temporal=parts.temporal.name,
+            baseline_steps=num_inference_steps, solver="euler" if parts.solver is None else parts.solver.name,
+            promised=parts.promised,
         )  # fmt: skip
-        self._tell(self._report, self._temporal.notice)
-        self._tell(self._report, notice)
+        overrides = None if method is None or self._planner is not None else method.overrides(num_inference_steps)
+        for told in (parts.temporal.notice, *parts.notices, overrides):
+            self._tell(self._report, told)
         modules = [root.module for root in self._denoisers.roots]
         _reset_stock_caches(modules)
         return Run(
-            method, stages, geometry, autoencoder_of(call.pipe), self._report, self._policy,
-            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, self.guidance,
+            method, stages, geometry, autoencoder_of(call.pipe), self._report, parts.inner,
+            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, parts.guidance,
             prediction,
         )  # fmt: skip
 
@@ -167,10 +161,10 @@ class Acceleration:
         """A run is over, at its end or before."""
         run.tally.read_clocks()
         report = run.report
-        if self.guidance is not None and report.completed and not run.paired:
+        if run.guidance is not None and report.completed and not run.paired:
             self._tell(
                 report,
-                f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
+                f"guidance={run.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
                 "picture once a step (its guidance is distilled, or was not asked for)",
             )
         if run.tally.controlled and (unread := sum(step.reused == step.samples > 0 for step in report.steps)):
@@ -192,9 +186,7 @@ class Acceleration:
     @property
     def answers(self) -> bool:
         """True if some calls of the denoiser are answered without running it."""
-        policy = self._temporal.policy
-        decides = getattr(policy, "tolerance", None) is not None or getattr(policy, "reuse", None) == "prediction"
-        return self.guidance is not None or decides
+        return any(parts.answers for parts in self._possible)
 
     def answerer(self, module: Any) -> Any:
         """What may answer for a denoiser of ours, or None."""
@@ -205,19 +197,15 @@ class Acceleration:
         with self._lock:
             self._denoisers.refresh(pipe)
 
-    def _tell(self, report: Report, notice: str | None) -> None:
+    def _tell(self, report: Report | None, notice: str | None) -> None:
         """Log a notice the first time, and note it in every report that it concerns."""
         if notice is None:
             return
-        report.notices.append(notice)
+        if report is not None:
+            report.notices.append(notice)
         if notice not in self._told:
             logger.warning(notice)
             self._told.add(notice)
-
-
-def _of_the_model(temporal: Policy | Forecast | None) -> Policy | None:
-    """The policy, where what it reuses is kept inside the model, and not the predictions outside of it."""
-    return None if isinstance(temporal, Forecast) or getattr(temporal, "reuse", None) == "prediction" else temporal
 
 
 def _staged(

@@ -173,6 +173,7 @@ class RunRecord:
     baseline_steps, baseline_flops: the plain full-resolution run that the cost is compared with.
     completed: False if the call was interrupted.
     solver: its name; "euler" is the stock step.
+    promised: so many times less the call was said to cost (`speedup=`); None where nothing was said.
     """
 
     pipeline: str
@@ -187,6 +188,7 @@ class RunRecord:
     baseline_flops: float = 0.0
     completed: bool = False
     solver: str = "euler"
+    promised: float | None = None
 
     def note(self, step: Callable[[], StepRecord]) -> None:
         """One more step was made; its record is asked for when `steps` is read."""

@@ -22,6 +22,9 @@ def describe(report: RunRecord) -> str:
     counted = not math.isnan(report.flops)
     if report.baseline_steps and counted:
         lines.append(f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps")
+    if report.promised is not None and report.completed:
+        delivered = f"{report.flop_ratio:.2f}x, by FLOPs" if counted else "unknown: this model's FLOPs are not counted"
+        lines.append(f"promised {report.promised:.3g}x, delivered {delivered}")
     if report.guided_steps is not None:
         spared = readable_flops(report.guidance_saved_flops)
         lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")
