@@ -14,7 +14,8 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [f"# {results['shape']} on {results['device']}", "", results["note"], "", *_goals(results)]
     for name in ("eager", "batch", "large", "compiled"):
         lines += _latency(name, results[name]) if name in results else []
-    for name, write in (("rows", _rows), ("waits", _waits), ("busy", _busy), ("agreement", _agreement)):
+    others = {"rows": _rows, "waits": _waits, "busy": _busy, "agreement": _agreement, "joints": _joints}
+    for name, write in others.items():
         lines += write(results[name]) if name in results else []
     return "\n".join(lines)
 
@@ -37,7 +38,7 @@ def _latency(name: str, part: Mapping[str, Any]) -> list[str]:
         return [*lines, f"Not measured: {part.get('skipped', 'no round could end in time')}.", ""]
     heads = (
         "method", "seconds", "of them outside its steps", "faster", "fewer FLOPs", "of what FLOPs allow", "peak memory",
-        "cached",
+        "cached", "predictions",
     )  # fmt: skip
     lines += _table(heads, [_latency_row(row) for row in part["rows"]])
     lines += [f"Medians of {part['rounds']} rounds in turns. Milliseconds a step, by image tokens:", ""]
@@ -56,6 +57,7 @@ def _latency_row(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"`{row['method']}`", f"{row['seconds']:.3f}", f"{row['outside_seconds']:.3f}", f"{row['speedup']:.2f}x",
         f"{row['flop_ratio']:.2f}x", f"{row['speedup'] / row['flop_ratio']:.0%}",
         f"{row['peak_bytes'] / 2**30:.2f} GiB", f"{row['cached_bytes'] / 2**20:.0f} MiB",
+        f"{row['held_bytes'] / 2**20:.1f} MiB",
     )  # fmt: skip
 
 
@@ -94,6 +96,14 @@ def _agreement(part: Mapping[str, Any]) -> list[str]:
     ]
     lines = _table(("candidate", "relative error to float64", "bound", "within"), found)
     return ["## Numerical agreement", "", *lines, *_skipped(part)]
+
+
+def _joints(part: Mapping[str, Any]) -> list[str]:
+    found = [
+        (row["check"], row["kind"], f"{row['distance']:.2e}", "yes" if row["good"] else "no")
+        for row in part.get("rows", [])
+    ]
+    return ["## At the joints", "", *_table(("check", "kind", "distance", "good"), found), *_skipped(part)]
 
 
 def _skipped(part: Mapping[str, Any]) -> list[str]:
