@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
 from typing import Any
 
 from ralu_cache.adapters.protocols import Adapter
-from ralu_cache.adapters.registry import find_adapter
-from ralu_cache.engine.handle import Acceleration
-from ralu_cache.engine.parts import parts_of
+from ralu_cache.adapters.registry import matching_adapter, unserved
+from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.handle import Acceleration, FamilyAcceleration
+from ralu_cache.engine.parts import resolve_parts
 from ralu_cache.engine.pipeline import handle_of, wear
 from ralu_cache.engine.planned import Planned, Wish, planned
-from ralu_cache.engine.scheduler import check_scheduler
-from ralu_cache.history.solvers import Multistep
+from ralu_cache.history.solvers import Multistep, resolve_solver
 from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.spatial import SpatialMethod
 from ralu_cache.profiles.profile import Profile
-from ralu_cache.temporal import Temporal
+from ralu_cache.temporal import Forecast, Temporal, resolve_temporal
 
 __all__ = ["Acceleration", "accelerate"]
+CHOOSING = ("speedup", "max_loss", "profile")  # what chooses all others
 
 
 def accelerate(
@@ -67,16 +68,22 @@ def accelerate(
         "spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance, "solver": solver,
         "max_loss": max_loss, "profile": profile,
     }  # fmt: skip
-    adapter, planner = find_adapter(pipe), None
+    again = partial(accelerate, **settings)
+    adapter, planner = matching_adapter(pipe), None
+    if adapter is None:
+        return _installed(pipe, _anywhere(pipe, settings, again))
     if speedup is not None or max_loss is not None or profile is not None:
         planner = _planner(pipe, adapter, settings)
         parts = planner.base
     else:
-        parts = parts_of(pipe, adapter, spatial, temporal, guidance, solver)
-    again = partial(accelerate, **settings)
-    check_scheduler(vars(pipe)["scheduler"])
+        parts = resolve_parts(pipe, adapter, spatial, temporal, guidance, solver)
     family = type(adapter)  # what follows may refuse
-    handle = Acceleration(pipe, family, parts, again, planner)
+    handle = FamilyAcceleration(pipe, family, parts, again, planner)
+    return _installed(pipe, handle)
+
+
+def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
+    """The pipeline's handle is another one now."""
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
@@ -90,9 +97,30 @@ def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planne
     fixed = [name for name in ("spatial", "temporal", "guidance", "solver") if name in asked]
     free = ["guidance", "solver"] if asked.keys().isdisjoint({"max_loss", "profile"}) else []
     if clash := [name for name in fixed if name not in free]:
-        chooses = next(name for name in ("speedup", "max_loss", "profile") if name in asked)
+        chooses = next(name for name in CHOOSING if name in asked)
         told = " and ".join(f"{name}={asked[name]!r}" for name in clash)
         raise ValueError(f"{chooses}={asked[chooses]!r} chooses what is computed; leave out {told}")
-    others = parts_of(pipe, adapter, guidance=asked.get("guidance"), solver=asked.get("solver")) if fixed else None
+    others = resolve_parts(pipe, adapter, guidance=asked.get("guidance"), solver=asked.get("solver")) if fixed else None
     wish = Wish.read(settings["speedup"], settings["max_loss"])
     return planned(pipe, adapter, wish, settings["profile"], others)
+
+
+def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
+    """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
+    works = "temporal='forecast' (with its interval, 'forecast:3'), and solver= on FlowMatchEulerDiscreteScheduler"
+    for name in ("spatial", *CHOOSING, "guidance"):
+        if settings[name] is not None:
+            raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
+    forecast = resolve_temporal(settings["temporal"])
+    asked = settings["temporal"]
+    if forecast is not None and not isinstance(forecast, Forecast):
+        raise TypeError(f"{unserved(pipe)}; temporal={asked!r} needs an adapter; what works here: {works}")
+    if forecast is not None and forecast.tolerance is not None:
+        raise ValueError(
+            f"tolerance={forecast.tolerance} asks the model before it is skipped, which needs an adapter; what works "
+            f"with {type(pipe).__name__}: {works}"
+        )
+    if forecast is not None:
+        forecast.check_stages(1)
+    label = "none" if asked is None else asked if isinstance(asked, str) else repr(asked)
+    return AnyAcceleration(pipe, forecast, label, resolve_solver(settings["solver"]), again)

@@ -74,8 +74,10 @@ def measure(
     return Measured(rows, done, first)
 
 
-def flop_ratio(report: Report | None, contestant: Contestant) -> float:
-    """Of the transformer alone, over the full run's."""
+def flop_ratio(report: Report | None, contestant: Contestant) -> float | None:
+    """Of the transformer alone, over the full run's; None where a cache of diffusers' does not say."""
+    if contestant.stock == "taylorseer":
+        return None
     plain = FULL_STEPS / contestant.steps
     return plain if report is None else report.flop_ratio * plain
 

@@ -53,9 +53,10 @@ def _latency(name: str, part: Mapping[str, Any]) -> list[str]:
 
 
 def _latency_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    ratio = row["flop_ratio"]
     return (
         f"`{row['method']}`", f"{row['seconds']:.3f}", f"{row['outside_seconds']:.3f}", f"{row['speedup']:.2f}x",
-        f"{row['flop_ratio']:.2f}x", f"{row['speedup'] / row['flop_ratio']:.0%}",
+        *(("", "") if ratio is None else (f"{ratio:.2f}x", f"{row['speedup'] / ratio:.0%}")),
         f"{row['peak_bytes'] / 2**30:.2f} GiB", f"{row['cached_bytes'] / 2**20:.0f} MiB",
         f"{row['held_bytes'] / 2**20:.1f} MiB",
     )  # fmt: skip
@@ -126,14 +127,14 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     rows = results[modes[0]]["rows"]
     places = {row["method"]: place for place, row in enumerate(rows)}
     figure, axis = plt.subplots(figsize=(9, 0.4 * len(rows) + 1.5), layout="constrained")
-    axis.barh(list(places.values()), [row["flop_ratio"] for row in rows], color="#d9dee5", label="fewer FLOPs")
+    axis.barh(list(places.values()), [row["flop_ratio"] or 0 for row in rows], color="#d9dee5", label="fewer FLOPs")
     for number, mode in enumerate(modes):
         shown = [row for row in results[mode]["rows"] if row["method"] in places]
         height = 0.7 / len(modes)
         where = [places[row["method"]] + (number - (len(modes) - 1) / 2) * height for row in shown]
         axis.barh(where, [row["speedup"] for row in shown], height=height, label=f"faster, {mode}")
     axis.set_yticks(list(places.values()), list(places))
-    axis.invert_yaxis()
+    axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set(xlabel="times", title=f"{results['shape']}, batch 1, {results['device']}")
     axis.legend()
     figure.savefig(path, dpi=110)

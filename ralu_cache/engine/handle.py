@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from ralu_cache.adapters.protocols import Adapter
-from ralu_cache.engine.arguments import coarse_cost_of
+from ralu_cache.engine.arguments import check_counted, coarse_cost_of
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
@@ -22,37 +23,45 @@ from ralu_cache.engine.parts import Parts, Planner
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.run import Run
+from ralu_cache.engine.scheduler import model_shift
+from ralu_cache.engine.scheduler_run import SchedulerRun, Setting
+from ralu_cache.engine.steppers import (
+    check_flow_match_euler,
+    check_steps,
+    check_unipc,
+    evenly_spaced,
+    is_staged,
+    is_unipc,
+    levels_of,
+    notice_of,
+    own_solver,
+)
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
 from ralu_cache.profiles.facts import Facts
 from ralu_cache.report.report import Report
+from ralu_cache.temporal import Forecast
+from ralu_cache.temporal.prediction import FEW
 
 logger = logging.getLogger("ralu_cache")
 
 
 class Acceleration:
-    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
+    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline.
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: type[Adapter],
-        parts: Parts,
-        again: Callable[[Any], Any],
-        planner: Planner | None = None,
-    ) -> None:
-        """again: accelerates a copy of the pipeline alike. planner: gives each call parts of its own, not `parts`."""
+    What its calls' runs are, its kinds say: `FamilyAcceleration` for pipelines of a known family, `AnyAcceleration`
+    (`ralu_cache.engine.anywhere`) for any other.
+    """
+
+    def __init__(self, pipe: Any, again: Callable[[Any], Any]) -> None:
+        """again: accelerates a copy of the pipeline alike."""
         self.again = again
         self.enabled = True
-        self._pipe, self._parts, self._planner = weakref.ref(pipe), parts, planner
-        self._possible = (parts,) if planner is None else planner.all
+        self._pipe = weakref.ref(pipe)
         self._report: Report | None = None
         self._told: set[str] = set()
         self._lock = threading.RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        policy = next((each.inner for each in self._possible if each.inner is not None), None)
-        reuses = any(each.temporal.policy is not None for each in self._possible)
-        self._denoisers = Denoisers(family, policy, self, reuses)
         self._refresh(pipe)
         self._end = weakref.finalize(pipe, self.disable)
         self._end.atexit = False
@@ -71,7 +80,7 @@ class Acceleration:
             self.enabled = False
             if len(self._calls):
                 return
-            self._denoisers.remove()
+            self._unhook()
         self._end.detach()
         if (pipe := self._pipe()) is not None:
             undress(pipe, self)
@@ -116,35 +125,139 @@ class Acceleration:
         if not self.enabled:
             self.disable()
 
+    def check(self, scheduler: Any) -> None:
+        """Raise TypeError or ValueError for a scheduler that the calls cannot be served with."""
+        raise NotImplementedError
+
+    def new_run(self, call: Call, scheduler: Any, given: Mapping[str, Any]) -> Run | SchedulerRun | None:
+        """See `ralu_cache.engine.call.Owner`. What is refused is refused before there is a report of it."""
+        raise NotImplementedError
+
+    def finish(self, run: Run | SchedulerRun) -> None:
+        """A run is over, at its end or before."""
+        report = run.report
+        if report is not None and report.completed and len(report.steps) <= FEW and not self._changes(report):
+            self._tell(
+                report,
+                f"temporal={report.temporal!r} changed nothing in this call: it has {len(report.steps)} steps, and all "
+                f"of them are computed; reuse in time is for models that make more than {FEW}",
+            )
+
+    def _changes(self, report: Report) -> bool:
+        """True if a run was not the stock one, or was not asked to be another."""
+        return report.temporal == "none" or report.caches or report.solver != "euler"
+
+    def _refresh(self, pipe: Any) -> None:
+        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
+        self.check(vars(pipe)["scheduler"])  # it may have been replaced
+
+    def _unhook(self) -> None:
+        """Undo that."""
+
+    def _run_outside(
+        self, call: Call, scheduler: Any, setting: Setting, temporal: str, solver: str = "euler"
+    ) -> SchedulerRun:
+        """A run that the scheduler alone knows of. Only the call's own scheduler's is reported."""
+        if scheduler is not call.scheduler:
+            return SchedulerRun(scheduler, setting, None)
+        report = Report(
+            pipeline=type(call.pipe).__name__, spatial="none", temporal=temporal, solver=solver,
+            scheduler=type(scheduler).__name__,
+        )  # fmt: skip
+        run = SchedulerRun(scheduler, setting, report, call.watched)
+        if run.leaves_out:
+            check_counted(call.given)
+            self._tell(report, notice_of(scheduler))
+        self._report = report
+        return run
+
+    def _tell(self, report: Report | None, notice: str | None) -> None:
+        """Log a notice the first time, and note it in every report that it concerns."""
+        if notice is None:
+            return
+        if report is not None:
+            report.notices.append(notice)
+        if notice not in self._told:
+            logger.warning(notice)
+            self._told.add(notice)
+
+
+class FamilyAcceleration(Acceleration):
+    """The handle of a pipeline of a known family."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        family: type[Adapter],
+        parts: Parts,
+        again: Callable[[Any], Any],
+        planner: Planner | None = None,
+    ) -> None:
+        """again: accelerates a copy of the pipeline alike. planner: gives each call parts of its own, not `parts`."""
+        self._parts, self._planner = parts, planner
+        self._possible = (parts,) if planner is None else planner.all
+        policy = next((each.inner for each in self._possible if each.inner is not None), None)
+        reuses = any(each.temporal.policy is not None for each in self._possible)
+        self._denoisers = Denoisers(family, policy, self, reuses)
+        super().__init__(pipe, again)
+
     @property
     def wants_text_attention(self) -> bool:
         """True if regions are chosen by it."""
         return any(parts.wants_text_attention for parts in self._possible)
 
-    def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
-        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock.
+    def check(self, scheduler: Any) -> None:
+        """See `Acceleration.check`: what each setting needs of it."""
+        if is_staged(scheduler):
+            return
+        for parts in self._possible:
+            _check_scheduler(scheduler, parts)
 
-        What is refused is refused before there is a report of it.
-        """
-        geometry, num_inference_steps = _geometry(call.pipe, self._denoisers.adapter), len(sigmas) - 1
-        parts = self._parts
-        if self._planner is not None:
-            facts = Facts.of(call.pipe, call.given, num_inference_steps)
-            parts = self._planner.parts(facts, coarse_cost_of(call, geometry.pixels))
+    def new_run(self, call: Call, scheduler: Any, given: Mapping[str, Any]) -> Run | SchedulerRun | None:
+        """See `Acceleration.new_run`."""
+        parts = self._parts_of(call, scheduler)
         if parts.stock:
-            self._report = None
+            self._report = None if parts.notices else self._report
             for notice in parts.notices:
                 self._tell(None, notice)
             return None
-        method, policy = parts.method, parts.temporal.policy
+        temporal = parts.temporal
+        if isinstance(temporal.policy, Forecast) and parts.method is None and not is_staged(call.scheduler):
+            return self._run_outside(call, scheduler, Setting(temporal.policy), temporal.name)
+        if scheduler is not call.scheduler:
+            return None
+        times = given.get("timesteps"), given.get("sigmas")
+        custom = times[0] is not None or (times[1] is not None and not evenly_spaced(times[1]))
+        shift = partial(model_shift, scheduler, given.get("mu"))
+        run = self._run_inside(call, parts, levels_of(scheduler), shift, custom)
+        if times[0] is None and times[1] is None:  # then pipelines go on with the number of steps they asked for
+            run.believed_steps = given.get("num_inference_steps")
+        return run
+
+    def _parts_of(self, call: Call, scheduler: Any) -> Parts:
+        """What a run of the call is made of."""
+        if self._planner is None:
+            return self._parts
+        pixels = _geometry(call.pipe, self._denoisers.adapter).pixels
+        facts = Facts.of(call.pipe, call.given, len(levels_of(scheduler)) - 1)
+        return self._planner.parts(facts, coarse_cost_of(call, pixels))
+
+    def _run_inside(
+        self, call: Call, parts: Parts, sigmas: list[float], shift: Callable[[], float], custom: bool
+    ) -> Run:
+        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own), with the denoiser's hooks."""
+        num_inference_steps, method = len(sigmas) - 1, parts.method
+        geometry = _geometry(call.pipe, self._denoisers.adapter)
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
+        solver = parts.solver
         if method is not None:
-            stages = _staged(method, call, model_shift, sigmas, custom)
-        prediction = predictions_of(policy, parts.solver, len(stages))
+            stages = _staged(method, call, shift(), sigmas, custom)
+            solver = solver or own_solver(call.scheduler)
+        prediction = predictions_of(parts.temporal.policy, solver, len(stages))
         self._report = Report(
             pipeline=type(call.pipe).__name__, spatial=parts.plan, temporal=parts.temporal.name,
-            baseline_steps=num_inference_steps, solver="euler" if parts.solver is None else parts.solver.name,
-            promised=parts.promised,
+            baseline_steps=num_inference_steps, solver="euler" if solver is None else solver.name,
+            scheduler=type(call.scheduler).__name__, promised=parts.promised,
         )  # fmt: skip
         overrides = None if method is None or self._planner is not None else method.overrides(num_inference_steps)
         for told in (parts.temporal.notice, *parts.notices, overrides):
@@ -157,8 +270,11 @@ class Acceleration:
             prediction,
         )  # fmt: skip
 
-    def finish(self, run: Run) -> None:
-        """A run is over, at its end or before."""
+    def finish(self, run: Run | SchedulerRun) -> None:
+        """See `Acceleration.finish`."""
+        super().finish(run)
+        if isinstance(run, SchedulerRun):
+            return
         run.tally.read_clocks()
         report = run.report
         if run.guidance is not None and report.completed and not run.paired:
@@ -193,19 +309,25 @@ class Acceleration:
         return self._denoisers.answerer(module)
 
     def _refresh(self, pipe: Any) -> None:
-        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
+        super()._refresh(pipe)
         with self._lock:
             self._denoisers.refresh(pipe)
 
-    def _tell(self, report: Report | None, notice: str | None) -> None:
-        """Log a notice the first time, and note it in every report that it concerns."""
-        if notice is None:
-            return
-        if report is not None:
-            report.notices.append(notice)
-        if notice not in self._told:
-            logger.warning(notice)
-            self._told.add(notice)
+    def _unhook(self) -> None:
+        self._denoisers.remove()
+
+
+def _check_scheduler(scheduler: Any, parts: Parts) -> None:
+    """Raises TypeError or ValueError for a scheduler that these parts cannot be served with."""
+    temporal = parts.temporal.policy
+    ours = isinstance(temporal, Forecast) and (parts.guidance is not None or temporal.tolerance is not None)
+    ours = ours or getattr(temporal, "reuse", None) == "prediction"
+    if parts.method is not None and is_unipc(scheduler):
+        check_unipc(scheduler)
+    elif parts.method is not None or parts.solver is not None or ours:
+        check_flow_match_euler(scheduler)
+    elif temporal is not None or parts.guidance is not None:
+        check_steps(scheduler)
 
 
 def _staged(

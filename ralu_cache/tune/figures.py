@@ -30,8 +30,8 @@ def front_figure(front: Front, trials: Sequence[Measured]) -> str:
     axes.vlines(speeds, [point.low for point in points], [point.high for point in points], color=colour, lw=0.8)
     best = points[front.chosen]
     axes.plot([best.speedup], [best.loss], "o", ms=11, mfc="none", color=COLOURS["coarse"], label="taken by itself")
-    worst = max(point.high for point in points)
-    axes.set_ylim(min(0.0, min(losses)) - 0.03 * worst, 1.6 * worst)
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
     _speed_axis(axes, max([*speeds, 2.0]), "faster" if front.cost == "seconds" else "fewer FLOPs")
     axes.set_ylabel(f"loss: {front.measure.label}{', ' + front.measure.unit if front.measure.unit else ''}")
     axes.legend(fontsize=8, frameon=False)
