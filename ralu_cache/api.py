@@ -12,7 +12,7 @@ from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration
 from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.handle import Acceleration
-from ralu_cache.engine.parts import parts_of
+from ralu_cache.engine.parts import resolve_parts
 from ralu_cache.engine.pipeline import handle_of, wear
 from ralu_cache.engine.planned import Planned, Wish, planned
 from ralu_cache.history.solvers import Multistep, resolve_solver
@@ -22,6 +22,7 @@ from ralu_cache.profiles.profile import Profile
 from ralu_cache.temporal import Forecast, Temporal, resolve_temporal
 
 __all__ = ["Acceleration", "accelerate"]
+CHOOSING = ("speedup", "max_loss", "profile")  # what chooses all others
 
 
 def accelerate(
@@ -76,7 +77,7 @@ def accelerate(
         planner = _planner(pipe, adapter, settings)
         parts = planner.base
     else:
-        parts = parts_of(pipe, adapter, spatial, temporal, guidance, solver)
+        parts = resolve_parts(pipe, adapter, spatial, temporal, guidance, solver)
     return _installed(pipe, FamilyAcceleration(pipe, type(adapter), parts, again, planner))
 
 
@@ -89,10 +90,24 @@ def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
     return handle
 
 
+def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planned:
+    """What gives each call a setting of its own. Raises ValueError for arguments that don't go together."""
+    asked = {name: value for name, value in settings.items() if value is not None}
+    fixed = [name for name in ("spatial", "temporal", "guidance", "solver") if name in asked]
+    free = ["guidance", "solver"] if asked.keys().isdisjoint({"max_loss", "profile"}) else []
+    if clash := [name for name in fixed if name not in free]:
+        chooses = next(name for name in CHOOSING if name in asked)
+        told = " and ".join(f"{name}={asked[name]!r}" for name in clash)
+        raise ValueError(f"{chooses}={asked[chooses]!r} chooses what is computed; leave out {told}")
+    others = resolve_parts(pipe, adapter, guidance=asked.get("guidance"), solver=asked.get("solver")) if fixed else None
+    wish = Wish.read(settings["speedup"], settings["max_loss"])
+    return planned(pipe, adapter, wish, settings["profile"], others)
+
+
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
     """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
     works = "temporal='forecast' (with its interval, 'forecast:3'), and solver= on FlowMatchEulerDiscreteScheduler"
-    for name in ("spatial", "speedup", "guidance", "max_loss", "profile"):
+    for name in ("spatial", *CHOOSING, "guidance"):
         if settings[name] is not None:
             raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
     forecast = resolve_temporal(settings["temporal"])
@@ -108,17 +123,3 @@ def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acc
         forecast.check_stages(1)
     label = "none" if asked is None else asked if isinstance(asked, str) else repr(asked)
     return AnyAcceleration(pipe, forecast, label, resolve_solver(settings["solver"]), again)
-
-
-def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planned:
-    """What gives each call a setting of its own. Raises ValueError for arguments that don't go together."""
-    asked = {name: value for name, value in settings.items() if value is not None}
-    fixed = [name for name in ("spatial", "temporal", "guidance", "solver") if name in asked]
-    free = ["guidance", "solver"] if asked.keys().isdisjoint({"max_loss", "profile"}) else []
-    if clash := [name for name in fixed if name not in free]:
-        chooses = next(name for name in ("speedup", "max_loss", "profile") if name in asked)
-        told = " and ".join(f"{name}={asked[name]!r}" for name in clash)
-        raise ValueError(f"{chooses}={asked[chooses]!r} chooses what is computed; leave out {told}")
-    others = parts_of(pipe, adapter, guidance=asked.get("guidance"), solver=asked.get("solver")) if fixed else None
-    wish = Wish.read(settings["speedup"], settings["max_loss"])
-    return planned(pipe, adapter, wish, settings["profile"], others)

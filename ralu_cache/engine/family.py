@@ -65,40 +65,45 @@ class FamilyAcceleration(Acceleration):
         if is_staged(scheduler):
             return
         for parts in self._possible:
-            _check_scheduler(parts, scheduler)
+            _check_scheduler(scheduler, parts)
 
     def new_run(self, call: Call, scheduler: Any, given: Mapping[str, Any]) -> Run | SchedulerRun | None:
         """See `Acceleration.new_run`."""
-        parts = self._parts if self._planner is None else self._planned(self._planner, call, scheduler)
+        parts = self._parts_of(call, scheduler)
         if parts.stock:
-            self._report = None if self._planner is not None else self._report
+            self._report = None if parts.notices else self._report
             for notice in parts.notices:
                 self._tell(None, notice)
             return None
-        policy = parts.temporal.policy
-        if isinstance(policy, Forecast) and parts.method is None and not is_staged(call.scheduler):
-            return self._run_outside(call, scheduler, Setting(policy), parts.temporal.name)
+        temporal = parts.temporal
+        if isinstance(temporal.policy, Forecast) and parts.method is None and not is_staged(call.scheduler):
+            return self._run_outside(call, scheduler, Setting(temporal.policy), temporal.name)
         if scheduler is not call.scheduler:
             return None
         times = given.get("timesteps"), given.get("sigmas")
         custom = times[0] is not None or (times[1] is not None and not evenly_spaced(times[1]))
         shift = partial(model_shift, scheduler, given.get("mu"))
-        run = self._run_inside(parts, call, levels_of(scheduler), shift, custom)
+        run = self._run_inside(call, parts, levels_of(scheduler), shift, custom)
         if times[0] is None and times[1] is None:  # then pipelines go on with the number of steps they asked for
             run.believed_steps = given.get("num_inference_steps")
         return run
 
-    def _planned(self, planner: Planner, call: Call, scheduler: Any) -> Parts:
-        """The parts of this very call."""
-        facts = Facts.of(call.pipe, call.given, len(scheduler.timesteps))
-        return planner.parts(facts, coarse_cost_of(call, _geometry(call.pipe, self._denoisers.adapter).pixels))
+    def _parts_of(self, call: Call, scheduler: Any) -> Parts:
+        """What a run of the call is made of."""
+        if self._planner is None:
+            return self._parts
+        pixels = _geometry(call.pipe, self._denoisers.adapter).pixels
+        facts = Facts.of(call.pipe, call.given, len(levels_of(scheduler)) - 1)
+        return self._planner.parts(facts, coarse_cost_of(call, pixels))
 
     def _run_inside(
-        self, parts: Parts, call: Call, sigmas: list[float], shift: Callable[[], float], custom: bool
+        self, call: Call, parts: Parts, sigmas: list[float], shift: Callable[[], float], custom: bool
     ) -> Run:
         """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own), with the denoiser's hooks."""
-        num_inference_steps, method, solver = len(sigmas) - 1, parts.method, parts.solver
+        num_inference_steps, method = len(sigmas) - 1, parts.method
+        geometry = _geometry(call.pipe, self._denoisers.adapter)
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
+        solver = parts.solver
         if method is not None:
             stages = _staged(method, call, shift(), sigmas, custom)
             solver = solver or own_solver(call.scheduler)
@@ -114,9 +119,9 @@ class FamilyAcceleration(Acceleration):
         modules = [root.module for root in self._denoisers.roots]
         _reset_stock_caches(modules)
         return Run(
-            method, stages, _geometry(call.pipe, self._denoisers.adapter), autoencoder_of(call.pipe), self._report,
-            parts.inner, lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched,
-            parts.guidance, prediction,
+            method, stages, geometry, autoencoder_of(call.pipe), self._report, parts.inner,
+            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, parts.guidance,
+            prediction,
         )  # fmt: skip
 
     def finish(self, run: Run | SchedulerRun) -> None:
@@ -166,16 +171,16 @@ class FamilyAcceleration(Acceleration):
         self._denoisers.remove()
 
 
-def _check_scheduler(parts: Parts, scheduler: Any) -> None:
-    """Raise TypeError or ValueError for a scheduler that calls of these parts can't be served with."""
-    policy = parts.temporal.policy
-    ours = isinstance(policy, Forecast) and (parts.guidance is not None or policy.tolerance is not None)
-    ours = ours or getattr(policy, "reuse", None) == "prediction"
+def _check_scheduler(scheduler: Any, parts: Parts) -> None:
+    """Raises TypeError or ValueError for a scheduler that these parts cannot be served with."""
+    temporal = parts.temporal.policy
+    ours = isinstance(temporal, Forecast) and (parts.guidance is not None or temporal.tolerance is not None)
+    ours = ours or getattr(temporal, "reuse", None) == "prediction"
     if parts.method is not None and is_unipc(scheduler):
         check_unipc(scheduler)
     elif parts.method is not None or parts.solver is not None or ours:
         check_flow_match_euler(scheduler)
-    elif policy is not None or parts.guidance is not None:
+    elif temporal is not None or parts.guidance is not None:
         check_steps(scheduler)
 
 

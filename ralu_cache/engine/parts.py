@@ -67,7 +67,7 @@ class Planner(Protocol):
         """Of one call, in which a coarse step costs `coarse` fine ones. Raises ValueError for what can't be had."""
 
 
-def parts_of(
+def resolve_parts(
     pipe: Any,
     adapter: Adapter,
     spatial: str | SpatialMethod | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ralu_cache.adapters.parts import need
 from ralu_cache.adapters.protocols import Adapter
-from ralu_cache.engine.parts import Parts, parts_of
+from ralu_cache.engine.parts import Parts, resolve_parts
 from ralu_cache.plane.budget import BASE, Budget, wanted_speedup
 from ralu_cache.profiles.facts import Facts, Model
 from ralu_cache.profiles.finding import find_profiles
@@ -124,12 +124,14 @@ def _choice(pipe: Any, adapter: Adapter, wish: Wish, path: Path, profile: Profil
         point = wish.choose(front)
     except ValueError as error:
         return Choice(front.call, None, f"{error} (profile {path})")
-    parts = parts_of(pipe, adapter, **point.setting.arguments)
+    parts = resolve_parts(pipe, adapter, **point.setting.arguments)
     measure = front.measure
+    time = f"{point.speedup:.3g}x in time and " if front.cost == "seconds" else ""
+    where = ", ".join(part for part in (front.hardware, front.dtype) if part)
+    loss = f"{measure.label} {point.loss:.3g} {measure.unit}".rstrip()
     told = (
-        f"{point.setting.told}: measured on {profile.name} at {point.speedup:.3g}x in time and {point.flop_ratio:.3g}x "
-        f"in FLOPs ({front.hardware}, {front.dtype}), {measure.label} {point.loss:.3g} {measure.unit}".rstrip()
-        + f" worse than in full, {measure.prompts} prompts (profile {path})"
+        f"{point.setting.told}: measured on {profile.name} at {time}{point.flop_ratio:.3g}x in FLOPs ({where}), "
+        f"{loss} worse than in full, {measure.prompts} prompts (profile {path})"
     )
     promised = point.delivers if wish.speedup is None else wish.speedup
     return Choice(front.call, replace(parts, plan=point.setting.told, notices=(told,), promised=promised))

@@ -19,6 +19,7 @@ from typing import Any
 from ralu_cache.profiles.facts import Facts, Model
 from ralu_cache.profiles.setting import Setting, read_setting
 
+COSTS = ("seconds", "flops")
 SCHEMA = 1
 """Of the file; one of another number is refused."""
 
@@ -27,7 +28,8 @@ SCHEMA = 1
 class Point:
     """A measured setting.
 
-    speedup: how many times less of the full run's sampling time, the median of paired runs. flop_ratio: of its FLOPs.
+    speedup: how many times less of the full run's sampling time, the median of paired runs; where the front's cost is
+    "flops", by these too. flop_ratio: how many times fewer of its FLOPs.
     loss: mean loss of quality, 0 for the full run, in the profile's measure; low, high: its 95 % bootstrap interval
     over prompts.
     """
@@ -59,13 +61,15 @@ class Measure:
 class Front:
     """What was found for one call of the model: nothing that was measured is both faster and better than its points.
 
-    points: from slow to fast. chosen: the index of the one that is taken where nobody says how fast or how good.
+    points: from slow to fast. chosen: the index of the one that is taken where nobody says how fast or how good. cost:
+    what speed was judged by, "seconds" or "flops".
     """
 
     call: Facts
     measure: Measure
     points: tuple[Point, ...]
     chosen: int = 0
+    cost: str = "seconds"
     dtype: str = ""
     hardware: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +77,8 @@ class Front:
     def __post_init__(self) -> None:
         if not self.points:
             raise ValueError("a front has no points")
+        if self.cost not in COSTS:
+            raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {self.cost!r}")
         if not (type(self.chosen) is int and 0 <= self.chosen < len(self.points)):
             raise ValueError(f"chosen must be the index of one of {len(self.points)} points, got {self.chosen!r}")
         if [*self.points] != sorted(self.points, key=lambda point: point.speedup):
@@ -109,10 +115,6 @@ class Profile:
     name: str
     fronts: tuple[Front, ...]
 
-    def front_for(self, call: Facts) -> Front | None:
-        """The front that was measured for such a call; None if there is none."""
-        return next((front for front in self.fronts if front.call.matches(call)), None)
-
     def nearest(self, call: Facts) -> Front:
         return min(self.fronts, key=lambda front: front.call.distance(call))
 
@@ -122,12 +124,14 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         fronts = [
-            {
-                **asdict(replace(front, points=front.points[:1])),
+            vars(front) | {
+                "call": asdict(front.call),
+                "measure": asdict(front.measure),
                 "points": [vars(point) | {"setting": point.setting.to_dict()} for point in front.points],
+                "versions": dict(front.versions),
             }
             for front in self.fronts
-        ]
+        ]  # fmt: skip
         return {"schema": SCHEMA, "model": asdict(self.model), "name": self.name, "fronts": fronts}
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -167,7 +171,7 @@ def _front(data: Any) -> Front:
             raise ValueError(f"a call's {name} must be a positive number or null, got {value!r}")
     measure = Measure(**_named("a measure", given["measure"], [each.name for each in fields(Measure)]))
     points = tuple(_point(each) for each in _items("points", given["points"]))
-    others = {name: given[name] for name in ("chosen", "dtype", "hardware", "versions")}
+    others = {name: given[name] for name in ("chosen", "cost", "dtype", "hardware", "versions")}
     return Front(Facts(**call), measure, points, **others)
 
 

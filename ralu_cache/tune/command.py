@@ -49,13 +49,18 @@ def read_prompts(path: Path) -> list[str]:
 def describe(tuned: Tuned, model: str) -> str:
     """The front, from slow to fast, and how it is used."""
     front = tuned.front
+    timed = front.cost == "seconds"
     rows = [
-        [f"{point.speedup:.3g}x", f"{point.flop_ratio:.3g}x", f"{point.loss:.3g}", point.setting.told]
+        [
+            *([f"{point.speedup:.3g}x"] if timed else []), f"{point.flop_ratio:.3g}x", f"{point.loss:.3g}",
+            point.setting.told,
+        ]
         for point in front.points
     ]  # fmt: skip
     rows[front.chosen][0] += " *"
     unit = f", {front.measure.unit}" if front.measure.unit else ""
-    table = Table(("faster", "FLOPs", f"loss ({front.measure.label}{unit})", "setting"), rows, left=(3,))
+    titles = (*(["faster"] if timed else []), "fewer FLOPs", f"loss ({front.measure.label}{unit})", "setting")
+    table = Table(titles, rows, left=(len(titles) - 1,))
     best = front.points[front.chosen]
     return "\n".join([
         table.plain(),

@@ -26,13 +26,13 @@ def front_figure(front: Front, trials: Sequence[Measured]) -> str:
         axes.plot(speed, loss, marker, ms=4, color=SOFT, alpha=0.7, label=label)
     points, colour = front.points, COLOURS["fine"]
     speeds, losses = [point.speedup for point in points], [point.loss for point in points]
-    axes.plot(speeds, losses, "-o", color=colour, lw=1.4, ms=5, label="front, timed in pairs")
+    axes.plot(speeds, losses, "-o", color=colour, lw=1.4, ms=5, label="front")
     axes.vlines(speeds, [point.low for point in points], [point.high for point in points], color=colour, lw=0.8)
     best = points[front.chosen]
     axes.plot([best.speedup], [best.loss], "o", ms=11, mfc="none", color=COLOURS["coarse"], label="taken by itself")
-    worst = max(point.high for point in points)
-    axes.set_ylim(min(0.0, min(losses)) - 0.03 * worst, 1.6 * worst)
-    _speed_axis(axes, max([*speeds, 2.0]))
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    _speed_axis(axes, max([*speeds, 2.0]), "faster" if front.cost == "seconds" else "fewer FLOPs")
     axes.set_ylabel(f"loss: {front.measure.label}{', ' + front.measure.unit if front.measure.unit else ''}")
     axes.legend(fontsize=8, frameon=False)
     plain(axes)
@@ -93,10 +93,10 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
 
 
-def _speed_axis(axes: Axes, most: float) -> None:
+def _speed_axis(axes: Axes, most: float, told: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.95, 1.25 * most)
     axes.set_xticks([tick for tick in TICKS if tick <= 1.25 * most], minor=False)
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}×")
-    axes.set_xlabel("times faster than the full run")
+    axes.set_xlabel(f"times {told} than the full run")

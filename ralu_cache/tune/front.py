@@ -78,8 +78,9 @@ TARGETS = ("speed", "loss")
 def chosen(points: Sequence[Point], target: str) -> int:
     """The index of the point that is taken where nobody says how fast or how good.
 
-    "loss": the fastest whose mean loss lies within the interval of the least one. "speed": the knee, where the share of
-    the front's speed that is had exceeds the share of its loss most. Raises ValueError for another target.
+    "loss": the fastest whose mean loss lies within the interval of the least one. "speed": the knee between the full
+    run and the fastest, where the share of the speed (its logarithm) exceeds the share of the loss most. Raises
+    ValueError for another target.
     """
     if target not in TARGETS:
         raise ValueError(f"unknown target {target!r}; accepted: {', '.join(TARGETS)}")
@@ -89,9 +90,7 @@ def chosen(points: Sequence[Point], target: str) -> int:
     most, worst = math.log(points[-1].speedup), max(point.loss for point in points)
 
     def gain(index: int) -> float:
-        speed = math.log(points[index].speedup) / most if most else 0.0
-        spread = worst - least.loss
-        return speed - (points[index].loss - least.loss) / spread if spread else speed
+        return math.log(points[index].speedup) / most - (points[index].loss / worst if worst > 0 else 0.0)
 
     return max(range(len(points)), key=gain)
 

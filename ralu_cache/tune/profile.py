@@ -51,9 +51,13 @@ def points_of(kept: Sequence[Measured], speedups: Mapping[int, float]) -> tuple[
 
 
 def front_of(
-    bench: Bench, kept: Sequence[Measured], speedups: Mapping[int, float], given: Mapping[str, Any], target: str
-) -> Front:
-    """given: the call's arguments with their defaults. Raises RuntimeError if nothing is faster than the full run."""
+    bench: Bench, kept: Sequence[Measured], speedups: Mapping[int, float], given: Mapping[str, Any], target: str,
+    cost: str,
+) -> Front:  # fmt: skip
+    """given: the call's arguments with their defaults. cost: what trials were judged by.
+
+    Raises RuntimeError if nothing is faster than the full run.
+    """
     points = points_of(kept, speedups)
     if not points:
         raise RuntimeError("nothing that was tried is faster than the full run; allow more time, or ask for more steps")
@@ -63,6 +67,7 @@ def front_of(
         measure=Measure(bench.loss.name, info.label, info.unit, len(bench.subjects)),
         points=points,
         chosen=chosen(points, target),
+        cost=cost,
         dtype=str(bench.pipe.transformer.dtype).removeprefix("torch."),
         hardware=f"{hardware['name']}, {hardware['threads']} threads",
         versions={name: version(name) for name in LIBRARIES},

@@ -99,7 +99,7 @@ def tune(
             can't be told from the best.
     What to tinker with
         cost: what is minimised beside the loss: "seconds", against the full run's at that moment, or "flops", on a
-            machine whose clock can't be trusted. Of what was found both are told.
+            machine whose clock can't be trusted.
         study: a folder for the study, its references and its page. storage: instead of the SQLite file in it a journal
             ("FILE.log") or a URL; processes that share storage and folder share the search.
         out: the profile's file; by default beside the model, or in the user's cache folder. name: of the model.
@@ -143,11 +143,12 @@ def tune_with(pipe: Any, prompts: Sequence[str | Mapping[str, Any]], options: Op
     space = _space(pipe, bench, options.scales)
     search = Search(study, storage, space, bench, options.study / "pictures", options.cost)
     search.seed(seeds(space))
-    reserve = min(TIMING * 60 * options.minutes, ROUNDS * full * 3)
+    search.record()
+    reserve = 0 if options.cost == "flops" else min(TIMING * 60 * options.minutes, ROUNDS * full * 3)
     interrupted = not _search(search, end - reserve, options.trials)
     kept = front(measured(study))
-    speedups = {} if interrupted else timed(bench, kept, end)
-    found = front_of(bench, kept, speedups, given, options.target)
+    speedups = {} if interrupted or options.cost == "flops" else timed(bench, kept, end)
+    found = front_of(bench, kept, speedups, given, options.target, options.cost)
     model_name = options.name or _name(pipe)
     profile = (before or Profile(Model.of(pipe), model_name, (found,))).adding(found)
     profile.save(path)
@@ -210,13 +211,13 @@ def _space(pipe: Any, bench: Bench, scales: tuple[float, float] | None) -> Space
 
 
 def _search(search: Any, end: float, trials: int | None) -> bool:
-    """Runs trials until the time, or their number, is over; False if it was interrupted."""
+    """Runs trials, at least one, until the time, or their number, is over; False if it was interrupted."""
     from ralu_cache.tune.search import measured
 
     begun, count = time.monotonic(), 0
     with tqdm(total=round(max(end - begun, 0)), desc="tune", unit="s", bar_format=BAR) as bar:
         try:
-            while time.monotonic() < end and (trials is None or count < trials) and not search.exhausted:
+            while not count or (time.monotonic() < end and count != trials and not search.exhausted):
                 search.step()
                 count += 1
                 bar.set_postfix_str(_best(measured(search.study), search.bench.loss.metric.info.unit), refresh=False)

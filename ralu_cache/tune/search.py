@@ -13,7 +13,9 @@ import torch
 from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from tqdm import tqdm
 
+from ralu_cache.profiles.profile import COSTS
 from ralu_cache.profiles.setting import Setting, read_setting
 from ralu_cache.tune.bench import Bench, Bytes, Level, Run
 from ralu_cache.tune.front import Measured, hopeless
@@ -22,7 +24,7 @@ from ralu_cache.tune.storage import give_back, give_back_orphans, own
 from ralu_cache.tune.strips import save_strip
 
 FEW = 2  # prompts that every setting sees
-COSTS = ("seconds", "flops")
+RESULT = "result"  # the attribute of a trial that holds it
 TWICE = 100  # so many suggestions in a row that are known already end the search
 
 
@@ -53,6 +55,11 @@ class Search:
         for values in seeds:
             self.study.enqueue_trial(values, skip_if_exists=True)
 
+    def record(self) -> None:
+        """Make the full runs that are missing. What fails here is no setting's fault."""
+        for chunk in tqdm(self.bench.chunks(FEW), desc="full runs", unit="call"):
+            self.bench.reference(chunk)
+
     def step(self) -> Measured | None:
         """One trial; None if it failed. What was interrupted is given back for the next process to run."""
         give_back_orphans(self.study, self.storage)
@@ -70,8 +77,6 @@ class Search:
         same = next((other for other in trials if other.setting == setting), None)
         self.twice = 0 if same is None else self.twice + 1
         found = same
-        for chunk in self.bench.chunks(FEW):
-            self.bench.reference(chunk)  # what fails here is no setting's fault
         if same is None:
             try:
                 found = self._measure(trial.number, setting, trials)
@@ -79,14 +84,13 @@ class Search:
                 self._failed(trial, setting, error)
                 return None
         assert found is not None
-        for name, value in _attributes(found).items():
-            trial.set_user_attr(name, value)
+        trial.set_user_attr(RESULT, _written(found))
         self.study.tell(trial, [found.loss, math.log2(max(found.share, 1e-6))])
         return found
 
     def _failed(self, trial: Trial, setting: Setting, error: Exception) -> None:
-        trial.set_user_attr("setting", setting.to_dict())
-        trial.set_user_attr("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        trial.set_user_attr(RESULT, {"setting": setting.to_dict(), "error": told})
         self.study.tell(trial, state=TrialState.FAIL)
         gc.collect()
         if torch.cuda.is_available():
@@ -133,12 +137,12 @@ def failures(study: Study) -> list[str]:
     """A line for each setting that failed."""
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     return [
-        f"{read_setting(trial.user_attrs['setting']).told}: {trial.user_attrs['error']}"
-        for trial in failed if "error" in trial.user_attrs
+        f"{read_setting(trial.user_attrs[RESULT]['setting']).told}: {trial.user_attrs[RESULT]['error']}"
+        for trial in failed if RESULT in trial.user_attrs
     ]  # fmt: skip
 
 
-def _attributes(one: Measured) -> Mapping[str, Any]:
+def _written(one: Measured) -> Mapping[str, Any]:
     return {
         "setting": one.setting.to_dict(), "losses": [round(loss, 5) for loss in one.losses], "share": one.share,
         "flops": None if math.isnan(one.flops) else one.flops, "whole": one.whole, "measured_as": one.number,
@@ -147,7 +151,7 @@ def _attributes(one: Measured) -> Mapping[str, Any]:
 
 
 def _read(trial: FrozenTrial) -> Measured:
-    told = trial.user_attrs
+    told = trial.user_attrs[RESULT]
     flops = math.nan if told["flops"] is None else float(told["flops"])
     return Measured(
         told["measured_as"], read_setting(told["setting"]), tuple(told["losses"]), float(told["share"]), flops,
