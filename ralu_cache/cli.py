@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ralu_cache.app.options import add_app
 from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_sweep, positive
 from ralu_cache.tune.calibration.options import add_calibrate
 
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
     add_recommend(commands.add_parser("recommend", help="the best setting of a sweep, and the line that uses it"))
     add_calibrate(commands.add_parser("calibrate", help="fit TeaCache's polynomial to a checkpoint, stage by stage"))
+    add_app(commands.add_parser("app", help="compare full and accelerated pictures in the browser"), _silence_loading)
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )
