@@ -197,7 +197,7 @@ def test_results_are_found_and_clicked(sweep: Path) -> None:
     assert list(find_results([sweep.parent.parent]).values()) == [sweep]
     front = open_front(sweep)
     for row in front.rows:
-        x, y = front._pixels[front.rows.index(row)]
+        x, y = front.pixels[front.rows.index(row)]
         assert front.nearest(x + 1, y - 1) == row
         assert front.summary.label(row) in front.told(row)
     plain, ringed = front._draw(None)[0], front.draw(front.rows[0])

@@ -71,9 +71,9 @@ def _add_drawing(page: gr.Blocks, studios: Studios, visitors: Visitors) -> None:
             outputs = _add_outputs()
     negative, guidance, seed, steps, width, height = call
     fields = [model, prompt, negative, guidance, seed, steps, width, height, *ways]
-    described = [guidance, width, height, *ways[2:], samples, refused]
-    model.change(_describer(studios), model, described, api_visibility="private")
-    page.load(_describer(studios), model, described, api_visibility="private")
+    described = [prompt, guidance, width, height, *ways[2:], samples, refused]
+    model.change(_describer(studios), [model, prompt], described, api_visibility="private")
+    page.load(_describer(studios), [model, prompt], described, api_visibility="private")
     samples.click(lambda chosen: chosen[0], samples, prompt, api_visibility="private")
     ways[0].change(_shows, ways[0], groups, queue=False, api_visibility="private")
     order = draw.click(_of_session(visitors.arrive), None, None, queue=False, api_visibility="private")
@@ -140,19 +140,21 @@ def _shows(way: str) -> list[Any]:
     return [gr.update(visible=way == SPEEDUP), gr.update(visible=way == PARTS)]
 
 
-def _describer(studios: Studios) -> Callable[[str], list[Any]]:
+def _describer(studios: Studios) -> Callable[[str, str], list[Any]]:
     """What changes with the model: defaults, choices, prompts, and what it can't."""
 
-    def describe(model: str) -> list[Any]:
+    def describe(model: str, prompt: str) -> list[Any]:
         try:
             studio = studios[model]
         except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise gr.Error(f"{model} can't be loaded: {error}", print_exception=False) from error
-        guided = guidance_of(model, studio.pipe)
+        guided, prompts = guidance_of(model, studio.pipe), demo_prompts(model)
+        another = any(prompt in demo_prompts(name) for name in studios.names) and prompt not in prompts
         return [
+            prompts[0] if another else gr.skip(),  # what the visitor typed stays
             gr.update(value=None if guided is None else guided[1], interactive=guided is not None),
             *[gr.update(value=studios.sides.get(model))] * 2, *_choices(studio),
-            gr.update(samples=[[text] for text in demo_prompts(model)]), _refused(studio),
+            gr.update(samples=[[text] for text in prompts]), _refused(studio),
         ]  # fmt: skip
 
     return describe

@@ -79,14 +79,14 @@ class Front:
 
     def nearest(self, x: float, y: float) -> Row:
         """The setting whose point is nearest to a pixel of `draw`'s picture, counted from its left upper corner."""
-        return self.rows[int(np.hypot(*(self._pixels - (x, y)).T).argmin())]
+        return self.rows[int(np.hypot(*(self.pixels - (x, y)).T).argmin())]
 
     def draw(self, chosen: Row) -> Image.Image:
         """All points and the front of them; a ring around the chosen one."""
         return self._draw(chosen)[0]
 
     @cached_property
-    def _pixels(self) -> NDArray[np.float64]:
+    def pixels(self) -> NDArray[np.float64]:
         """(rows, 2): where the points are in the picture, from its left upper corner."""
         return self._draw(None)[1]
 
