@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from tests.pipelines import make_pipeline
 from tests.sweep_results import fabricated, write_results
 
 PROMPT = "a red circle on a blue background"
-FORM = Form("tiny-flux", PROMPT, "", 6.0, 0, 4, 32, 32, PARTS, 4, "none", "forecast:2", "none", "none")
+FORM = Form("tiny-flux", PROMPT, "", 6.0, 0, 6, 32, 32, PARTS, 4, "none", "forecast:2", "none", "none")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_lines_to_copy_hold_any_text(studio: Studio) -> None:
 def test_a_comparison_is_that_of_the_stock_pipeline(studio: Studio) -> None:
     order = FORM.order(studio)
     stock = studio.pipe(
-        PROMPT, negative_prompt="", true_cfg_scale=6.0, max_sequence_length=16, num_inference_steps=4, width=32,
+        PROMPT, negative_prompt="", true_cfg_scale=6.0, max_sequence_length=16, num_inference_steps=6, width=32,
         height=32, generator=torch.Generator().manual_seed(0), output_type="np",
     ).images[0]  # fmt: skip
     full = studio.full(order, PATIENT)
@@ -166,9 +167,32 @@ def test_guidance_is_that_of_the_demo() -> None:
 def test_what_a_model_can_not_is_known_before_anyone_asks() -> None:
     pipe = make_pipeline()
     assert refusals(pipe) == {}
-    pipe.scheduler = object.__new__(type("OtherScheduler", (), {}))
+    pipe.scheduler = diffusers.DDIMScheduler()
     found = refusals(pipe)
-    assert {"spatial", "speedup", "temporal=seacache"} <= found.keys() and "OtherScheduler" in found["spatial"]
+    assert {"spatial", "speedup", "solver"} <= found.keys() and "DDIMScheduler" in found["spatial"]
+
+
+def test_a_model_without_an_adapter_is_served_with_forecasts(tmp_path: Path, studio: Studio) -> None:
+    blocks: dict[str, Any] = {"layers_per_block": 1, "block_out_channels": (8, 8, 8), "norm_num_groups": 4}
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, cross_attention_dim=64, attention_head_dim=4, **blocks,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    types = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**blocks, **types), text_encoder=studio.pipe.text_encoder,
+        tokenizer=studio.pipe.tokenizer, unet=unet, scheduler=diffusers.DDIMScheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    studios = Studios(Request(str(tmp_path), [""]))
+    assert {"spatial", "speedup", "temporal=seacache"} <= studios[str(tmp_path)].refused.keys()
+    assert "temporal=forecast" not in studios[str(tmp_path)].refused
+    form = replace(FORM, model=str(tmp_path), guidance=None)
+    last = shown(studios, form)[-1]
+    assert "3 of 6" in last.status and last.full is not None and last.tokens is None
+    refusal = shown(studios, replace(form, way=SPEEDUP))[-1]
+    assert "needs an adapter" in refusal.status and "forecast" in refusal.status
 
 
 def test_a_video_is_a_film_beside_stills(studios: Studios) -> None:

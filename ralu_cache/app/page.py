@@ -25,6 +25,7 @@ HEAD = (
 WELCOME = "Choose how much faster, then press Draw both. The accelerated picture comes first."
 DRAWING = "accelerated picture; the full one is being drawn"
 PAIR = "full on the left, accelerated on the right"
+MOST_LETTERS = 200  # of a part of a reason: longer ones list all pipelines that are served
 BUTTONS: Any = ["download", "fullscreen"]
 FIRST_SPEEDUP, MOST_SPEEDUP = 5, 24
 
@@ -71,7 +72,7 @@ def _add_drawing(page: gr.Blocks, studios: Studios, visitors: Visitors) -> None:
             outputs = _add_outputs()
     negative, guidance, seed, steps, width, height = call
     fields = [model, prompt, negative, guidance, seed, steps, width, height, *ways]
-    described = [prompt, guidance, width, height, *ways[2:], samples, refused]
+    described = [prompt, guidance, width, height, ways[0], *ways[2:], samples, refused]
     model.change(_describer(studios), [model, prompt], described, api_visibility="private")
     page.load(_describer(studios), [model, prompt], described, api_visibility="private")
     samples.click(lambda chosen: chosen[0], samples, prompt, api_visibility="private")
@@ -161,21 +162,28 @@ def _describer(studios: Studios) -> Callable[[str, str], list[Any]]:
 
 
 def _choices(studio: Studio) -> list[Any]:
-    """Of the parts' fields, without what is refused."""
+    """Of the way and the parts' fields, without what is refused."""
     spatial = [] if "spatial" in studio.refused else spatial_names()
     temporal = [name for name in temporal_names() if f"temporal={name}" not in studio.refused]
     solver = [] if "solver" in studio.refused else ["multistep", "dpm"]
     guided = [] if "guidance" in studio.refused else ["early", "all"]
+    ways = [way for way in WAYS if way != SPEEDUP or "speedup" not in studio.refused]
+    alone = "forecast:2" if "forecast" in temporal and not spatial else "none"
     return [
+        gr.update(choices=ways, value=ways[0]),
         gr.update(choices=["none", *spatial], value="ralu" if spatial else "none"),
-        *(gr.update(choices=["none", *names], value="none") for names in (temporal, solver, guided)),
+        gr.update(choices=["none", *temporal], value=alone),
+        *(gr.update(choices=["none", *names], value="none") for names in (solver, guided)),
     ]
 
 
 def _refused(studio: Studio) -> Any:
+    """The settings by why they are refused."""
     reasons: dict[str, list[str]] = {}
     for name, reason in studio.refused.items():
-        reasons.setdefault(reason, []).append(name)
+        setting, parts = name.partition("=")[0], reason.split("; ")
+        told = [part for part in parts if len(part) < MOST_LETTERS and not part.startswith(f"{setting}=")]
+        reasons.setdefault("; ".join(told), []).append(name)
     lines = [f"- **{', '.join(names)}**: {reason}" for reason, names in reasons.items()]
     return gr.update(value="Not for this model:\n" + "\n".join(lines), visible=bool(lines))
 

@@ -44,8 +44,8 @@ def launch(
     if free != port:
         print(f"port {port} is taken; using the next free one, {free}", flush=True)
     studios = Studios(request)
-    for name, reason in studios[request.model].refused.items():
-        print(f"{request.model}: no {name}: {reason}", flush=True)
+    if refused := studios[request.model].refused:
+        print(f"{request.model} is served without {', '.join(refused)}; the page says why", flush=True)
     page = build(studios, find_results(results))
     page.queue(max_size=64, default_concurrency_limit=4)
     fonts = ("system-ui", "sans-serif")  # of the visitor's own system: others would be asked for on the web

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -143,7 +144,7 @@ def _figures(fast: Drawing, full: Drawing | None, order: Order) -> str:
         kept = "kept from before" if full.kept else f"{report.baseline_steps} steps"
         cards.insert(0, ("full", f"{full.seconds:.2f} s", kept))
         cards.append(("faster", f"{full.seconds / fast.seconds:.1f}×", "one run each"))
-    cards.append(("fewer FLOPs", f"{report.flop_ratio:.1f}×", "of the denoiser"))
+    cards.append(_saved(report))
     if full is not None:
         same = np.array_equal(full.picture, fast.picture)
         pair = as_frames(fast.picture[None]), as_frames(full.picture[None])
@@ -152,6 +153,14 @@ def _figures(fast: Drawing, full: Drawing | None, order: Order) -> str:
     shown = "".join(f"<div><i>{name}</i><b>{value}</b><span>{note}</span></div>" for name, value, note in cards)
     notices = "".join(f"<li>{escape(text)}</li>" for text in [*_resized(fast, order), *report.notices])
     return f'<div class="cards">{shown}</div>' + (f'<ul class="said">{notices}</ul>' if notices else "")
+
+
+def _saved(report: Report) -> tuple[str, str, str]:
+    """In FLOPs; of a model whose FLOPs nobody knows, in calls."""
+    if math.isfinite(report.flop_ratio):
+        return "fewer FLOPs", f"{report.flop_ratio:.1f}×", "of the denoiser"
+    asked = sum(step.calls > 0 for step in report.steps)
+    return "model called", f"{asked} of {len(report.steps)}", "steps"
 
 
 def _resized(drawing: Drawing, order: Order) -> list[str]:
@@ -168,8 +177,11 @@ def _frames(drawing: Drawing) -> int:
     return latent_frames(drawing.report.size, drawing.picture)
 
 
-def _tokens(drawing: Drawing) -> Image.Image:
+def _tokens(drawing: Drawing) -> Image.Image | None:
+    """None where nothing is known of the model's tokens."""
     assert drawing.report is not None
+    if not all(drawing.report.size):
+        return None
     picture = drawing.picture if drawing.picture.ndim == 3 else tall(drawing.picture, _frames(drawing))
     return _figure(lambda path: save_token_map(_report(drawing), path, picture))
 
