@@ -40,6 +40,7 @@ from ralu_cache.plane.budget import Budget
 from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
+from ralu_cache.report.glance import Glance
 from ralu_cache.report.report import Report
 from ralu_cache.temporal import Forecast, Policy
 from ralu_cache.temporal.coefficients import Calibrated
@@ -72,6 +73,17 @@ class Acceleration:
     def report(self) -> Report | None:
         """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
         return self._report
+
+    def _glance(self) -> Glance:
+        pipe, settings = self._pipe(), getattr(self.again, "keywords", {})  # of a partial `accelerate`
+        return Glance(None if pipe is None else type(pipe).__name__, self.enabled, settings, self._report)
+
+    def __repr__(self) -> str:
+        return self._glance().text()
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return self._glance().html()
 
     def disable(self) -> None:
         """Give back the stock pipeline, bit for bit. Calling it again does nothing.
