@@ -19,6 +19,7 @@ from ralu_cache.engine.scheduler_run import SchedulerRun, Setting
 from ralu_cache.engine.steppers import (
     notice_of,
 )
+from ralu_cache.report.glance import Glance
 from ralu_cache.report.report import Report
 from ralu_cache.temporal.prediction import FEW
 
@@ -50,6 +51,17 @@ class Acceleration:
     def report(self) -> Report | None:
         """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
         return self._report
+
+    def _glance(self) -> Glance:
+        pipe, settings = self._pipe(), getattr(self.again, "keywords", {})  # of a partial `accelerate`
+        return Glance(None if pipe is None else type(pipe).__name__, self.enabled, settings, self._report)
+
+    def __repr__(self) -> str:
+        return self._glance().text()
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return self._glance().html()
 
     def disable(self) -> None:
         """Give back the stock pipeline, bit for bit. Calling it again does nothing.
