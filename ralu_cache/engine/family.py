@@ -204,7 +204,7 @@ def _staged(
 def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
     scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
-    return Geometry(*images, adapter.patch, adapter.patch * scale)
+    return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill)
 
 
 def _reset_stock_caches(modules: list[Any]) -> None:
