@@ -23,7 +23,7 @@ import torch
 from ralu_cache import RALU, Adaptive, TaylorSeer, accelerate
 from ralu_cache.engine import blocks, branches
 from ralu_cache.engine.blocks import BlockStack
-from ralu_cache.engine.handle import FamilyAcceleration
+from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.scheduler import _staged_class
 

@@ -112,6 +112,9 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = ()) -> None
             row |= {"scale": setting.scale} | {name: cost[name] for name in ("ratio", "seconds", "processor")}
             if setting.name == FULL:
                 whole[regime] = row
+            elif not study.kept(regime, FULL, start).exists():  # of a study that was begun elsewhere
+                again = next(one for one in settings(study.model, regime) if one.name == FULL)
+                keep(study.kept(regime, FULL, start), study.draw(study.model, again, chosen, seeds).pictures)
             shown, full = (study.pictures(regime, name, start) for name in (setting.name, FULL))
             study.add(row | measured(shown, full, chosen, start))
 
