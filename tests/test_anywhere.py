@@ -66,7 +66,7 @@ def test_levels_and_outputs_are_the_schedulers_own(name: str) -> None:
     end = pipe(note, model.latents)
     for latents, place in seen:
         torch.testing.assert_close(latents, place.alpha * model.a + place.sigma * noise, rtol=0.02, atol=0.02)
-    keeps = 0.05 if name == "pndm" else 0.02  # which does not go down to 0
+    keeps = 0.05 if name in ("pndm", "tcd") else 0.02  # which do not go down to 0
     torch.testing.assert_close(end, model.a, rtol=keeps, atol=keeps)
 
 
@@ -92,7 +92,7 @@ def test_a_denoiser_linear_in_the_level_is_integrated_exactly(
 
 
 @each_scheduler
-@pytest.mark.parametrize("steps", [1, 5, 12])
+@pytest.mark.parametrize("steps", [2, 5, 12])
 def test_with_every_step_computed_it_is_the_stock_pipeline_bit_for_bit(name: str, steps: int) -> None:
     pipe, model = loop(name, steps=steps)
     expected = pipe(curved, model.latents, steps)
@@ -526,7 +526,7 @@ def test_what_a_pipeline_writes_into_its_levels_counts() -> None:
     expected = pipe(model, model.latents)
     with accelerate(pipe, temporal="forecast:1"):
         assert torch.equal(pipe(model, model.latents), expected)
-    with accelerate(pipe, temporal=Forecast(4, ramp=False, first=2, gap=0.0)):
+    with accelerate(pipe, temporal=Forecast(4, ramp=False, first=2, gap=0.0, quantity="clean")):
         torch.testing.assert_close(pipe(model, model.latents), expected, rtol=1e-5, atol=1e-5)
 
 
