@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from ralu_cache.adapters.parts import need
 from ralu_cache.adapters.protocols import Adapter
-from ralu_cache.adapters.registry import find_adapter
-from ralu_cache.engine.handle import Acceleration
+from ralu_cache.adapters.registry import matching_adapter, unserved
+from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.handle import Acceleration, FamilyAcceleration
 from ralu_cache.engine.pipeline import handle_of, wear
-from ralu_cache.engine.scheduler import check_scheduler
 from ralu_cache.history.solvers import Multistep, resolve_solver
 from ralu_cache.plane.budget import BASE, Budget, wanted_speedup
 from ralu_cache.plane.guidance import Guidance, resolve_guidance
@@ -60,7 +60,10 @@ def accelerate(
     settings: dict[str, Any] = {
         "spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance, "solver": solver,
     }  # fmt: skip
-    adapter = find_adapter(pipe)
+    again = partial(accelerate, **settings)
+    adapter = matching_adapter(pipe)
+    if adapter is None:
+        return _installed(pipe, _anywhere(pipe, settings, again))
     budget = None if speedup is None else Budget(wanted_speedup(speedup))
     names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
@@ -69,15 +72,39 @@ def accelerate(
     method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
     _check_parts(type(adapter), method, found.policy, settings)
-    again = partial(accelerate, **settings)
-    check_scheduler(vars(pipe)["scheduler"])
     family = type(adapter)  # what follows may refuse
-    handle = Acceleration(pipe, family, method, plan, found, again, guided, budget, integrator)
+    handle = FamilyAcceleration(pipe, family, method, plan, found, again, guided, budget, integrator)
+    return _installed(pipe, handle)
+
+
+def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
+    """The pipeline's handle is another one now."""
     previous = handle_of(pipe)
     wear(pipe, handle)
     if previous is not None:
         previous.disable()
     return handle
+
+
+def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
+    """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
+    works = "temporal='forecast' (with its interval, 'forecast:3'), and solver= on FlowMatchEulerDiscreteScheduler"
+    for name in ("spatial", "speedup", "guidance"):
+        if settings[name] is not None:
+            raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
+    forecast = resolve_temporal(settings["temporal"])
+    asked = settings["temporal"]
+    if forecast is not None and not isinstance(forecast, Forecast):
+        raise TypeError(f"{unserved(pipe)}; temporal={asked!r} needs an adapter; what works here: {works}")
+    if forecast is not None and forecast.tolerance is not None:
+        raise ValueError(
+            f"tolerance={forecast.tolerance} asks the model before it is skipped, which needs an adapter; what works "
+            f"with {type(pipe).__name__}: {works}"
+        )
+    if forecast is not None:
+        forecast.check_stages(1)
+    label = "none" if asked is None else asked if isinstance(asked, str) else repr(asked)
+    return AnyAcceleration(pipe, forecast, label, resolve_solver(settings["solver"]), again)
 
 
 def _check_parts(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from ralu_cache.adapters.protocols import Adapter
-from ralu_cache.engine.arguments import coarse_cost_of
+from ralu_cache.engine.arguments import check_counted, coarse_cost_of
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
@@ -21,6 +22,19 @@ from ralu_cache.engine.levels import StockSchedule, redivided
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.run import Run
+from ralu_cache.engine.scheduler import model_shift
+from ralu_cache.engine.scheduler_run import SchedulerRun, Setting
+from ralu_cache.engine.steppers import (
+    check_flow_match_euler,
+    check_steps,
+    check_unipc,
+    evenly_spaced,
+    is_staged,
+    is_unipc,
+    levels_of,
+    notice_of,
+    own_solver,
+)
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.plane.budget import Budget
 from ralu_cache.plane.guidance import Guidance
@@ -29,40 +43,27 @@ from ralu_cache.plane.spatial import SpatialMethod, Stage
 from ralu_cache.report.report import Report
 from ralu_cache.temporal import Forecast, Policy
 from ralu_cache.temporal.coefficients import Calibrated
+from ralu_cache.temporal.prediction import FEW
 
 logger = logging.getLogger("ralu_cache")
 
 
 class Acceleration:
-    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
+    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline.
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: type[Adapter],
-        method: SpatialMethod | None,
-        plan: str,
-        temporal: Calibrated,
-        again: Callable[[Any], Any],
-        guidance: Guidance | None = None,
-        budget: Budget | None = None,
-        solver: Multistep | None = None,
-    ) -> None:
-        """plan: the method's name. again: accelerates a copy of the pipeline alike.
-        budget: gives each call a plan of its own in place of `method`, which has the same stages.
-        """
+    What its calls' runs are, its kinds say: `FamilyAcceleration` for pipelines of a known family, `AnyAcceleration`
+    (`ralu_cache.engine.anywhere`) for any other.
+    """
+
+    def __init__(self, pipe: Any, again: Callable[[Any], Any]) -> None:
+        """again: accelerates a copy of the pipeline alike."""
         self.again = again
         self.enabled = True
-        self.guidance = guidance
-        self._budget = budget
-        self._pipe, self._method, self._plan = weakref.ref(pipe), method, plan
-        self._temporal, self._solver = temporal, solver
-        self._policy = _of_the_model(temporal.policy)
+        self._pipe = weakref.ref(pipe)
         self._report: Report | None = None
         self._told: set[str] = set()
         self._lock = threading.RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._denoisers = Denoisers(family, self._policy, self, temporal.policy is not None)
         self._refresh(pipe)
         self._end = weakref.finalize(pipe, self.disable)
         self._end.atexit = False
@@ -81,7 +82,7 @@ class Acceleration:
             self.enabled = False
             if len(self._calls):
                 return
-            self._denoisers.remove()
+            self._unhook()
         self._end.detach()
         if (pipe := self._pipe()) is not None:
             undress(pipe, self)
@@ -126,19 +127,125 @@ class Acceleration:
         if not self.enabled:
             self.disable()
 
+    def check(self, scheduler: Any) -> None:
+        """Raise TypeError or ValueError for a scheduler that the calls cannot be served with."""
+        raise NotImplementedError
+
+    def new_run(self, call: Call, scheduler: Any, given: Mapping[str, Any]) -> Run | SchedulerRun | None:
+        """See `ralu_cache.engine.call.Owner`. What is refused is refused before there is a report of it."""
+        raise NotImplementedError
+
+    def finish(self, run: Run | SchedulerRun) -> None:
+        """A run is over, at its end or before."""
+        report = run.report
+        if report is not None and report.completed and len(report.steps) <= FEW and not self._changes(report):
+            self._tell(
+                report,
+                f"temporal={report.temporal!r} changed nothing in this call: it has {len(report.steps)} steps, and all "
+                f"of them are computed; reuse in time is for models that make more than {FEW}",
+            )
+
+    def _changes(self, report: Report) -> bool:
+        """True if a run was not the stock one, or was not asked to be another."""
+        return report.temporal == "none" or report.caches or report.solver != "euler"
+
+    def _refresh(self, pipe: Any) -> None:
+        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
+        self.check(vars(pipe)["scheduler"])  # it may have been replaced
+
+    def _unhook(self) -> None:
+        """Undo that."""
+
+    def _run_outside(
+        self, call: Call, scheduler: Any, setting: Setting, temporal: str, solver: str = "euler"
+    ) -> SchedulerRun:
+        """A run that the scheduler alone knows of. Only the call's own scheduler's is reported."""
+        if scheduler is not call.scheduler:
+            return SchedulerRun(scheduler, setting, None)
+        report = Report(
+            pipeline=type(call.pipe).__name__, spatial="none", temporal=temporal, solver=solver,
+            scheduler=type(scheduler).__name__,
+        )  # fmt: skip
+        run = SchedulerRun(scheduler, setting, report, call.watched)
+        if run.leaves_out:
+            check_counted(call.given)
+            self._tell(report, notice_of(scheduler))
+        self._report = report
+        return run
+
+    def _tell(self, report: Report, notice: str | None) -> None:
+        """Log a notice the first time, and note it in every report that it concerns."""
+        if notice is None:
+            return
+        report.notices.append(notice)
+        if notice not in self._told:
+            logger.warning(notice)
+            self._told.add(notice)
+
+
+class FamilyAcceleration(Acceleration):
+    """The handle of a pipeline of a known family."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        family: type[Adapter],
+        method: SpatialMethod | None,
+        plan: str,
+        temporal: Calibrated,
+        again: Callable[[Any], Any],
+        guidance: Guidance | None = None,
+        budget: Budget | None = None,
+        solver: Multistep | None = None,
+    ) -> None:
+        """plan: the method's name. again: accelerates a copy of the pipeline alike.
+        budget: gives each call a plan of its own in place of `method`, which has the same stages.
+        """
+        self.guidance = guidance
+        self._budget = budget
+        self._method, self._plan = method, plan
+        self._temporal, self._solver = temporal, solver
+        self._policy = _of_the_model(temporal.policy)
+        self._denoisers = Denoisers(family, self._policy, self, temporal.policy is not None)
+        super().__init__(pipe, again)
+
     @property
     def wants_text_attention(self) -> bool:
         """True if regions are chosen by it."""
         return self._method is not None and "text_attention" in self._method.scorer.needs
 
-    def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
-        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock.
+    def check(self, scheduler: Any) -> None:
+        """See `Acceleration.check`: what each setting needs of it."""
+        if is_staged(scheduler):
+            return
+        temporal = self._temporal.policy
+        ours = isinstance(temporal, Forecast) and (self.guidance is not None or temporal.tolerance is not None)
+        ours = ours or getattr(temporal, "reuse", None) == "prediction"
+        if self._method is not None and is_unipc(scheduler):
+            check_unipc(scheduler)
+        elif self._method is not None or self._solver is not None or ours:
+            check_flow_match_euler(scheduler)
+        elif temporal is not None or self.guidance is not None:
+            check_steps(scheduler)
 
-        What is refused is refused before there is a report of it.
-        """
-        parts = (self._method, self._temporal.policy, self.guidance, self._solver)
-        if all(part is None for part in parts):
+    def new_run(self, call: Call, scheduler: Any, given: Mapping[str, Any]) -> Run | SchedulerRun | None:
+        """See `Acceleration.new_run`."""
+        temporal = self._temporal
+        if all(part is None for part in (self._method, temporal.policy, self.guidance, self._solver)):
             return None
+        if isinstance(temporal.policy, Forecast) and self._method is None and not is_staged(call.scheduler):
+            return self._run_outside(call, scheduler, Setting(temporal.policy), temporal.name)
+        if scheduler is not call.scheduler:
+            return None
+        times = given.get("timesteps"), given.get("sigmas")
+        custom = times[0] is not None or (times[1] is not None and not evenly_spaced(times[1]))
+        run = self._run_inside(call, levels_of(scheduler), partial(model_shift, scheduler, given.get("mu")), custom)
+        if times[0] is None and times[1] is None:  # then pipelines go on with the number of steps they asked for
+            run.believed_steps = given.get("num_inference_steps")
+        return run
+
+    def _run_inside(self, call: Call, sigmas: list[float], shift: Callable[[], float], custom: bool) -> Run:
+        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own), with the denoiser's hooks."""
         num_inference_steps = len(sigmas) - 1
         geometry, method = _geometry(call.pipe, self._denoisers.adapter), self._method
         notice = None if method is None else method.overrides(num_inference_steps)
@@ -146,12 +253,15 @@ class Acceleration:
             method = self._budget.plan(num_inference_steps, coarse_cost_of(call, geometry.pixels))
             notice = self._budget.told(num_inference_steps)
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
+        solver = self._solver
         if method is not None:
-            stages = _staged(method, call, model_shift, sigmas, custom)
-        prediction = predictions_of(self._temporal.policy, self._solver, len(stages))
+            stages = _staged(method, call, shift(), sigmas, custom)
+            solver = solver or own_solver(call.scheduler)
+        prediction = predictions_of(self._temporal.policy, solver, len(stages))
         self._report = Report(
             pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps, solver="euler" if self._solver is None else self._solver.name,
+            baseline_steps=num_inference_steps, solver="euler" if solver is None else solver.name,
+            scheduler=type(call.scheduler).__name__,
         )  # fmt: skip
         self._tell(self._report, self._temporal.notice)
         self._tell(self._report, notice)
@@ -163,8 +273,11 @@ class Acceleration:
             prediction,
         )  # fmt: skip
 
-    def finish(self, run: Run) -> None:
-        """A run is over, at its end or before."""
+    def finish(self, run: Run | SchedulerRun) -> None:
+        """See `Acceleration.finish`."""
+        super().finish(run)
+        if isinstance(run, SchedulerRun):
+            return
         run.tally.read_clocks()
         report = run.report
         if self.guidance is not None and report.completed and not run.paired:
@@ -201,18 +314,12 @@ class Acceleration:
         return self._denoisers.answerer(module)
 
     def _refresh(self, pipe: Any) -> None:
-        """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
+        super()._refresh(pipe)
         with self._lock:
             self._denoisers.refresh(pipe)
 
-    def _tell(self, report: Report, notice: str | None) -> None:
-        """Log a notice the first time, and note it in every report that it concerns."""
-        if notice is None:
-            return
-        report.notices.append(notice)
-        if notice not in self._told:
-            logger.warning(notice)
-            self._told.add(notice)
+    def _unhook(self) -> None:
+        self._denoisers.remove()
 
 
 def _of_the_model(temporal: Policy | Forecast | None) -> Policy | None:
