@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.heads import attention_heads, text_share
+from ralu_cache.adapters.heads import attention_heads, text_mask, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.layers import Projections, find_sites
 from ralu_cache.adapters.protocols import Adapter, Cost, Layers, Processors, TextAttention, Tokens
@@ -110,7 +110,7 @@ class TextImageAdapter(TransformerAdapter, TextAttention):
         rotary, text = inputs.get("image_rotary_emb"), text_key.shape[1]
         keys = turned(text_key, key, rotary)
         queries = turned(torch.zeros_like(text_key), query, rotary)[:, text:]
-        return text_share(queries, keys[:, text:], keys[:, :text], inputs.get("encoder_hidden_states_mask"))
+        return text_share(queries, keys[:, text:], keys[:, :text], text_mask(inputs, text))
 
     def flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -28,14 +29,14 @@ class FluxAdapter(PackedAdapter):
 
     family = "flux"
     default_preset = "ralu-8x"
-    pipelines = (
+    pipelines: tuple[str, ...] = (
         "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline",
         "FluxKontextInpaintPipeline", "FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline",
         "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
     )  # fmt: skip
     processor = FluxSparseProcessor
-    control = ("controlnet_block_samples", "controlnet_single_block_samples")
-    batched = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
+    control: tuple[str, ...] = ("controlnet_block_samples", "controlnet_single_block_samples")
+    batched: tuple[str, ...] = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
 
     def __init__(self, transformer: Any) -> None:
         config = transformer.config
@@ -56,20 +57,17 @@ class FluxAdapter(PackedAdapter):
         return isinstance(transformer, FluxTransformer2DModel)
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
-        ids = call["img_ids"]
-        ids = ids[0] if ids.ndim == 3 else ids
-        rows, columns = (torch.where(ids[:, :1] == 0, ids[:, 1:], 0).amax(0) + 1).int().tolist()
+        ids = _of_one(call["img_ids"])
+        own = ids[:, :1] == ids[0, 0]
+        rows, columns = (torch.where(own, ids[:, 1:] - ids[0, 1:], 0).amax(0) + 1).int().tolist()
         return rows, columns
 
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
     ) -> dict[str, Any]:
-        ids = call["img_ids"]
-        ids = ids[0] if ids.ndim == 3 else ids
-        count = layout.fine_grid[0] * layout.fine_grid[1]
-        spot = positions[0]
-        own = torch.cat([torch.zeros_like(spot[:, :1]), spot], 1)
-        return {**self.pack(call, layout, tokens), "img_ids": torch.cat([own, ids[count:].to(spot)])}
+        ids, count = _of_one(call["img_ids"]), layout.fine_grid[0] * layout.fine_grid[1]
+        own = F.pad(positions[0], (1, 0)) + ids[0]
+        return {**self.pack(call, layout, tokens), "img_ids": torch.cat([own, ids[count:].to(own)])}
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The rotary tables of a layout are made once; those of samples that differ are made per sample."""
@@ -106,6 +104,11 @@ class FluxAdapter(PackedAdapter):
         return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
 
 
+def _of_one(ids: Tensor) -> Tensor:
+    """(N, 3): the ids (picture, row, column) of one sample; they are the same for all. The image's own come first."""
+    return ids[0] if ids.ndim == 3 else ids
+
+
 def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
     """Of a table: whose it is, for which layout, and how many position ids it has, text and image."""
     return id(embed), id(call.layout), call.call["txt_ids"].shape[-2] + call.call["img_ids"].shape[-2]
@@ -116,5 +119,6 @@ def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSa
     text = call.call["txt_ids"].shape[-2]
     places = ids.expand(call.layout.batch, -1, -1).clone()
     assert call.positions is not None
-    places[:, text : text + call.layout.tokens, 1:] = call.positions
+    origin = ids[text, 1:] - call.positions[0, 0]
+    places[:, text : text + call.layout.tokens, 1:] = call.positions + origin
     return tuple(PerSampleTable(t.unflatten(0, (len(places), -1))) for t in embed.forward(places.flatten(0, 1)))

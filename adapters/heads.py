@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,3 +44,13 @@ def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> Heads:
         in_heads(attention, attention.to_k(hidden), "norm_k"),
         in_heads(attention, attention.add_k_proj(text), "norm_added_k"),
     )
+
+
+def text_mask(inputs: Mapping[str, Any], words: int) -> Tensor | None:
+    """(B, m) bool, which of so many text tokens count, from what an attention is given by name; None for all.
+
+    A mask of all pairs (B, 1, q, k), text first, says it in the row of its last image token.
+    """
+    if (pairs := inputs.get("attention_mask")) is not None:
+        return pairs[:, 0, -1, :words]
+    return inputs.get("encoder_hidden_states_mask")

@@ -2,8 +2,8 @@
 
 The blocks are row-wise outside of their attention: a *double* block has MLPs of its own for image and text (`ff` and
 `ff_context`; `img_mlp` and `txt_mlp` in Qwen-Image), a FLUX *single* block runs one over text and image joined, inside
-`proj_mlp` and `proj_out`. A Wan block has no text tokens: its image tokens attend to each other, then to the text
-(`attn1`, `attn2`, `ffn`).
+`proj_mlp` and `proj_out`; a FLUX.2 single block makes attention and MLP in one piece, which is kept as a whole. A Wan
+block has no text tokens: its image tokens attend to each other, then to the text (`attn1`, `attn2`, `ffn`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.heads import in_heads
+from ralu_cache.adapters.heads import in_heads, text_mask
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.rotary import turned
 from ralu_cache.adapters.sites import Role, Site
@@ -34,6 +34,8 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
                 ("proj_mlp", Role.PROJ_MLP, ()),
                 ("proj_out", Role.PROJ_OUT, ("joint",)),
             ]
+        elif hasattr(block, "attn") and hasattr(block.attn, "to_qkv_mlp_proj"):
+            roles = [("attn", Role.PARALLEL, ("joint",))]
         elif hasattr(block, "ff_context"):
             text = "unused" if block.ff_context is None else "text"  # a last block may give no text
             roles = [
@@ -123,7 +125,7 @@ class Projections:
         for measure in self.measures:
             if measure == "attention":
                 place = offset if "add_k_proj" not in given else text
-                values = self._received(given, inputs)[:, place : place + cache.layout.tokens]
+                values = self._received(given, inputs, text)[:, place : place + cache.layout.tokens]
             elif measure == "key":
                 values = self._heads(given["to_k"], "norm_k")[:, image].float().flatten(2).norm(dim=-1)
             else:
@@ -139,11 +141,11 @@ class Projections:
             return getattr(self.attention, norm)(projected).unflatten(-1, (self.attention.heads, -1))
         return in_heads(self.attention, projected, norm)
 
-    def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Tensor:
-        rotary, mask = inputs.get("image_rotary_emb"), inputs.get("encoder_hidden_states_mask")
+    def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any], text: int) -> Tensor:
+        rotary, mask = inputs.get("image_rotary_emb"), text_mask(inputs, text)
         query, key = self._heads(given["to_q"], "norm_q"), self._heads(given["to_k"], "norm_k")
         if "add_k_proj" not in given:
-            return received(turned(query[:, :0], query, rotary), turned(key[:, :0], key, rotary))
+            return received(turned(query[:, :0], query, rotary), turned(key[:, :0], key, rotary), mask=mask)
         words = self._heads(given["add_q_proj"], "norm_added_q"), self._heads(given["add_k_proj"], "norm_added_k")
         query, key = (turned(*pair, rotary) for pair in zip(words, (query, key), strict=True))
         return received(query, key, mask=mask)

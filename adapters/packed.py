@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ralu_cache.adapters.base import TextImageAdapter
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.plane.token_map import corners, take, token_at
 
 
 class PackedAdapter(TextImageAdapter):
@@ -57,3 +58,18 @@ class PackedAdapter(TextImageAdapter):
     def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         batch, tokens = call["hidden_states"].shape[:2]
         return batch, tokens, call["encoder_hidden_states"].shape[1]
+
+
+class TokenwiseAdapter(PackedAdapter):
+    """Packed tokens whose pipelines scale a guided prediction so that each token of it has the conditional one's norm.
+
+    Each of a coarse token's four places gets the whole token, so that norms over a token are what they are: what is
+    done token by token comes out the same in all four, and `prediction_image` reads one of them.
+    """
+
+    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        full = take(prediction[:, : layout.tokens], token_at(layout))
+        return torch.cat([full, prediction[:, layout.tokens :]], 1)
+
+    def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
+        return layout.expand(take(prediction, corners(layout)))

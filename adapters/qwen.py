@@ -12,20 +12,18 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.packed import PackedAdapter
+from ralu_cache.adapters.packed import TokenwiseAdapter
 from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.plane.token_map import corners, take, token_at
 from ralu_cache.report.flops import TransformerShape
 
 
-class QwenAdapter(PackedAdapter):
+class QwenAdapter(TokenwiseAdapter):
     """`QwenImageTransformer2DModel` under text-to-image, img2img, inpaint, edit and ControlNet pipelines.
 
-    The edit pipelines append reference tokens: they ride along at full resolution. Guidance is two calls, whose sum
-    the pipelines scale so that every token of it has the norm of the conditional one: see `lengthen`.
+    The edit pipelines append reference tokens: they ride along at full resolution. Guidance is two calls.
     """
 
     family = "qwen-image"
@@ -74,18 +72,6 @@ class QwenAdapter(PackedAdapter):
         """The image becomes a ribbon of one row; the model also counts its tokens by its shape."""
         _, *references = _images(call["img_shapes"])
         return {**self.pack(call, layout, tokens), "img_shapes": [[(1, 1, layout.tokens), *references]]}
-
-    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
-        """Each of a coarse token's four places gets the whole token, so that norms over a token are what they are.
-
-        What pipelines do with predictions, token by token, comes out the same in all four; `prediction_image` reads
-        one of them.
-        """
-        full = take(prediction[:, : layout.tokens], token_at(layout))
-        return torch.cat([full, prediction[:, layout.tokens :]], 1)
-
-    def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
-        return layout.expand(take(prediction, corners(layout)))
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The layout's rotary factors stand where those of its grid were; they are made once a layout."""

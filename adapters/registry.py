@@ -13,6 +13,9 @@ BUILT_IN = (
     "ralu_cache.adapters.sd3:SD3Adapter",
     "ralu_cache.adapters.qwen:QwenAdapter",
     "ralu_cache.adapters.wan:WanAdapter",
+    "ralu_cache.adapters.flux2:Flux2Adapter",
+    "ralu_cache.adapters.chroma:ChromaAdapter",
+    "ralu_cache.adapters.longcat:LongCatAdapter",
 )
 _REGISTERED: list[type[Adapter]] = []
 

@@ -30,6 +30,16 @@ class PerSampleTable:
     def unsqueeze(self, dim: int) -> Tensor:
         return self.table[:, :, None]
 
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """`torch.cat` of tables, some of which all samples share, along the tokens, as FLUX.2 joins text and image."""
+        if function is not torch.cat:
+            return NotImplemented
+        tables = args[0]
+        batch = next(len(table.table) for table in tables if isinstance(table, cls))
+        own = [table.table if isinstance(table, cls) else table.expand(batch, -1, -1) for table in tables]
+        return cls(torch.cat(own, 1))
+
 
 Table = Tensor | PerSampleTable
 """One that all samples share, (S, D), or one for each."""

@@ -15,6 +15,7 @@ class Role(Enum):
     INNER_ATTENTION = "inner attention"  # of a single block: its output goes to `proj_out`
     PROJ_MLP = "proj_mlp"  # of a single block: all tokens in, tokens for `proj_out` out
     PROJ_OUT = "proj_out"
+    PARALLEL = "attention and MLP"  # by the same projections: all tokens in, all tokens out
 
 
 @dataclass(frozen=True)

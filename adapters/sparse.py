@@ -21,14 +21,15 @@ Current = Callable[[], Rows | None]
 class SparseProcessor:
     """Stands in for the `stock` processor of one attention layer, named `layer`."""
 
-    accepted: ClassVar[type]  # of stock processor
+    accepted: ClassVar[tuple[type, ...]]  # of stock processor
     names: ClassVar[tuple[str, ...]] = ("attn", "attn2")  # of the layers in which image tokens attend to each other
 
     def __init__(self, stock: Any, layer: str, current: Current) -> None:
-        if type(stock) is not self.accepted:
+        if type(stock) not in self.accepted:
+            accepted = " and ".join(kind.__name__ for kind in self.accepted)
             raise ValueError(
                 f"attention processor {type(stock).__name__} is not supported with row-sparse recompute, only "
-                f"{self.accepted.__name__}; unload IP-adapters and custom processors, or use another temporal policy"
+                f"{accepted}; unload IP-adapters and custom processors, or use another temporal policy"
             )
         self.stock: Any = stock
         self.layer, self.current = layer, current

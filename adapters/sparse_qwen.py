@@ -17,7 +17,7 @@ from ralu_cache.adapters.sparse import SparseProcessor
 class QwenSparseProcessor(SparseProcessor):
     """Text before image in one sequence, each with rotary factors of its own; a mask says which text is padding."""
 
-    accepted = QwenDoubleStreamAttnProcessor2_0
+    accepted = (QwenDoubleStreamAttnProcessor2_0,)
 
     def __call__(
         self,

@@ -17,7 +17,7 @@ from ralu_cache.adapters.sparse import SparseProcessor
 class SD3SparseProcessor(SparseProcessor):
     """Image before text in one sequence; the second attention of SD3.5 medium has image only."""
 
-    accepted = JointAttnProcessor2_0
+    accepted = (JointAttnProcessor2_0,)
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any

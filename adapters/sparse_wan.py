@@ -14,7 +14,7 @@ from ralu_cache.adapters.sparse import SparseProcessor
 class WanSparseProcessor(SparseProcessor):
     """Image tokens alone, rotary positions of frame, row and column; what asks the text needs no memory."""
 
-    accepted = WanAttnProcessor
+    accepted = (WanAttnProcessor,)
     names = ("attn1",)
 
     def __call__(

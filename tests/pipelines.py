@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffusers
@@ -149,3 +150,26 @@ def pictures(samples: Sequence[int], **overrides: Any) -> dict[str, Any]:
 
 def random_image(height: int = HEIGHT, width: int = WIDTH) -> PIL.Image.Image:
     return PIL.Image.fromarray((np.random.default_rng(0).random((height, width, 3)) * 255).astype("uint8"))
+
+
+def right_half(height: int = HEIGHT, width: int = WIDTH) -> PIL.Image.Image:
+    """A mask: the right half is to be drawn."""
+    mask = PIL.Image.new("L", (width, height))
+    mask.paste(255, (width // 2, 0, width, height))
+    return mask
+
+
+Maker = Callable[[], tuple[Any, Callable[[], dict[str, Any]]]]
+"""Makes a pipeline, and what makes its call's arguments anew: generators can be used once."""
+
+
+def maker(make: Callable[[], Any], arguments: Callable[..., dict[str, Any]], **more: Any) -> Maker:
+    """Of a small picture, of the arguments (at guidance 2.5) those that the pipeline's call knows."""
+
+    def made() -> tuple[Any, Callable[[], dict[str, Any]]]:
+        pipe = make()
+        known = inspect.signature(type(pipe).__call__).parameters
+        given = {"guidance_scale": 2.5, "height": 32, "width": 48} | more
+        return pipe, lambda: {name: value for name, value in arguments((0,), **given).items() if name in known}
+
+    return made

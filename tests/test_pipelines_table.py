@@ -17,19 +17,18 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, Report, TeaCache, ToCa, accelerate
-from ralu_cache.adapters.flux import FluxAdapter
-from ralu_cache.adapters.qwen import QwenAdapter
-from ralu_cache.adapters.sd3 import SD3Adapter
-from ralu_cache.adapters.wan import WanAdapter
+from ralu_cache.adapters.registry import BUILT_IN, known_adapters
 from tests import test_flux_siblings, test_qwen_siblings, test_sd3
-from tests.pipelines import make_pipeline, make_sd3_pipeline
+from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
+from tests.pipelines_flux2 import SIBLINGS as FLUX2
+from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
 from tests.pipelines_qwen import make_qwen_pipeline
 from tests.surroundings import one_thread  # noqa: F401
 from tests.test_qwen_siblings import small_references  # noqa: F401
 from tests.wan_pipelines import block, make_wan_image_pipeline, make_wan_pipeline, videos
 
 PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"
-LISTED = [name for adapter in (FluxAdapter, SD3Adapter, QwenAdapter, WanAdapter) for name in adapter.pipelines]
+LISTED = [name for adapter in known_adapters()[-len(BUILT_IN) :] for name in adapter.pipelines]
 POLICIES = {
     "TeaCache": TeaCache(9.0, coefficients="identity", first=1, compute_stage_end=False),
     "ToCa": ToCa(2, 0.3, first=1, compute_stage_end=False),
@@ -51,10 +50,6 @@ than "off = stock" the run was complete, its picture finite, and what the column
   picture once a step (its guidance is distilled), and the report says so.
 - off = stock: after `handle.disable()` the picture of the stock pipeline, bit for bit.
 """
-
-Maker = Callable[[], tuple[Any, Callable[[], dict[str, Any]]]]
-"""Makes a pipeline, and what makes its call's arguments anew: generators can be used once."""
-
 
 def plain(make: Callable[[], Any], arguments: Callable[[Any], dict[str, Any]]) -> Maker:
     def maker() -> tuple[Any, Callable[[], dict[str, Any]]]:
@@ -102,6 +97,8 @@ MAKERS: dict[str, Maker] = {
     "WanImageToVideoPipeline": plain(
         make_wan_image_pipeline, lambda pipe: videos((0,), 512, image=block(), guidance_scale=2.5)
     ),
+    **FLUX2,
+    **FLUX_KIN,
 }
 
 
@@ -112,7 +109,7 @@ def draw(pipe: Any, arguments: Callable[[], dict[str, Any]], **overrides: Any) -
     torch.manual_seed(0)  # some pipelines encode their control image with it
     given = arguments()
     given |= {"num_inference_steps": STEPS, "return_dict": False}
-    if given["width"] == 96:  # where the arguments are from they are larger than needed here
+    if given.get("width") == 96:  # where the arguments are from they are larger than needed here
         given |= {"height": 32, "width": 48}
     given |= {name: value for name, value in overrides.items() if name in given or name == "strength"}
     picture: Tensor = pipe(**given)[0]

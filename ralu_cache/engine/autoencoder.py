@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ralu_cache.plane.transition import Codec
 
@@ -32,6 +33,8 @@ def autoencoder_of(pipe: Any) -> Autoencoder:
         return Autoencoder()
     if vae.config.get("latents_mean") is not None:
         return Autoencoder(_video_decoder(vae)) if hasattr(pipe, "vae_scale_factor_temporal") else _of_frames(vae)
+    if isinstance(getattr(vae, "bn", None), nn.BatchNorm2d):
+        return _normalised(vae)
     scale, shift = vae.config.get("scaling_factor") or 1.0, vae.config.get("shift_factor") or 0.0
 
     def decode(latents: Tensor) -> Tensor:
@@ -41,6 +44,26 @@ def autoencoder_of(pipe: Any) -> Autoencoder:
         encoded = vae.encode(image.to(vae.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()  # the tiny one's
         return (latents.float() - shift) * scale
+
+    return Autoencoder(decode, encode)
+
+
+def _normalised(vae: Any) -> Autoencoder:
+    """One whose latents are normalised place by place of 2x2 pixels, each with statistics of its own (FLUX.2's)."""
+
+    def statistics(like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = (found.to(like)[:, None, None] for found in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (variance + vae.config.batch_norm_eps).sqrt()
+
+    def decode(latents: Tensor) -> Tensor:
+        mean, deviation = statistics(latents)
+        raw = F.pixel_shuffle(F.pixel_unshuffle(latents, 2) * deviation + mean, 2)
+        return vae.decode(raw.to(vae.dtype), return_dict=False)[0].float()
+
+    def encode(image: Tensor) -> Tensor:
+        latents = F.pixel_unshuffle(vae.encode(image.to(vae.dtype)).latent_dist.mode().float(), 2)
+        mean, deviation = statistics(latents)
+        return F.pixel_shuffle((latents - mean) / deviation, 2)
 
     return Autoencoder(decode, encode)
 

@@ -79,7 +79,7 @@ class _Replay:
         pass
 
     def call(self, site: Site, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if site.role in (Role.ATTENTION, Role.CROSS_ATTENTION):
+        if site.role in (Role.ATTENTION, Role.CROSS_ATTENTION, Role.PARALLEL):
             return self._attention(site)
         index = self._index(site.layer, site.parts[0] if site.role is Role.MLP else "joint")
         hidden = args[0] if args else kwargs["hidden_states"]
