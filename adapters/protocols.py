@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.finding import Finding
 from ralu_cache.adapters.sites import Site
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
@@ -86,6 +87,7 @@ class Adapter(Protocol):
     pipelines: tuple[str, ...]  # those that it serves, and the user's own subclasses of them; others are refused
     patch: int  # latent pixels per token side
     guidance: str = "calls"  # the pipelines call with the prompt, then without; "stack": both at once, without first
+    takes: str = "hidden_states"  # the denoiser's argument that holds the latents
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
     def __init__(self, transformer: Any) -> None: ...
@@ -187,9 +189,27 @@ class Blocks(Protocol):
         """The image tokens (B, n, d) among a block's arguments."""
         return args[0] if args else kwargs["hidden_states"]  # gradient checkpointing goes by position
 
+    def replaces(self) -> bool:
+        """True if what the head takes in is kept itself, not as a residual: where no tokens of the first block's are
+        what the head would be given without the blocks. Then `block_input` gives a zero."""
+        return False
+
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""
         return dict(call)
+
+
+@runtime_checkable
+class Probed(Blocks, Protocol):
+    """Blocks of which nothing is known until a call of the denoiser has been probed."""
+
+    @abstractmethod
+    def found(self) -> Finding | None:
+        """What the probe found."""
+
+    @abstractmethod
+    def keep(self, finding: Finding | None) -> None:
+        """Know this from now on; None: nothing any more, for the denoiser is made of other parts."""
 
 
 @runtime_checkable

@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from ralu_cache.adapters.parts import need
+from ralu_cache.adapters.probed import probed
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.handle import Acceleration, FamilyAcceleration
 from ralu_cache.engine.pipeline import handle_of, wear
 from ralu_cache.history.solvers import Multistep, resolve_solver
@@ -62,17 +66,17 @@ def accelerate(
     }  # fmt: skip
     again = partial(accelerate, **settings)
     adapter = matching_adapter(pipe)
-    if adapter is None:
+    family = type(adapter) if adapter is not None else _probed(pipe, settings)
+    if family is None:
         return _installed(pipe, _anywhere(pipe, settings, again))
     budget = None if speedup is None else Budget(wanted_speedup(speedup))
-    names = (adapter.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
+    names = (family.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
     plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
-    found = calibrated(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
+    found = calibrated(resolve_temporal(temporal), label, pipe.transformer, family.family, plan)
     integrator = resolve_solver(solver)
-    method = resolve_spatial(spatial, adapter.default_preset) if budget is None else BASE
+    method = resolve_spatial(spatial, family.default_preset) if budget is None else BASE
     guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
-    _check_parts(type(adapter), method, found.policy, settings)
-    family = type(adapter)  # what follows may refuse
+    _check_parts(family, method, found.policy, settings)
     handle = FamilyAcceleration(pipe, family, method, plan, found, again, guided, budget, integrator)
     return _installed(pipe, handle)
 
@@ -86,9 +90,24 @@ def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
     return handle
 
 
+def _probed(pipe: Any, settings: Mapping[str, Any]) -> type[Adapter] | None:
+    """The adapter of a denoiser whose blocks are to be found; None where what is asked for needs no more than that."""
+    policy = resolve_temporal(settings["temporal"])
+    others = [name for name in ("spatial", "speedup", "guidance", "solver") if settings[name] is not None]
+    if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
+        return None
+    transformer = getattr(pipe, "transformer", None)
+    if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
+        return None
+    return probed(stock_of(type(transformer)), type(pipe).__name__)
+
+
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
     """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
-    works = "temporal='forecast' (with its interval, 'forecast:3'), and solver= on FlowMatchEulerDiscreteScheduler"
+    works = (
+        "temporal='forecast' (with its interval, 'forecast:3'), solver= on FlowMatchEulerDiscreteScheduler and, with a "
+        "pipe.transformer that a probe finds blocks in, temporal='teacache', 'seacache' or 'taylorseer'"
+    )
     for name in ("spatial", "speedup", "guidance"):
         if settings[name] is not None:
             raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")

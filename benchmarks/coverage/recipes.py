@@ -76,7 +76,9 @@ COMPONENTS: dict[str, dict[str, Any]] = {
         "block_out_channels": (CHANNELS, CHANNELS), "sample_size": 32,
     },
     "MotionAdapter": {"block_out_channels": (CHANNELS, CHANNELS), "use_motion_mid_block": False},
-    "AllegroTransformer3DModel": {**GIVEN_SIZE, "attention_head_dim": 24, "sample_frames": 3, "cross_attention_dim": 48},
+    "AllegroTransformer3DModel": {
+        **GIVEN_SIZE, "attention_head_dim": 24, "sample_frames": 3, "cross_attention_dim": 48,
+    },
     "CogVideoXTransformer3DModel": {**GIVEN_SIZE, "max_text_seq_length": 16},
     "ConsisIDTransformer3DModel": {**GIVEN_SIZE, "max_text_seq_length": 16, "in_channels": 32},
     "AuraFlowTransformer2DModel": {"pos_embed_max_size": 1024, "sample_size": 8},
@@ -144,7 +146,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "Marigold[DN]*": {"prediction_type": "depth"},
     "IF*": {"unet": {
         "in_channels": 3, "out_channels": 6, "encoder_hid_dim": WIDTH, "addition_embed_type": "text",
-        "addition_embed_type_num_heads": 2, "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "addition_embed_type_num_heads": 2,
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "cross_attention_norm": "group_norm",
         "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "time_embedding_type": "positional"},
         "scheduler": {"class": "DDPMScheduler", "variance_type": "learned_range"}},
@@ -155,8 +158,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "Cosmos2_5*": {"transformer": {"in_channels": 17}},
     "Flux2*": {"transformer": {"joint_attention_dim": 3 * WIDTH}},
     **dict.fromkeys(
-        ("Flux[!2]*", "Chroma*", "VisualCloze*", "LongCatImage*", "Ovis*", "ZImage*", "Lumina2*", "CogView*", "HiDream*",
-         "GlmImage*", "Kandinsky5T2I*", "Kandinsky5I2I*"),
+        ("Flux[!2]*", "Chroma*", "VisualCloze*", "LongCatImage*", "Ovis*", "ZImage*", "Lumina2*", "CogView*",
+         "HiDream*", "GlmImage*", "Kandinsky5T2I*", "Kandinsky5I2I*"),
         DEEP,
     ),
     "Kandinsky5*I*Pipeline": {"transformer": {"in_visual_dim": 16, "out_visual_dim": 16}},
@@ -173,6 +176,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "LucyEdit*": {"transformer": {"in_channels": 32}},
     "HunyuanSkyreels*": {"transformer": {"in_channels": 32}},
     "HunyuanVideoImage*": {"transformer": {"image_condition_type": "token_replace"}},
+    "HunyuanDiT*": {"scheduler": {"class": "DDIMScheduler"}},  # stock's is stochastic, and refused
     "MotifVideo*": {"guider": {"class": "ClassifierFreeGuidance"}},
     "SanaSprint*": {"scheduler": {"class": "SCMScheduler"}},
     "SanaVideo*": {"vae": {"class": "AutoencoderKLWan"}},
@@ -198,3 +202,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "VisualCloze*": {"task_prompt": "a fox", "content_prompt": "a fox"},
 }
 """Arguments of calls that their names don't tell."""
+
+NOT_VISUAL = (
+    "*Audio*", "MusicLDM*", "ShapE*", "DanceDiffusion*", "AceStep*", "*Gemma*", "LLaDA*", "RFD4*", "*Prior*",
+)  # fmt: skip
+"""Pipelines that make no pictures: sound, shapes, text, proteins, embeddings."""

@@ -11,7 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from ralu_cache.adapters.protocols import Adapter
+from ralu_cache.adapters.finding import Finding
+from ralu_cache.adapters.protocols import Adapter, Probed
 from ralu_cache.engine.arguments import check_counted, coarse_cost_of
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call, clear_frames
@@ -72,6 +73,11 @@ class Acceleration:
     def report(self) -> Report | None:
         """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
         return self._report
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Where the blocks are of denoisers that no adapter knows, once their first call has been probed."""
+        return []
 
     def disable(self) -> None:
         """Give back the stock pipeline, bit for bit. Calling it again does nothing.
@@ -210,6 +216,13 @@ class FamilyAcceleration(Acceleration):
         super().__init__(pipe, again)
 
     @property
+    def findings(self) -> list[Finding]:
+        """See `Acceleration.findings`."""
+        adapters = (root.adapter for root in self._denoisers.roots)
+        found = (adapter.found() for adapter in adapters if isinstance(adapter, Probed))
+        return [finding for finding in found if finding is not None]
+
+    @property
     def wants_text_attention(self) -> bool:
         """True if regions are chosen by it."""
         return self._method is not None and "text_attention" in self._method.scorer.needs
@@ -345,7 +358,7 @@ def _staged(
 
 
 def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
-    scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
+    scale: int = getattr(pipe, "vae_scale_factor_spatial", None) or getattr(pipe, "vae_scale_factor", None) or 1
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
     return Geometry(*images, adapter.patch, adapter.patch * scale)
 
