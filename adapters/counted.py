@@ -58,18 +58,18 @@ class CountedAdapter(TransformerAdapter):
 
 def flux_blocks(transformer: Any) -> tuple[BlockCost, ...]:
     """Of double blocks, then of single ones, made as FLUX.1's or FLUX.2's, modulated by themselves or from outside."""
-    width, blocks = transformer.inner_dim, []
+    blocks = []
     for block in transformer.transformer_blocks:
         attn = block.attn
         image = row_flops(attn.to_q, attn.to_k, attn.to_v, attn.to_out)
         text = row_flops(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.to_add_out)
-        attention = Part(image=image, text=text, joint=width)
+        attention = Part(image=image, text=text, joint=block.attn.inner_dim)
         mlp = Part(image=row_flops(block.ff), text=row_flops(block.ff_context))
         blocks.append(BlockCost(attention, mlp, Part(sample=row_flops(block.norm1, block.norm1_context))))
-    for block in transformer.single_transformer_blocks:
+    for block in getattr(transformer, "single_transformer_blocks", ()):
         whole = hasattr(block.attn, "to_qkv_mlp_proj")  # attention and MLP in one piece
         outer = row_flops(block.attn) if whole else row_flops(block.attn.to_q, block.attn.to_k, block.attn.to_v)
         inner = 0 if whole else row_flops(block.proj_mlp, block.proj_out)
-        attention, mlp = Part(image=outer, text=outer, joint=width), Part(image=inner, text=inner)
+        attention, mlp = Part(image=outer, text=outer, joint=block.attn.inner_dim), Part(image=inner, text=inner)
         blocks.append(BlockCost(attention, mlp, Part(sample=row_flops(block.norm))))
     return tuple(blocks)

@@ -22,6 +22,7 @@ from tests import test_flux_siblings, test_qwen_siblings, test_sd3
 from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
 from tests.pipelines_flux2 import SIBLINGS as FLUX2
 from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
+from tests.pipelines_hunyuan import SIBLINGS as HUNYUAN
 from tests.pipelines_qwen import make_qwen_pipeline
 from tests.pipelines_z_image import SIBLINGS as Z_IMAGE
 from tests.surroundings import one_thread  # noqa: F401
@@ -100,6 +101,7 @@ MAKERS: dict[str, Maker] = {
     ),
     **FLUX2,
     **Z_IMAGE,
+    **HUNYUAN,
     **FLUX_KIN,
 }
 
