@@ -238,7 +238,8 @@ def _staged(
 
 
 def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
-    scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
+    names = ("vae_scale_factor_spatial", "vae_scale_factor", "vae_spatial_compression_ratio")
+    scale = next(getattr(pipe, name) for name in names if hasattr(pipe, name))
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
     return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill)
 
