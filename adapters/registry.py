@@ -43,18 +43,31 @@ def supported_pipelines() -> list[str]:
     return sorted({name for adapter in known_adapters() for name in adapter.pipelines})
 
 
-def find_adapter(pipe: object) -> Adapter:
-    """The adapter of a pipeline's denoiser. Raises TypeError naming the pipeline and what is supported."""
+def matching_adapter(pipe: object) -> Adapter | None:
+    """The adapter of a pipeline's denoiser, or None where no known one serves it."""
     transformer = getattr(pipe, "transformer", None)
     if isinstance(transformer, nn.Module):
         names = {cls.__name__ for cls in type(pipe).__mro__}
         for adapter in known_adapters():
             if adapter.matches(transformer) and names.intersection(adapter.pipelines):
                 return adapter(transformer)
+    return None
+
+
+def find_adapter(pipe: object) -> Adapter:
+    """The adapter of a pipeline's denoiser. Raises TypeError naming the pipeline and what is supported."""
+    if (adapter := matching_adapter(pipe)) is not None:
+        return adapter
+    raise TypeError(unserved(pipe))
+
+
+def unserved(pipe: object) -> str:
+    """That no adapter serves a pipeline, by its class and that of its denoiser."""
+    transformer = getattr(pipe, "transformer", None)
     denoiser = "no transformer" if transformer is None else type(transformer).__name__
     if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):
         denoiser += ", made by torch.compile(pipe.transformer); use pipe.transformer.compile_repeated_blocks() instead"
-    raise TypeError(
+    return (
         f"{type(pipe).__name__} ({denoiser}) is not supported; ralu_cache accelerates "
         + ", ".join(supported_pipelines())
     )

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, FirstBlockCacheConfig
+from diffusers import EulerAncestralDiscreteScheduler, FirstBlockCacheConfig
 
 from ralu_cache import RALU, TeaCache, accelerate
 from tests import surroundings
@@ -31,6 +31,8 @@ def untouched(pipe: Any, cls: type) -> None:
 @pytest.mark.parametrize("temporal", [*POLICIES, None])
 @pytest.mark.parametrize("name", ["VisualClozeGenerationPipeline", "VisualClozePipeline"])
 def test_pipelines_that_no_adapter_can_serve(name: str, temporal: str | None) -> None:
+    if (name, temporal) == ("VisualClozeGenerationPipeline", "forecast"):
+        pytest.skip("which needs none")
     cls = getattr(diffusers, name)
     parts = make_pipeline(diffusers.FluxFillPipeline, in_channels=48).components
     pipe = cls(**parts, resolution=32)
@@ -86,8 +88,8 @@ def test_a_second_accelerate_that_the_model_refuses_leaves_the_first_in_force(fa
                 accelerate(pipe, temporal="seacache")
             pipe.transformer.disable_cache()
         own = pipe.scheduler
-        pipe.scheduler = DPMSolverMultistepScheduler()
-        with pytest.raises(TypeError, match="DPMSolverMultistepScheduler"):
+        pipe.scheduler = EulerAncestralDiscreteScheduler()
+        with pytest.raises(TypeError, match="EulerAncestralDiscreteScheduler"):
             accelerate(pipe, temporal="seacache")
         pipe.scheduler = own
         assert handle.enabled and torch.equal(family.run(pipe), fast)

@@ -21,6 +21,7 @@ from tests.pipelines import make_transformer
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
+    PLAN,
     POLICIES,
     Family,
     Setting,
@@ -325,7 +326,7 @@ def test_settings_of_the_scheduler(setting: Setting) -> None:
 def test_a_scheduler_that_cannot_be_served_is_refused_at_the_call(family: Family) -> None:
     pipe = family.make()
     own = pipe.scheduler
-    with accelerate(pipe, temporal=POLICIES["taylorseer"]):
+    with accelerate(pipe, spatial=PLAN, temporal=POLICIES["taylorseer"]):
         fast = family.run(pipe)
         pipe.scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
         with pytest.raises((TypeError, ValueError, RuntimeError), match="DPMSolverMultistepScheduler"):

@@ -118,8 +118,8 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "the progress bar holds the run",
             "No cycle of references holds a run.",
             "ralu_cache/engine/pipeline.py",
-            "weakref.ref(run)\n",
-            "lambda held=run: held\n",
+            "weakref.ref(call)\n\n        def update",
+            "(lambda held=call: held)\n\n        def update",
             (OWNERSHIP + "test_nothing_of_a_run_outlives_its_call[flux-teacache-stages]",),
         ),
         Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ralu_cache.engine.call import Call
@@ -40,6 +41,25 @@ def coarse_cost_of(call: Call, pixels: int) -> float:
     words = call.given.get("prompt_embeds")
     text = int(call.given.get("max_sequence_length") or 512) if words is None else words.shape[1]
     return coarse_cost(height * width / pixels**2, text + 77)  # and what other text encoders add
+
+
+COUNTED: Mapping[str, tuple[Any, ...]] = {
+    "control_guidance_start": (0.0, [0.0]), "control_guidance_end": (1.0, [1.0]), "skip_guidance_layers": (None, []),
+    "adapter_conditioning_factor": (1.0,), "cfg_trunc_ratio": (1.0,), "denoising_end": (None,),
+    "enable_temporal_reasoning": (False,),
+}  # fmt: skip
+"""Arguments of which pipelines make numbers or shares of the steps in their loop, and the values that mean nothing."""
+
+
+def check_counted(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument of a pipeline's call that counts steps, which are fewer in its loop."""
+    for name, harmless in COUNTED.items():
+        value = given.get(name, harmless[0])
+        if value not in harmless and not (isinstance(value, list | tuple) and set(value) == {harmless[0]}):
+            raise ValueError(
+                f"{name}={value!r} counts steps, and the pipeline's loop makes only those that are computed; leave it "
+                f"at {harmless[0]!r}, or compute every step (temporal=None)"
+            )
 
 
 def _of_net(value: Any, number: int) -> Any:

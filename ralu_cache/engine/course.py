@@ -53,6 +53,15 @@ class Course:
         return self.index == len(self.places)
 
     @property
+    def done(self) -> int:
+        """How many of `total` steps are made; those before a start in mid-schedule count as made."""
+        return self.index
+
+    @property
+    def total(self) -> int:
+        return len(self.places)
+
+    @property
     def ends_stage(self) -> bool:
         """True if a transition follows this step."""
         s, i = self.places[self.index]

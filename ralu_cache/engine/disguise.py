@@ -17,10 +17,24 @@ def stock_of(cls: type) -> type:
     return vars(cls).get(_STOCK, cls)
 
 
-def disguised(stock: type, **body: Any) -> type:
-    """A subclass of `stock` that looks like it, with `body` in it; pickles and copies of instances are stock."""
+class Alike(type):
+    """Makes a disguised class equal to the one that it stands for, for code that compares classes (Bria)."""
+
+    def __eq__(cls, other: object) -> bool:
+        return isinstance(other, type) and stock_of(cls) is stock_of(other)
+
+    def __hash__(cls) -> int:
+        return hash(stock_of(cls))
+
+
+def disguised(stock: type, metaclass: type | None = None, /, **body: Any) -> type:
+    """A subclass of `stock` that looks like it, with `body` in it; pickles and copies of instances are stock.
+
+    metaclass: used where that of `stock` is the plain one.
+    """
     names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(stock)(stock.__name__, (stock,), {"__reduce_ex__": _as_stock, **names, **body, _STOCK: stock})
+    make = metaclass if metaclass is not None and type(stock) is type else type(stock)
+    return make(stock.__name__, (stock,), {"__reduce_ex__": _as_stock, **names, **body, _STOCK: stock})
 
 
 def _as_stock(self: Any, protocol: Any) -> Any:

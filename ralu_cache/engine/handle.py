@@ -5,64 +5,45 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from ralu_cache.adapters.protocols import Adapter
-from ralu_cache.engine.arguments import coarse_cost_of
-from ralu_cache.engine.autoencoder import autoencoder_of
+from ralu_cache.adapters.finding import Finding
+from ralu_cache.engine.arguments import check_counted
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
-from ralu_cache.engine.denoisers import Denoisers
-from ralu_cache.engine.geometry import Geometry
-from ralu_cache.engine.levels import StockSchedule, redivided
 from ralu_cache.engine.pipeline import undress
-from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.run import Run
-from ralu_cache.history.solvers import Multistep
-from ralu_cache.plane.budget import Budget
-from ralu_cache.plane.guidance import Guidance
-from ralu_cache.plane.schedule import end_before_zero
-from ralu_cache.plane.spatial import SpatialMethod, Stage
+from ralu_cache.engine.scheduler_run import SchedulerRun, Setting
+from ralu_cache.engine.steppers import (
+    notice_of,
+)
+from ralu_cache.report.glance import Glance
 from ralu_cache.report.report import Report
-from ralu_cache.temporal import Forecast, Policy
-from ralu_cache.temporal.coefficients import Calibrated
+from ralu_cache.temporal.prediction import FEW
 
 logger = logging.getLogger("ralu_cache")
 
 
 class Acceleration:
-    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline."""
+    """The handle of an accelerated pipeline: its report, and the way back to the stock pipeline.
 
-    def __init__(
-        self,
-        pipe: Any,
-        family: type[Adapter],
-        method: SpatialMethod | None,
-        plan: str,
-        temporal: Calibrated,
-        again: Callable[[Any], Any],
-        guidance: Guidance | None = None,
-        budget: Budget | None = None,
-        solver: Multistep | None = None,
-    ) -> None:
-        """plan: the method's name. again: accelerates a copy of the pipeline alike.
-        budget: gives each call a plan of its own in place of `method`, which has the same stages.
-        """
+    What its calls' runs are, its kinds say: `FamilyAcceleration`
+    (`ralu_cache.engine.family`) for pipelines of a known family, `AnyAcceleration`
+    (`ralu_cache.engine.anywhere`) for any other.
+    """
+
+    def __init__(self, pipe: Any, again: Callable[[Any], Any]) -> None:
+        """again: accelerates a copy of the pipeline alike."""
         self.again = again
         self.enabled = True
-        self.guidance = guidance
-        self._budget = budget
-        self._pipe, self._method, self._plan = weakref.ref(pipe), method, plan
-        self._temporal, self._solver = temporal, solver
-        self._policy = _of_the_model(temporal.policy)
+        self._pipe = weakref.ref(pipe)
         self._report: Report | None = None
         self._told: set[str] = set()
         self._lock = threading.RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
-        self._denoisers = Denoisers(family, self._policy, self, temporal.policy is not None)
         self._refresh(pipe)
         self._end = weakref.finalize(pipe, self.disable)
         self._end.atexit = False
@@ -71,6 +52,22 @@ class Acceleration:
     def report(self) -> Report | None:
         """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
         return self._report
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Where the blocks are of denoisers that no adapter knows, once their first call has been probed."""
+        return []
+
+    def _glance(self) -> Glance:
+        pipe, settings = self._pipe(), getattr(self.again, "keywords", {})  # of a partial `accelerate`
+        return Glance(None if pipe is None else type(pipe).__name__, self.enabled, settings, self._report)
+
+    def __repr__(self) -> str:
+        return self._glance().text()
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return self._glance().html()
 
     def disable(self) -> None:
         """Give back the stock pipeline, bit for bit. Calling it again does nothing.
@@ -81,7 +78,7 @@ class Acceleration:
             self.enabled = False
             if len(self._calls):
                 return
-            self._denoisers.remove()
+            self._unhook()
         self._end.detach()
         if (pipe := self._pipe()) is not None:
             undress(pipe, self)
@@ -126,126 +123,58 @@ class Acceleration:
         if not self.enabled:
             self.disable()
 
-    @property
-    def wants_text_attention(self) -> bool:
-        """True if regions are chosen by it."""
-        return self._method is not None and "text_attention" in self._method.scorer.needs
+    def check(self, scheduler: Any) -> None:
+        """Raise TypeError or ValueError for a scheduler that the calls cannot be served with."""
+        raise NotImplementedError
 
-    def new_run(self, call: Call, model_shift: float, sigmas: list[float], custom: bool) -> Run | None:
-        """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own); None if all is stock.
+    def new_run(self, call: Call, scheduler: Any, given: Mapping[str, Any]) -> Run | SchedulerRun | None:
+        """See `ralu_cache.engine.call.Owner`. What is refused is refused before there is a report of it."""
+        raise NotImplementedError
 
-        What is refused is refused before there is a report of it.
-        """
-        parts = (self._method, self._temporal.policy, self.guidance, self._solver)
-        if all(part is None for part in parts):
-            return None
-        num_inference_steps = len(sigmas) - 1
-        geometry, method = _geometry(call.pipe, self._denoisers.adapter), self._method
-        notice = None if method is None else method.overrides(num_inference_steps)
-        if self._budget is not None:
-            method = self._budget.plan(num_inference_steps, coarse_cost_of(call, geometry.pixels))
-            notice = self._budget.told(num_inference_steps)
-        stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
-        if method is not None:
-            stages = _staged(method, call, model_shift, sigmas, custom)
-        prediction = predictions_of(self._temporal.policy, self._solver, len(stages))
-        self._report = Report(
-            pipeline=type(call.pipe).__name__, spatial=self._plan, temporal=self._temporal.name,
-            baseline_steps=num_inference_steps, solver="euler" if self._solver is None else self._solver.name,
-        )  # fmt: skip
-        self._tell(self._report, self._temporal.notice)
-        self._tell(self._report, notice)
-        modules = [root.module for root in self._denoisers.roots]
-        _reset_stock_caches(modules)
-        return Run(
-            method, stages, geometry, autoencoder_of(call.pipe), self._report, self._policy,
-            lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, self.guidance,
-            prediction,
-        )  # fmt: skip
-
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run | SchedulerRun) -> None:
         """A run is over, at its end or before."""
-        run.tally.read_clocks()
         report = run.report
-        if self.guidance is not None and report.completed and not run.paired:
+        if report is not None and report.completed and len(report.steps) <= FEW and not self._changes(report):
             self._tell(
                 report,
-                f"guidance={self.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "
-                "picture once a step (its guidance is distilled, or was not asked for)",
-            )
-        if run.tally.controlled and (unread := sum(step.reused == step.samples > 0 for step in report.steps)):
-            self._tell(
-                report,
-                f"the ControlNet ran at all {len(report.steps)} steps, though at {unread} of them every sample reused "
-                "a residual that holds its part already: pipelines call it before the transformer, where that is "
-                "decided; control_guidance_end=... leaves it out for good",
-            )
-        if report.completed and run.tally.flops > 1.001 * report.baseline_flops:
-            cost = run.tally.flops / report.baseline_flops
-            steps = f"num_inference_steps={report.baseline_steps} in full, {len(report.steps)} steps here"
-            self._tell(
-                report,
-                f"this setting made the call slower than the stock pipeline: {cost:.2f} times its FLOPs ({steps}); "
-                "disable it, or choose a plan with fewer steps",
+                f"temporal={report.temporal!r} changed nothing in this call: it has {len(report.steps)} steps, and all "
+                f"of them are computed; reuse in time is for models that make more than {FEW}",
             )
 
-    @property
-    def answers(self) -> bool:
-        """True if some calls of the denoiser are answered without running it."""
-        policy = self._temporal.policy
-        decides = getattr(policy, "tolerance", None) is not None or getattr(policy, "reuse", None) == "prediction"
-        return self.guidance is not None or decides
-
-    def answerer(self, module: Any) -> Any:
-        """What may answer for a denoiser of ours, or None."""
-        return self._denoisers.answerer(module)
+    def _changes(self, report: Report) -> bool:
+        """True if a run was not the stock one, or was not asked to be another."""
+        return report.temporal == "none" or report.caches or report.solver != "euler"
 
     def _refresh(self, pipe: Any) -> None:
         """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
-        with self._lock:
-            self._denoisers.refresh(pipe)
+        self.check(vars(pipe)["scheduler"])  # it may have been replaced
 
-    def _tell(self, report: Report, notice: str | None) -> None:
+    def _unhook(self) -> None:
+        """Undo that."""
+
+    def _run_outside(
+        self, call: Call, scheduler: Any, setting: Setting, temporal: str, solver: str = "euler"
+    ) -> SchedulerRun:
+        """A run that the scheduler alone knows of. Only the call's own scheduler's is reported."""
+        if scheduler is not call.scheduler:
+            return SchedulerRun(scheduler, setting, None)
+        report = Report(
+            pipeline=type(call.pipe).__name__, spatial="none", temporal=temporal, solver=solver,
+            scheduler=type(scheduler).__name__,
+        )  # fmt: skip
+        run = SchedulerRun(scheduler, setting, report, call.watched)
+        if run.leaves_out:
+            check_counted(call.given)
+            self._tell(report, notice_of(scheduler))
+        self._report = report
+        return run
+
+    def _tell(self, report: Report | None, notice: str | None) -> None:
         """Log a notice the first time, and note it in every report that it concerns."""
         if notice is None:
             return
-        report.notices.append(notice)
+        if report is not None:
+            report.notices.append(notice)
         if notice not in self._told:
             logger.warning(notice)
             self._told.add(notice)
-
-
-def _of_the_model(temporal: Policy | Forecast | None) -> Policy | None:
-    """The policy, where what it reuses is kept inside the model, and not the predictions outside of it."""
-    return None if isinstance(temporal, Forecast) or getattr(temporal, "reuse", None) == "prediction" else temporal
-
-
-def _staged(
-    method: SpatialMethod, call: Call, model_shift: float, sigmas: list[float], custom: bool
-) -> tuple[Stage, ...]:
-    """The stages of a call whose stock levels are `sigmas`; see `Acceleration.new_run`."""
-    stages = method.stages(len(sigmas) - 1, model_shift)
-    if custom:
-        if (shifts := getattr(method, "shifts", "model")) != "model":
-            raise ValueError(
-                "custom sigmas= or timesteps= are not supported together with a plan that has shifts of its own: "
-                f"{shifts=}; use shifts='model', whose stages are laid out along yours"
-            )
-        return redivided(stages, sigmas)
-    if terminal := call.scheduler.config.shift_terminal:
-        stages = (*stages[:-1], Stage(stages[-1].ratio, end_before_zero(stages[-1].sigmas, terminal)))
-    return stages
-
-
-def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
-    names = ("vae_scale_factor_spatial", "vae_scale_factor", "vae_spatial_compression_ratio")
-    scale = next(getattr(pipe, name) for name in names if hasattr(pipe, name))
-    images = adapter.to_image, adapter.from_image, adapter.prediction_image
-    return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill)
-
-
-def _reset_stock_caches(modules: list[Any]) -> None:
-    """Caches of diffusers' own that the user enabled do not outlive a layout."""
-    for module in modules:
-        if hasattr(module, "_reset_stateful_cache"):
-            module._reset_stateful_cache()

@@ -13,11 +13,13 @@ from functools import cache, wraps
 from types import MethodType
 from typing import Any
 
+import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ralu_cache.engine.context import Pause, call_of, entered
 from ralu_cache.engine.disguise import disguised, stock_of
-from ralu_cache.engine.scheduler import lay_out
+from ralu_cache.engine.scheduler import lay_out, whole
+from ralu_cache.engine.scheduler_run import SHOWN
 
 HANDLE = "_ralu_cache_handle"  # in the instance: a class is a reference cycle, and may be shared
 _SHARED = {"_interrupt"}  # what is set from outside
@@ -151,15 +153,19 @@ def _of_the_call(stock: type, name: str) -> property:
 
 
 def _get_timesteps(stock: Any) -> Callable[..., Any]:
+    signature = inspect.signature(stock.get_timesteps)
+
     @wraps(stock.get_timesteps)
     def get_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, on the stock schedule: a plan is entered at the level at which stock enters its own."""
         call = call_of(self)
+        if call is not None and call.outside is not None:
+            return _entered_outside(stock, call, signature.bind(self, *args, **kwargs))
         if call is None or call.run is None or not call.run.lays_out:
             return stock.get_timesteps(self, *args, **kwargs)
         run, scheduler = call.run, call.scheduler
         steps = run.stock.steps
-        bound = inspect.signature(stock.get_timesteps).bind(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
         bound.arguments["num_inference_steps"] = steps
         scheduler.timesteps = call.stock_timesteps
         *more, rest, count = stock.get_timesteps(*bound.args, **bound.kwargs)
@@ -173,6 +179,23 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
     return get_timesteps
 
 
+def _entered_outside(stock: Any, call: Any, bound: inspect.BoundArguments) -> Any:
+    """`get_timesteps` for a run outside of the model: stock cuts its schedule, and the run's plan begins at the cut."""
+    run, scheduler, given = call.outside, call.scheduler, bound.arguments
+    if given.get("num_inference_steps") == len(run.shown["timesteps"]):  # counted by what the pipeline was shown
+        given["num_inference_steps"] = run.count
+    given.update({name: run.full[name] for name in SHOWN if name in run.full and torch.is_tensor(given.get(name))})
+    with whole(scheduler), run.finding_entry():
+        *more, rest, count = stock.get_timesteps(*bound.args, **bound.kwargs)
+    if not len(rest):
+        return *more, rest, count
+    run.enter_at(run.count - len(rest))
+    lay_out(scheduler, run)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    return *more, run.shown["timesteps"][: len(run.places)], len(run.places)
+
+
 def _progress_bar(stock: Any) -> property:
     """The pipeline's own progress bar, the class's or what the user put in its place; it counts the run's steps."""
 
@@ -181,16 +204,17 @@ def _progress_bar(stock: Any) -> property:
         """As the stock method; within a run it counts the run's steps, however often it is updated."""
         make = vars(self).get("progress_bar") or MethodType(stock.progress_bar, self)
         call = call_of(self)
-        run = None if call is None else call.run
+        run = None if call is None else call.under_way
         if run is None or total is None:
             return make(iterable, total)
-        bar = make(total=len(run.places) - run.index)
-        advance, shown, last, count = bar.update, run.index, len(run.places), weakref.ref(run)
+        bar = make(total=run.total - run.done)
+        advance, shown, last, watched = bar.update, run.done, run.total, weakref.ref(call)
 
         def update(n: int = 1) -> None:
             nonlocal shown
-            run = count()
-            now = last if run is None else run.index
+            call = watched()
+            run = None if call is None else call.under_way
+            now = last if run is None else run.done
             advance(now - shown)
             shown = now
 

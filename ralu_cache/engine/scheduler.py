@@ -1,43 +1,32 @@
-"""The scheduler that a pipeline finds within a call: a copy of its own, of a class that lays out stages.
+"""The scheduler that a pipeline finds within a call: a copy of its own, of a class that asks the call for its run.
 
-The copy's class is a disguised subclass of the stock one: where the call has no run, every method is the stock one.
+The copy's class is a disguised subclass of the user's, whatever that is: where the call has no run, every method is the
+stock one. What the stock code reads of the schedule is the stock schedule; what the pipeline reads is what it is shown.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from ralu_cache.engine.disguise import disguised, stock_of
+from ralu_cache.engine.disguise import Alike, disguised, stock_of
 from ralu_cache.engine.run import Run
+from ralu_cache.engine.scheduler_run import SchedulerRun
 
-_CALL = "_ralu_cache_call"
-_UNSUPPORTED = (
-    "stochastic_sampling", "invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
-)  # fmt: skip
-
-
-def check_scheduler(scheduler: Any) -> None:
-    """Raise TypeError or ValueError unless `scheduler` is a flow-match Euler scheduler whose options can be staged."""
-    if stock_of(type(scheduler)) is not FlowMatchEulerDiscreteScheduler:
-        shift = getattr(scheduler, "config", {}).get("flow_shift")
-        advice = "" if shift is None else f": set pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift})"
-        raise TypeError(
-            f"scheduler {type(scheduler).__name__} is not supported; ralu_cache needs FlowMatchEulerDiscreteScheduler"
-            f"{advice}"
-        )
-    for option in _UNSUPPORTED:
-        if scheduler.config.get(option):
-            raise ValueError(f"scheduler option {option}={scheduler.config[option]!r} is not supported; switch it off")
+_CALL, _RUN = "_ralu_cache_call", "_ralu_cache_run"
+_WHOLE = ("scale_model_input", "add_noise", "index_for_timestep")  # what else stock code does along the stock schedule
 
 
 def staged(scheduler: Any, call: Any) -> Any:
@@ -52,23 +41,44 @@ def release(scheduler: Any) -> None:
     """Make a call's scheduler a stock one, for whoever still holds it."""
     scheduler.__class__ = stock_of(type(scheduler))
     vars(scheduler).pop(_CALL, None)
+    run: SchedulerRun | None = vars(scheduler).pop(_RUN, None)
+    if run is not None:
+        run.close()
 
 
 def model_shift(scheduler: Any, mu: float | None) -> float:
-    """The factor s in sigma' = s sigma / (1 + (s - 1) sigma) that the stock scheduler applies."""
+    """The factor s in sigma' = s sigma / (1 + (s - 1) sigma) that the stock scheduler applies to flow levels."""
     if not scheduler.config.use_dynamic_shifting:
-        return float(scheduler.shift)
+        return float(scheduler.shift if hasattr(scheduler, "shift") else scheduler.config.flow_shift)
     if mu is None:
         raise ValueError("`mu` must be passed when `use_dynamic_shifting` is set to be `True`")
     return math.exp(mu) if scheduler.config.time_shift_type == "exponential" else float(mu)
 
 
-def lay_out(scheduler: Any, run: Run) -> None:
-    """Show the pipeline the levels of the run's stages."""
-    device = scheduler.timesteps.device
-    scheduler.sigmas = torch.tensor(run.levels(), dtype=torch.float32, device=device)
-    scheduler.timesteps = scheduler.sigmas[:-1] * scheduler.config.num_train_timesteps
+def lay_out(scheduler: Any, run: Run | SchedulerRun) -> None:
+    """Show the pipeline the levels of a run: of its stages, or those that are computed."""
+    if isinstance(run, SchedulerRun):
+        vars(scheduler)[_RUN] = run
+        vars(scheduler).update(run.shown)
+        return
+    times = scheduler.timesteps
+    sigmas = torch.tensor(run.levels(), dtype=torch.float32, device=times.device)
+    scheduler.timesteps = (sigmas[:-1] * scheduler.config.num_train_timesteps).to(times.dtype)
+    scheduler.sigmas = sigmas if scheduler.sigmas.device == times.device else sigmas.to(scheduler.sigmas.device)
     scheduler.num_inference_steps = len(scheduler.timesteps)
+
+
+@contextmanager
+def whole(scheduler: Any) -> Iterator[None]:
+    """Within it a scheduler that shows only some levels holds its stock schedule."""
+    run: SchedulerRun | None = vars(scheduler).get(_RUN)
+    full = {} if run is None else run.full
+    before = {name: vars(scheduler)[name] for name in full}  # stock methods call one another
+    vars(scheduler).update(full)
+    try:
+        yield
+    finally:
+        vars(scheduler).update(before)
 
 
 def _call(scheduler: Any) -> Any:
@@ -77,39 +87,78 @@ def _call(scheduler: Any) -> Any:
     return None if call is None or call.over else call
 
 
-def _run(scheduler: Any) -> Run | None:
+def _run(scheduler: Any) -> Run | SchedulerRun | None:
     call = _call(scheduler)
-    return None if call is None else call.run
+    return None if call is None else vars(scheduler).get(_RUN) or call.run
 
 
 @cache
 def _staged_class(stock: type) -> type:
-    methods = {"set_timesteps": _set_timesteps, "set_begin_index": _set_begin_index, "scale_noise": _scale_noise}
-    body: dict[str, Any] = {name: make(stock) for name, make in (methods | {"step": _step}).items()}
-    return disguised(stock, **body, run=property(_run))
+    methods: dict[str, Callable[[Any], Any]] = {
+        "set_timesteps": _set_timesteps, "set_begin_index": _set_begin_index, "scale_noise": _scale_noise,
+        "step": _step, **{name: _on_the_stock_schedule(name) for name in _WHOLE},
+    }  # fmt: skip
+    body: dict[str, Any] = {name: make(stock) for name, make in methods.items() if hasattr(stock, name)}
+    if isinstance(inspect.getattr_static(stock, "init_noise_sigma", None), property):
+        body["init_noise_sigma"] = _init_noise_sigma(stock)
+    return disguised(stock, Alike, **body, run=property(_run), __deepcopy__=_copied)
+
+
+def _on_the_stock_schedule(name: str) -> Callable[[Any], Any]:
+    def made(stock: Any) -> Any:
+        method = getattr(stock, name)
+
+        @wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with whole(self):
+                return method(self, *args, **kwargs)
+
+        return call
+
+    return made
+
+
+def _init_noise_sigma(stock: Any) -> property:
+    def get(self: Any) -> Any:
+        with whole(self):
+            return stock.init_noise_sigma.fget(self)
+
+    return property(get)
+
+
+def _copied(self: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy made within a call (a scheduler for another latent) goes along with it, by a run of its own."""
+    stock, call = stock_of(type(self)), _call(self)
+    other: Any = object.__new__(stock)
+    memo[id(self)] = other
+    own: SchedulerRun | None = vars(self).get(_RUN)
+    state = {name: value for name, value in vars(self).items() if name not in (_CALL, _RUN)}
+    vars(other).update(copy.deepcopy(state, memo))
+    if call is not None:
+        other.__class__ = type(self)
+        vars(other)[_CALL] = vars(self)[_CALL]
+        if own is not None:
+            vars(other)[_RUN] = own.beside()
+        call.copies.append(other)
+    return other
 
 
 def _set_timesteps(stock: Any) -> Callable[..., None]:
+    signature = inspect.signature(stock.set_timesteps)
+
     @wraps(stock.set_timesteps)
-    def set_timesteps(
-        self: Any,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        sigmas: list[float] | None = None,
-        mu: float | None = None,
-        timesteps: list[float] | None = None,
-    ) -> None:
-        stock.set_timesteps(self, num_inference_steps, device, sigmas, mu, timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        vars(self).pop(_RUN, None)
+        stock.set_timesteps(self, *args, **kwargs)
         if (call := _call(self)) is None:
             return
-        custom = timesteps is not None or (sigmas is not None and not _evenly_spaced(sigmas))
-        call.stock_timesteps = self.timesteps
-        run = call.begin(model_shift(self, mu), self.sigmas.tolist(), custom)
+        run = call.begin(self, signature.bind(self, *args, **kwargs).arguments)
         if run is None:
             return
+        if isinstance(run, SchedulerRun):
+            lay_out(self, run)
+            return
         self._begin_index = 0
-        if sigmas is None and timesteps is None:  # then pipelines go on with the number of steps they asked for
-            run.believed_steps = num_inference_steps
         if run.lays_out:
             lay_out(self, run)
 
@@ -119,8 +168,12 @@ def _set_timesteps(stock: Any) -> Callable[..., None]:
 def _set_begin_index(stock: Any) -> Callable[..., None]:
     @wraps(stock.set_begin_index)
     def set_begin_index(self: Any, begin_index: int = 0) -> None:
-        stock.set_begin_index(self, begin_index)
         run = _run(self)
+        if isinstance(run, SchedulerRun):
+            if not run.entering:
+                stock.set_begin_index(self, run.places[begin_index] if begin_index < len(run.places) else run.count)
+            return
+        stock.set_begin_index(self, begin_index)
         if run is None or run.index or not 0 < begin_index < run.stock.steps:
             return
         if run.method is None:
@@ -139,8 +192,9 @@ def _scale_noise(stock: Any) -> Callable[..., Tensor]:
     def scale_noise(self: Any, sample: Tensor, timestep: float | Tensor, noise: Tensor | None = None) -> Tensor:
         """Forward process on the tokens of the stage in which the run stands; latents as images, or packed."""
         run = _run(self)
-        if run is None or run.method is None or noise is None:
-            return stock.scale_noise(self, sample, timestep, noise)
+        if not isinstance(run, Run) or run.method is None or noise is None:
+            with whole(self):
+                return stock.scale_noise(self, sample, timestep, noise)
         packed = sample.ndim == 3
         if run.grid is None and packed:
             raise ValueError(f"scale_noise before the first step needs latents (B, C, H, W), got {tuple(sample.shape)}")
@@ -153,50 +207,67 @@ def _scale_noise(stock: Any) -> Callable[..., Tensor]:
 
 
 def _step(stock: Any) -> Callable[..., Any]:
+    signature = inspect.signature(stock.step)
+
     @wraps(stock.step)
-    def step(
-        self: Any,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        s_churn: float = 0.0,
-        s_tmin: float = 0.0,
-        s_tmax: float = float("inf"),
-        s_noise: float = 1.0,
-        generator: torch.Generator | None = None,
-        per_token_timesteps: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """As the stock method. RuntimeError if the denoiser's hook did not run, ValueError for per-token timesteps."""
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the stock method, and on over what is not computed. RuntimeError, ValueError for what cannot be served."""
+        run = _run(self)
+        if run is None:
+            return stock.step(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        del given["self"]
+        extra = given.pop("kwargs", {})
         call = _call(self)
-        run: Run | None = None if call is None else call.run
-        noise = s_churn, s_tmin, s_tmax, s_noise
-        given = (model_output, timestep, sample, *noise, generator, per_token_timesteps, return_dict)
-        if call is None or run is None:
-            return stock.step(self, *given)
-        if per_token_timesteps is not None:
-            raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
-        if not run.asked:
-            raise RuntimeError(
-                "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
-                "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
-            )
-        run.settle(sample.shape[0])
-        if run.method is None and run.prediction is None:
-            output = stock.step(self, *given)
-            previous = output.prev_sample if return_dict else output[0]
-            run.close_step(previous)
+        if isinstance(run, SchedulerRun):
+            call.follow(run)
+            output = _step_outside(self, run, stock, {**given, **extra})
         else:
-            previous = run.advance(model_output, sample, lambda: stock.step(self, *given[:-1], False)[0])
-            self._step_index = run.shown_index if run.lays_out else run.index
-            output = FlowMatchEulerDiscreteSchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+            output = _step_inside(self, run, stock, {**given, **extra})
         call.stepped(run)
         return output
 
     return step
 
 
-def _evenly_spaced(sigmas: list[float]) -> bool:
-    """True for the sigmas that pipelines fill in themselves: n levels from 1 to 1/n."""
-    given = torch.as_tensor(sigmas, dtype=torch.float64)
-    return torch.allclose(given, torch.linspace(1.0, 1.0 / len(given), len(given), dtype=torch.float64), atol=1e-6)
+def _step_outside(self: Any, run: SchedulerRun, stock: Any, given: Mapping[str, Any]) -> Any:
+    """A step of a run that lives here alone."""
+    with whole(self):
+        begun = getattr(self, "step_index", None)
+        begun = getattr(self, "begin_index", None) if begun is None and run.index is None else begun
+        output = run.advance(
+            dict(given), begun, lambda arguments: stock.step(self, **arguments), lambda out: _made(given, out)
+        )
+        if run.setting.solver is not None:
+            self._step_index = run.index
+    return output
+
+
+def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> Any:
+    """A step of a run that the denoiser's hooks take part in."""
+    if given.get("per_token_timesteps") is not None:
+        raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
+    if not run.asked:
+        raise RuntimeError(
+            "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
+            "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
+        )
+    sample = given["sample"]
+    run.settle(sample.shape[0])
+    if run.method is None and run.prediction is None:
+        output = stock.step(self, **given)
+        run.close_step(output[0])
+        return output
+    plain = {**given, "return_dict": False}
+    previous = run.advance(given["model_output"], sample, lambda: stock.step(self, **plain)[0])
+    self._step_index = run.shown_index if run.lays_out else run.index
+    return _made(given, previous, isinstance(self, FlowMatchEulerDiscreteScheduler))
+
+
+def _made(given: Mapping[str, Any], sample: Tensor, flow: bool = True) -> Any:
+    """A sample in the form of the stock step's result."""
+    if not given["return_dict"]:
+        return (sample,)
+    return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=sample) if flow else SchedulerOutput(prev_sample=sample)

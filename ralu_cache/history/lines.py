@@ -50,10 +50,10 @@ def forecast(
     nodes = known.under(layout)
     plans = [_plan(known, sample, at, order, gap) for sample in range(layout.batch)]
     if all(plan == plans[0] for plan in plans):
-        return _along([(level, nodes[place].value(quantity)) for place, level in plans[0]], at, damping)
+        return along([(level, nodes[place].value(quantity)) for place, level in plans[0]], at, damping)
     return torch.stack(
         [
-            _along([(level, nodes[place].value(quantity)[sample]) for place, level in plan], at, damping)
+            along([(level, nodes[place].value(quantity)[sample]) for place, level in plan], at, damping)
             for sample, plan in enumerate(plans)
         ]
     )
@@ -66,7 +66,7 @@ def _plan(known: Predictions, sample: int, at: float, order: int, gap: float) ->
     return [(places[number], levels[number]) for number in chosen(levels, at, order, gap)]
 
 
-def _along(nodes: Sequence[tuple[float, Tensor]], at: float, damping: float) -> Tensor:
+def along(nodes: Sequence[tuple[float, Tensor]], at: float, damping: float) -> Tensor:
     """On the polynomial through all nodes, newest first; the newest alone stays as it is, bit for bit."""
     newest = nodes[0][1]
     return newest if len(nodes) == 1 else torch.lerp(newest, extrapolate_uniform(nodes, at), damping)

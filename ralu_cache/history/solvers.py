@@ -87,7 +87,7 @@ def step(solver: Multistep, known: Predictions, canvas: Tensor, to: float, left:
 
     left: how many computed steps are left in the run, this one included; the order is no higher.
     """
-    read = tuple(_read(known.levels(sample), to, min(solver.order, left)) for sample in range(len(canvas)))
+    read = tuple(readable(known.levels(sample), to, min(solver.order, left)) for sample in range(len(canvas)))
     weights = [predictor(levels, to) for levels in read]
     return _sum(known, canvas, read, weights), Made(canvas, read)
 
@@ -111,7 +111,7 @@ def correct(solver: Multistep, known: Predictions, made: Made | None, canvas: Te
     return _sum(known, starts, read, weights)
 
 
-def _read(levels: Sequence[float], to: float, order: int) -> tuple[float, ...]:
+def readable(levels: Sequence[float], to: float, order: int) -> tuple[float, ...]:
     """The newest level, and those of the next ones that are far enough from it and from each other."""
     reach = abs(half_log_snr(to) - half_log_snr(levels[0]))
     if math.isinf(reach):
@@ -130,7 +130,7 @@ def _sum(known: Predictions, canvas: Tensor, read: Sequence[Sequence[float]], we
     places = [[_place(known, sample, level) for level in levels] for sample, levels in enumerate(read)]
     if all(place == places[0] for place in places) and all(weight == weights[0] for weight in weights):
         a, parts = weights[0]
-        return _added(a, canvas, [(w, known.nodes[place].clean) for w, place in zip(parts, places[0], strict=True)])
+        return added(a, canvas, [(w, known.nodes[place].clean) for w, place in zip(parts, places[0], strict=True)])
     return torch.stack(
         [_one(known, canvas, sample, read[sample], weights[sample]) for sample in range(len(canvas))]
     )
@@ -139,10 +139,10 @@ def _sum(known: Predictions, canvas: Tensor, read: Sequence[Sequence[float]], we
 def _one(known: Predictions, canvas: Tensor, sample: int, read: Sequence[float], weights: Weights) -> Tensor:
     a, parts = weights
     nodes = [known.nodes[_place(known, sample, level)].clean[sample] for level in read]
-    return _added(a, canvas[sample], list(zip(parts, nodes, strict=True)))
+    return added(a, canvas[sample], list(zip(parts, nodes, strict=True)))
 
 
-def _added(a: float, canvas: Tensor, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
+def added(a: float, canvas: Tensor, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
     result = a * canvas if a else torch.zeros_like(canvas)
     for weight, value in parts:
         result = result + weight * value if weight else result

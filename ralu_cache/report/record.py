@@ -172,7 +172,11 @@ class RunRecord:
     regions: one (B, Y, X) mask per mixed stage, True where the coarse grid was refined.
     baseline_steps, baseline_flops: the plain full-resolution run that the cost is compared with.
     completed: False if the call was interrupted.
-    solver: its name; "euler" is the stock step.
+    solver: its name; "euler" is the stock step, of whatever scheduler.
+    scheduler: the class of the pipeline's own.
+    promised: so many times less the call was said to cost (`speedup=`); None where nothing was said.
+
+    Where nothing is known of the model, its tokens are none and its FLOPs nan, and `calls` counts computed steps.
     """
 
     pipeline: str
@@ -187,6 +191,8 @@ class RunRecord:
     baseline_flops: float = 0.0
     completed: bool = False
     solver: str = "euler"
+    scheduler: str = ""
+    promised: float | None = None
 
     def note(self, step: Callable[[], StepRecord]) -> None:
         """One more step was made; its record is asked for when `steps` is read."""
@@ -217,6 +223,16 @@ class RunRecord:
     def flop_ratio(self) -> float:
         """How many times fewer FLOPs than the plain run; 1.0 while nothing is recorded."""
         return self.baseline_flops / self.flops if self.flops else 1.0
+
+    @property
+    def counted(self) -> bool:
+        """True if it is known what the model costs."""
+        return not math.isnan(self.flops)
+
+    @property
+    def called_steps(self) -> int:
+        """At how many steps the model was called."""
+        return sum(step.calls > 0 for step in self.steps)
 
     @property
     def caches(self) -> bool:

@@ -12,27 +12,38 @@ from ralu_cache.report.table import Table
 def describe(report: RunRecord) -> str:
     """The whole text."""
     rows, columns = report.size
+    tokens = f", {rows}x{columns} tokens" if rows else ""
     lines = [
-        f"{report.pipeline}, batch {report.batch}, {rows}x{columns} tokens",
+        f"{report.pipeline}, batch {report.batch}{tokens}",
+        *([f"scheduler {report.scheduler}"] if report.scheduler else []),
         f"spatial {report.spatial}",
         f"temporal {report.temporal}",
         *([] if report.solver == "euler" else [f"solver {report.solver}"]),
         _table(report).plain(),
     ]
-    counted = not math.isnan(report.flops)
-    if report.baseline_steps and counted:
-        lines.append(f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps")
+    if report.baseline_steps:
+        lines.append(gain(report))
+    if report.promised is not None and report.completed:
+        counted = f"{report.flop_ratio:.2f}x, by FLOPs" if report.counted else "unknown: its FLOPs are not counted"
+        lines.append(f"promised {report.promised:.3g}x, delivered {counted}")
     if report.guided_steps is not None:
         spared = readable_flops(report.guidance_saved_flops)
         lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")
     if report.caches:
-        lines += _savings(report) if counted else []
+        lines += _savings(report) if report.counted else []
     if report.peak_cached_bytes:
         lines.append(f"cache: at most {readable_bytes(report.peak_cached_bytes)}")
     lines += [f"refined in mixed stage {n}: {mask.mean():.0%}" for n, mask in enumerate(report.regions, 1)]
     if not report.completed:
         lines.append("the run did not finish")
     return "\n".join(lines + [f"notice: {notice}" for notice in report.notices])
+
+
+def gain(report: RunRecord) -> str:
+    """What a run spared, in FLOPs, or where those are not known in steps at which the model was called."""
+    if report.counted:
+        return f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps"
+    return f"the model was called at {report.called_steps} of {report.baseline_steps} steps"
 
 
 def _table(report: RunRecord) -> Table:

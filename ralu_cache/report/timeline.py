@@ -26,6 +26,7 @@ from ralu_cache.report.figures import (
     save,
 )
 from ralu_cache.report.record import BranchRecord, RunRecord, StepRecord
+from ralu_cache.report.text import gain
 
 ROWS = "recomputed rows"
 WORK = {"computed": "#3d5a98", ROWS: "#8fb8de", "reused": "#f2b134", "inherited": "#e0653e"}
@@ -41,10 +42,10 @@ def save_run(report: RunRecord, path: str | PathLike[str], image: Any = None) ->
     columns = 2 if len(pictures) > 1 else len(pictures)
     lines = -(-len(pictures) // columns) if pictures else 0
     width = 3.6 if len(pictures) == 1 else 2.2 * columns
-    gain = f"{report.flop_ratio:.2f}x fewer FLOPs than {report.baseline_steps} full-resolution steps"
+    spared = gain(report)
     parts = [textwrap.shorten(part, 40, placeholder=" ...)") for part in (report.spatial, report.temporal)]
     name = " + ".join(part for part in parts if part != "none")
-    run = {f"{name}: {gain}" if len(name) < 40 else f"{name}\n{gain}": report}
+    run = {f"{name}: {spared}" if len(name) < 40 else f"{name}\n{spared}": report}
     figure = Figure(figsize=(7.5 + width, max(_inches(run), 2.1 * lines)), layout="constrained")
     if not pictures:
         draw_runs(figure, run)
@@ -156,7 +157,7 @@ def draw_work(axis: Axes, report: RunRecord) -> None:
             place = ((start + end) / 2, 1.02 * stage.tokens)
             axis.text(*place, f"{share:.0%} reused", fontsize=7.5, color=INK, ha="center", va="bottom")
         start = end
-    axis.set_ylim(0, 1.12 * max((step.tokens for step in report.steps), default=1))
+    axis.set_ylim(0, 1.12 * max([1, *(step.tokens for step in report.steps)]))  # 0 tokens: nobody knows
     plain(axis)
 
 

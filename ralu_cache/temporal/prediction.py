@@ -10,6 +10,8 @@ from ralu_cache.history.nodes import DEPTH
 from ralu_cache.plane.checks import check_choice, check_integer, check_number, check_per_stage, check_share
 from ralu_cache.temporal.base import per_stage
 
+FEW = 4
+"""Runs of so few steps, or fewer, are computed whole: models made for them take a new turn at each."""
 CARRIED = ("keep", "trend", "reset")
 
 
@@ -85,7 +87,7 @@ class Forecast:
             raise ValueError(f"interval={self.interval} is for {len(self.interval)} stages, but the plan has {stages}")
 
     def computed(self, stages: Sequence[int]) -> list[bool]:
-        """Of every step of stages of so many steps each, whether it is computed."""
+        """Of every step of stages of so many steps each, whether it is computed; all of `FEW`."""
         found: list[bool] = []
         for stage, steps in enumerate(stages):
             fresh = stage == 0 or self.transition != "keep"
@@ -95,9 +97,9 @@ class Forecast:
                 if step == due:
                     due, gap = due + min(gap, self.most(stage)), gap + 1
         total = len(found)
-        return [
-            wanted or step < self.first or step >= total - self.last for step, wanted in enumerate(found)
-        ]
+        if total <= FEW:
+            return [True] * total
+        return [wanted or step < self.first or step >= total - self.last for step, wanted in enumerate(found)]
 
     def most(self, stage: int) -> int:
         """The longest interval of a stage."""
