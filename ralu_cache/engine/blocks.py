@@ -137,7 +137,8 @@ class BlockStack:
             return None
         stack: StackState = state.stack
         given = self.adapter.block_input(args, kwargs)
-        stack.entered, _ = self.adapter.image_tokens(given, state.active.layout.tokens)
+        image = given.shape[1] if state.active is None else state.active.layout.tokens
+        stack.entered, _ = self.adapter.image_tokens(given, image)
         if stack.tokens is None:
             return None
         assert self._sparse is not None

@@ -210,7 +210,8 @@ def _staged(
 
 
 def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
-    scale: int = getattr(pipe, "vae_scale_factor_spatial", None) or getattr(pipe, "vae_scale_factor", None) or 1
+    names = ("vae_scale_factor_spatial", "vae_scale_factor", "vae_spatial_compression_ratio")
+    scale: int = next((found for name in names if (found := getattr(pipe, name, None))), 1)
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
     return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill)
 

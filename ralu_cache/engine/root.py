@@ -178,11 +178,10 @@ class RootHook:
         self.adapter.check(given, _setting(run))
         self._probe(state, given)
         batch = given[self.adapter.takes].shape[0]
-        flipped = self._flips(call, run, batch)
-        if flipped:
+        self._begin(run, given)
+        if flipped := self._flips(call, run, batch):
             given = self.adapter.select(given, _other_half_first(given[self.adapter.takes]))
         whole = given
-        self._begin(run, given)
         rows, layout = run.share(batch)
         condition, skipped = None, frozenset[int]()
         if run.prediction is not None and not self.reduce_only:
@@ -262,7 +261,8 @@ class RootHook:
 
     def _stacked(self, call: Any, run: Run, batch: int) -> bool:
         """True for a call on both branches, False for one on samples that are not guided, or not any more."""
-        return bool(call.pipe.do_classifier_free_guidance) and not (run.index and batch == run.report.batch)
+        assert run.layout is not None
+        return bool(call.pipe.do_classifier_free_guidance) and not (run.index and batch == run.layout.batch)
 
     def _flips(self, call: Any, run: Run, batch: int) -> bool:
         """Whether a call's halves are to be exchanged, for what carries out guidance has those without prompt first."""
