@@ -35,21 +35,25 @@ class CountedAdapter(TransformerAdapter):
         """What each sample of a call costs."""
         raise NotImplementedError
 
+    def ragged(self, call: Mapping[str, Any]) -> int:
+        """What a call costs besides, outside of the blocks, where its samples differ."""
+        return 0
+
     def flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)
-        return batch * self.costs(call).forward(image, text)
+        return batch * self.costs(call).forward(image, text) + self.ragged(call)
 
     def skipped_flops(self, call: Mapping[str, Any]) -> float:
         batch, image, text = self.size(call)
-        return batch * self.costs(call).skipped(image, text)
+        return batch * self.costs(call).skipped(image, text) + self.ragged(call)
 
     def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
         batch, image, text = self.size(call)
-        return batch * self.costs(call).forward(image, text, fresh)
+        return batch * self.costs(call).forward(image, text, fresh) + self.ragged(call)
 
     def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
         batch, tokens, words = self.size(call)
-        return batch * self.costs(call).replay(tokens, words, image, text)
+        return batch * self.costs(call).replay(tokens, words, image, text) + self.ragged(call)
 
 
 def flux_blocks(transformer: Any) -> tuple[BlockCost, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -50,6 +51,8 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
                 ("img_mlp", Role.MLP, ("image",)),
                 ("txt_mlp", Role.MLP, ("text",)),
             ]
+        elif isinstance(block, ZImageTransformerBlock):
+            roles = [("attention", Role.ATTENTION, ("image",)), ("feed_forward", Role.MLP, ("image",))]
         elif isinstance(block, WanTransformerBlock):
             roles = [
                 ("attn1", Role.ATTENTION, ("image",)),
@@ -142,7 +145,7 @@ class Projections:
         return in_heads(self.attention, projected, norm)
 
     def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any], text: int) -> Tensor:
-        rotary, mask = inputs.get("image_rotary_emb"), text_mask(inputs, text)
+        rotary, mask = inputs.get("image_rotary_emb", inputs.get("freqs_cis")), text_mask(inputs, text)
         query, key = self._heads(given["to_q"], "norm_q"), self._heads(given["to_k"], "norm_k")
         if "add_k_proj" not in given:
             return received(turned(query[:, :0], query, rotary), turned(key[:, :0], key, rotary), mask=mask)

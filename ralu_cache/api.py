@@ -10,7 +10,8 @@ from typing import Any
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration
-from ralu_cache.engine.handle import Acceleration, FamilyAcceleration
+from ralu_cache.engine.family import FamilyAcceleration
+from ralu_cache.engine.handle import Acceleration
 from ralu_cache.engine.parts import resolve_parts
 from ralu_cache.engine.pipeline import handle_of, wear
 from ralu_cache.engine.planned import Planned, Wish, planned
@@ -77,9 +78,7 @@ def accelerate(
         parts = planner.base
     else:
         parts = resolve_parts(pipe, adapter, spatial, temporal, guidance, solver)
-    family = type(adapter)  # what follows may refuse
-    handle = FamilyAcceleration(pipe, family, parts, again, planner)
-    return _installed(pipe, handle)
+    return _installed(pipe, FamilyAcceleration(pipe, type(adapter), parts, again, planner))
 
 
 def _installed(pipe: Any, handle: Acceleration) -> Acceleration:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ralu_cache.app.options import add_app
+from ralu_cache.examples import add_examples
 from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_sweep, positive
 from ralu_cache.tune.calibration.options import add_calibrate
 from ralu_cache.tune.options import add_tune
@@ -18,11 +20,13 @@ METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 after printing one line that says what went wrong, 130 if interrupted."""
+    """Runs one command. Returns 0, 1 if a check of doctor failed, 2 after one line that says what went wrong, 130 if
+    interrupted.
+    """
     args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], None] = args.run
+    run: Callable[[argparse.Namespace], int | None] = args.run
     try:
-        run(args)
+        status = run(args)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         if args.traceback:
             raise
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ralu-cache: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,11 +51,30 @@ def _parser() -> argparse.ArgumentParser:
     add_recommend(commands.add_parser("recommend", help="the best setting of a sweep, and the line that uses it"))
     add_tune(commands.add_parser("tune", help="find the best settings for your model, size and steps; resumable"))
     add_calibrate(commands.add_parser("calibrate", help="fit TeaCache's polynomial to a checkpoint, stage by stage"))
+    add_app(commands.add_parser("app", help="compare full and accelerated pictures in the browser"), _silence_loading)
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )
     info.set_defaults(run=_info)
+    doctor = commands.add_parser("doctor", help="what a bug report needs, and a test of half a minute that all works")
+    doctor.add_argument("--device", help="of the test; default: cuda if there is one, else cpu")
+    doctor.set_defaults(run=_doctor)
+    add_examples(parser, commands.choices)
+    _complete(parser, commands.choices)
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Adds what prints a shell's completion; options that name files and folders are completed with those."""
+    import shtab
+
+    shtab.add_argument_to(parser, "--print-completion", help="a script for the shell's completion")
+    kinds = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}
+    for command in commands.values():
+        for action in command._actions:
+            for word, kind in kinds.items():
+                if word in str(action.metavar):
+                    action.complete = kind  # type: ignore[attr-defined]
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +157,13 @@ def _info(args: argparse.Namespace) -> None:
     from ralu_cache.info import describe
 
     print(describe())
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    _silence_loading()
+    from ralu_cache.doctor import diagnose
+
+    return 1 if diagnose(args.device) else 0
 
 
 def _silence_loading() -> None:

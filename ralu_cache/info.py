@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ PACKAGES = (
     "opencv-python-headless",
     "matplotlib",
     "torchmetrics",
+    "gradio",
 )
 BACKENDS = {"xformers": "xformers", "flash-attn": "flash_attn", "sageattention": "sageattention"}
 
@@ -49,9 +51,6 @@ def describe() -> str:
         for plan in LATE_PLANS.values()
     ]
     sections = {
-        "versions": [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)],
-        "devices": _devices(),
-        "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
         "families and their pipelines": [
             f"{adapter.family} (spatial 'ralu' is '{adapter.default_preset}'): {', '.join(adapter.pipelines)}"
             for adapter in known_adapters()
@@ -76,6 +75,22 @@ def describe() -> str:
             "early:T    until t = T, from 0 (noise) to 1 (clean)",
         ],
     }
+    return f"{installation()}\n\n{_text(sections)}"
+
+
+def installation() -> str:
+    """What is there: versions, devices, attention backends."""
+    return _text({
+        "versions": [
+            f"python {platform.python_version()}, {platform.platform()}",
+            *(f"{name} {_version(name)}" for name in PACKAGES),
+        ],
+        "devices": _devices(),
+        "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
+    })  # fmt: skip
+
+
+def _text(sections: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
 
 

@@ -23,6 +23,7 @@ from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
 from tests.pipelines_flux2 import SIBLINGS as FLUX2
 from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
 from tests.pipelines_qwen import make_qwen_pipeline
+from tests.pipelines_z_image import SIBLINGS as Z_IMAGE
 from tests.surroundings import one_thread  # noqa: F401
 from tests.test_qwen_siblings import small_references  # noqa: F401
 from tests.wan_pipelines import block, make_wan_image_pipeline, make_wan_pipeline, videos
@@ -98,6 +99,7 @@ MAKERS: dict[str, Maker] = {
         make_wan_image_pipeline, lambda pipe: videos((0,), 512, image=block(), guidance_scale=2.5)
     ),
     **FLUX2,
+    **Z_IMAGE,
     **FLUX_KIN,
 }
 

@@ -135,7 +135,8 @@ class BlockStack:
         if state is None or not state.stack.recording:
             return None
         stack: StackState = state.stack
-        stack.entered = self.adapter.block_input(args, kwargs)
+        given = self.adapter.block_input(args, kwargs)
+        stack.entered, _ = self.adapter.image_tokens(given, state.active.layout.tokens)
         if stack.tokens is None:
             return None
         assert self._sparse is not None
@@ -147,20 +148,28 @@ class BlockStack:
             return None
         stack: StackState = state.stack
         if stack.residual is not None:
-            if stack.residual.shape != args[0].shape:
+            image, others = self.adapter.image_tokens(args[0], stack.residual.shape[1])
+            if stack.residual.shape != image.shape:
                 raise RuntimeError(
-                    f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(args[0].shape)}"
+                    f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(image.shape)}"
                 )
-            return (_sum(args[0], stack.residual), *args[1:])
+            return (_joined(_sum(image, stack.residual), others), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
-        stack.left = args[0].to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
+        ran = (stack.entered if stack.tokens is None else stack.tokens).shape[1]
+        image, others = self.adapter.image_tokens(args[0], ran)
+        stack.left = image.to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
         if stack.tokens is None:
             return None
         assert stack.stale is not None
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
-        return (put(whole, stack.tokens, stack.left).to(args[0].dtype), *args[1:])
+        return (_joined(put(whole, stack.tokens, stack.left).to(image.dtype), others), *args[1:])
+
+
+def _joined(image: Tensor, others: Tensor | None) -> Tensor:
+    """The image tokens, and behind them what else the head is given."""
+    return image if others is None else torch.cat([image, others], 1)
 
 
 def _sum(entered: Tensor, residual: Tensor) -> Tensor:
