@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 from optuna import load_study
 from optuna.trial import TrialState
 
@@ -271,6 +272,14 @@ def test_bad_input_is_refused_before_it_begins(flux: Any, tmp_path: Path, given:
         tune(flux, **arguments)
     assert not (tmp_path / "p.json").exists() and not (tmp_path / "pictures").exists()
     assert handle_of(flux) is None
+
+
+def test_a_pipeline_without_stages_is_refused_by_name(tmp_path: Path) -> None:
+    pipe = make_pipeline()
+    pipe.scheduler = EulerDiscreteScheduler()
+    with pytest.raises(TypeError, match="EulerDiscreteScheduler"):
+        tune(pipe, prompts(), CALL, **GIVEN, study=tmp_path, out=tmp_path / "p.json")
+    assert handle_of(pipe) is None
 
 
 def test_a_corrupt_profile_is_refused_before_anything_is_tried(flux: Any, tmp_path: Path) -> None:
