@@ -79,18 +79,18 @@ def chosen(points: Sequence[Point], target: str) -> int:
     """The index of the point that is taken where nobody says how fast or how good.
 
     "loss": the fastest whose mean loss lies within the interval of the least one. "speed": the knee between the full
-    run and the fastest, where the share of the speed (its logarithm) exceeds the share of the loss most. Raises
-    ValueError for another target.
+    run and the fastest, where the share of the speed (its logarithm) exceeds the share of the loss (at the upper end of
+    its interval) most. Raises ValueError for another target.
     """
     if target not in TARGETS:
         raise ValueError(f"unknown target {target!r}; accepted: {', '.join(TARGETS)}")
     least = min(points, key=lambda point: point.loss)
     if target == "loss":
         return max(index for index, point in enumerate(points) if point.loss <= least.high)
-    most, worst = math.log(points[-1].speedup), max(point.loss for point in points)
+    most, worst = math.log(points[-1].speedup), max(point.high for point in points)
 
     def gain(index: int) -> float:
-        return math.log(points[index].speedup) / most - (points[index].loss / worst if worst > 0 else 0.0)
+        return math.log(points[index].speedup) / most - (points[index].high / worst if worst > 0 else 0.0)
 
     return max(range(len(points)), key=gain)
 
