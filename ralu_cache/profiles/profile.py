@@ -46,6 +46,11 @@ class Point:
         """The speed-up that can be promised of it: neither in time nor in FLOPs less."""
         return min(self.speedup, self.flop_ratio)
 
+    @property
+    def asked(self) -> float:
+        """What to ask for to get it: the same, rounded down to a tenth."""
+        return math.floor(10 * self.delivers + 1e-9) / 10
+
 
 @dataclass(frozen=True)
 class Measure:
