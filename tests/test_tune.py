@@ -132,7 +132,7 @@ def test_without_a_name_it_goes_into_the_users_cache_folder_and_is_found(tmp_pat
     found = tune(pipe, prompts(2), call, **GIVEN, study=tmp_path / "study", storage=str(tmp_path / "study.log"))
     assert found.path == cached_file(Model.of(pipe)) and [path for path, _ in find_profiles(pipe)] == [found.path]
     best = found.front.points[found.front.chosen]
-    with accelerate(pipe, max_loss=best.loss) as handle:
+    with accelerate(pipe, max_loss=best.high) as handle:
         pipe(**(pictures([0]) | call))
         assert handle.report.promised >= best.delivers
     assert len(states(tmp_path / "study.log")) == 3
