@@ -13,7 +13,7 @@ from ralu_cache.app.serve import launch
 from ralu_cache.generate import Request
 
 TARGET = Path(__file__).with_name("app.png")
-WIDTH, HEIGHT = 1280, 1000
+WIDTH, HEIGHT = 1280, 1480
 SECONDS = 120_000  # milliseconds
 PROMPT = "a large white ring on a red background"
 
@@ -31,7 +31,7 @@ def main() -> None:
         view.wait_for_timeout(1500)
         shot = Image.open(io.BytesIO(view.screenshot())).convert("RGB")
         browser.close()
-    shot.quantize(200).save(TARGET, optimize=True)
+    shot.save(TARGET, optimize=True)
     page.close()
 
 
