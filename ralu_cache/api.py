@@ -7,9 +7,13 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
+from torch import nn
+
+from ralu_cache.adapters.probed import probed
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.handle import Acceleration
 from ralu_cache.engine.parts import resolve_parts
@@ -56,8 +60,9 @@ def accelerate(
         none is so fast, an error names the fastest. For other calls, and if guidance or solver are given too, by a plan
         of coarse and fine steps made for their size and `num_inference_steps`, judged by FLOPs, which is said once; a
         call for which that can't be is refused, with the most that can be had.
-    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality is at most
-        this much, in the profile's measure (0 is the full run). Calls that were not measured run in full, and say so.
+    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality surely (at
+        95 %) is at most this much, in the profile's measure (0 is the full run). Calls that were not measured run in
+        full, and say so.
     profile: the file of `ralu-cache tune` to ask for both, or a `Profile`; else the one beside the model, in the user's
         cache folder, or shipped. Given alone, it is its own choice that is taken.
 
@@ -70,7 +75,7 @@ def accelerate(
         "max_loss": max_loss, "profile": profile,
     }  # fmt: skip
     again = partial(accelerate, **settings)
-    adapter, planner = matching_adapter(pipe), None
+    adapter, planner = matching_adapter(pipe) or _probed(pipe, settings), None
     if adapter is None:
         return _installed(pipe, _anywhere(pipe, settings, again))
     if speedup is not None or max_loss is not None or profile is not None:
@@ -104,9 +109,24 @@ def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planne
     return planned(pipe, adapter, wish, settings["profile"], others)
 
 
+def _probed(pipe: Any, settings: Mapping[str, Any]) -> Adapter | None:
+    """The adapter of a denoiser whose blocks are to be found; None where what is asked for needs no more than that."""
+    policy = resolve_temporal(settings["temporal"])
+    others = [name for name in ("spatial", *CHOOSING, "guidance", "solver") if settings[name] is not None]
+    if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
+        return None
+    transformer = getattr(pipe, "transformer", None)
+    if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
+        return None
+    return probed(stock_of(type(transformer)), type(pipe).__name__)(transformer)
+
+
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
     """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
-    works = "temporal='forecast' (with its interval, 'forecast:3'), and solver= on FlowMatchEulerDiscreteScheduler"
+    works = (
+        "temporal='forecast' (with its interval, 'forecast:3'), solver= on FlowMatchEulerDiscreteScheduler and, with a "
+        "pipe.transformer that a probe finds blocks in, temporal='teacache', 'seacache' or 'taylorseer'"
+    )
     for name in ("spatial", *CHOOSING, "guidance"):
         if settings[name] is not None:
             raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
