@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ralu_cache import Acceleration, Forecast, accelerate
 from tests.loop_pipeline import FLOW, SCHEDULERS, Linear, LoopPipeline, scheduler_of
-from tests.pipelines_any import SAMPLES, Sample
+from tests.pipelines_any import SAMPLES, Sample, no_adapters  # noqa: F401
 from tests.surroundings import looking, one_thread, recorded, together  # noqa: F401
 
 each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)

@@ -247,14 +247,7 @@ class SchedulerRun:
         )
 
     def _matches(self, t: Any, index: int) -> bool:
-        """Whether the pipeline's `t` is the time of a place; waits for the device at the run's first step at most."""
-        shown = self.shown["timesteps"]
-        if torch.is_tensor(t) and t.device == shown.device and t.dtype == shown.dtype and t.numel():
-            offset = t.data_ptr() - shown.data_ptr()
-            position, rest = divmod(offset, shown.element_size() * shown.stride(0))
-            if not rest and 0 <= position < len(self.places) and t.untyped_storage().data_ptr() == \
-                    shown.untyped_storage().data_ptr():  # a view of what it was shown
-                return self.places[position] == index
+        """Whether the pipeline's `t` is the time of a place; on a device it is looked at in the first step alone."""
         if torch.is_tensor(t) and t.device.type != "cpu" and self.index is not None:
             return True
         value = float(t.flatten()[0]) if torch.is_tensor(t) else float(t)
