@@ -141,7 +141,7 @@ def test_pipelines_are_stock_where_all_is_computed_and_after_it(sample: Sample, 
 
 
 @each_sample
-def test_pipelines_call_the_model_at_computed_steps_alone(sample: Sample, made: Any) -> None:
+def test_pipelines_call_the_model_at_computed_steps_alone(sample: Sample, made: Any, tmp_path: Any) -> None:
     """Nothing is hooked in the model; the report, the bar and a callback know of the other steps."""
     pipe, expected = made[str(sample)]
     denoiser, bars, told = getattr(pipe, sample.denoiser), list[Any](), list[None]()
@@ -166,6 +166,9 @@ def test_pipelines_call_the_model_at_computed_steps_alone(sample: Sample, made: 
     assert [(bar.total, bar.n) for bar in counted] == [(steps, steps)] * len(counted)
     text = str(report)
     assert f"{computed} of {steps} steps" in text and "unknown" in text and type(pipe.scheduler).__name__ in text
+    if sample is SAMPLES[-1]:
+        report.plot(tmp_path / "run.png"), report.save(tmp_path / "run.json")
+        assert (tmp_path / "run.png").stat().st_size > 1000 and "null" in (tmp_path / "run.json").read_text()
     assert report.to_dict()["flops"] is None and 0 < report.peak_cached_bytes <= 4 * 4 * found.numel() + 4096
 
 
