@@ -158,6 +158,7 @@ class BlockStack:
         if not stack.recording:
             return None
         assert stack.entered is not None
+        stack.entered = self.adapter.head_part(stack.entered, args[0].shape[1])
         stack.left = args[0].to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
         if stack.tokens is None:
             return None
