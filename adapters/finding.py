@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Place:
     """Where a tensor stands among the arguments of a module: by position or by name.
 
-    part: which of its tokens are meant, "all" of them or as many as are asked for, the "first" or the "last". batch: the
-    axis of the samples.
+    part: which of its tokens are meant, "all" of them or as many as are asked for, the "first" or the "last". batch:
+    the axis of the samples.
     """
 
     key: int | str

@@ -278,3 +278,17 @@ def test_nothing_is_touched_before_offload_hooks_have_brought_it(sana: Callable[
         assert sum(step.reused for step in handle.report.steps)
     back()
     torch.testing.assert_close(away, at_home, atol=1e-5, rtol=1e-5)
+
+
+class Grid(ToyTransformer):
+    """Its tokens lie in rows and columns all through (B, rows, columns, d)."""
+
+    def forward(self, hidden_states: Tensor, positions: Tensor, timestep: Tensor, prompt: Tensor) -> tuple[Tensor]:
+        hidden = self.start(hidden_states, positions, timestep, prompt).unflatten(1, (-1, 4))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return (self.head(hidden).flatten(1, 2),)
+
+
+def test_tokens_in_rows_and_columns() -> None:
+    check_served(Grid, "3 blocks in blocks, then head; kept is its residual; signal at qkv", "taylorseer")

@@ -147,19 +147,20 @@ class BlockStack:
         if state is None:
             return None
         stack: StackState = state.stack
-        if stack.residual is not None and self.adapter.replaces():
-            return (stack.residual.to(args[0].dtype), *args[1:])
         if stack.residual is not None:
-            if stack.residual.shape != args[0].shape:
-                raise RuntimeError(
-                    f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(args[0].shape)}"
-                )
-            return (_sum(args[0], stack.residual), *args[1:])
+            replaces = self.adapter.replaces()
+            residual = stack.residual if args[0].ndim == 3 else stack.residual.reshape(args[0].shape)
+            if not replaces and residual.shape != args[0].shape:
+                raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(args[0].shape)}")
+            return (residual.to(args[0].dtype) if replaces else _sum(args[0], residual), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
         stack.entered = self.adapter.head_part(stack.entered, args[0].shape[1])
         stack.left = args[0].to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
+        if stack.left.ndim > 3:  # frames, rows and columns of tokens
+            stack.left = stack.left.flatten(1, -2)
+            stack.entered = stack.entered.flatten(1, -2) if stack.entered.ndim else stack.entered
         if stack.tokens is None:
             return None
         assert stack.stale is not None

@@ -209,6 +209,8 @@ def _check(
     first, base = units[0], bases[0]
     if base.shape != head.tensor.shape:
         entered = None
+        if base.ndim > 3:
+            return f"{told}: {head.name} takes in {tuple(head.tensor.shape)}, and {tuple(base.shape)} without them"
     else:
         places = [place for place, tensor in _places(first.args, first.kwargs) if tensor.ndim > 1]
         given = (replace(place, batch=axis) for place in places for axis in (0, 1))
