@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.finding import Finding
 from ralu_cache.adapters.sites import Site
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
@@ -85,7 +86,11 @@ class Adapter(Protocol):
     default_preset: str  # what spatial="ralu" means
     pipelines: tuple[str, ...]  # those that it serves, and the user's own subclasses of them; others are refused
     patch: int  # latent pixels per token side
-    guidance: str = "calls"  # the pipelines call with the prompt, then without; "stack": both at once, without first
+    guidance: str = "calls"  # the pipelines call with the prompt, then without; "stack": both at once, without first,
+    # unless it is a "stack, prompt first"
+    fill: int = 1  # the model pads image tokens to whole multiples of so many
+    no_guidance: float = 1.0  # the scale at which their formula gives the prediction with the prompt
+    takes: str = "hidden_states"  # the denoiser's argument that holds the latents
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
     def __init__(self, transformer: Any) -> None: ...
@@ -94,6 +99,22 @@ class Adapter(Protocol):
     @abstractmethod
     def matches(cls, transformer: nn.Module) -> bool:
         """True if this adapter knows the denoiser's class. A model that merely looks alike is another family."""
+
+    def opened(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model's own arguments -> the `call` of all other methods: `hidden_states` (B, ...) is one tensor."""
+        return call
+
+    def closed(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse: arguments by name for the model."""
+        return dict(call)
+
+    def opened_prediction(self, prediction: Any) -> Tensor:
+        """What the model gives -> a tensor (B, ...), of the sign that the scheduler is given."""
+        return prediction
+
+    def closed_prediction(self, prediction: Tensor) -> Any:
+        """The inverse."""
+        return prediction
 
     @abstractmethod
     def conditioning(self, call: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
@@ -177,7 +198,7 @@ class Blocks(Protocol):
 
     @abstractmethod
     def head(self, transformer: Any) -> nn.Module:
-        """The first module after the blocks; the image tokens are its first positional argument."""
+        """The first module after the blocks; the image tokens are its first positional argument, or in it."""
 
     @abstractmethod
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
@@ -187,9 +208,31 @@ class Blocks(Protocol):
         """The image tokens (B, n, d) among a block's arguments."""
         return args[0] if args else kwargs["hidden_states"]  # gradient checkpointing goes by position
 
+    def image_tokens(self, hidden: Tensor, image: int) -> tuple[Tensor, Tensor | None]:
+        """What the first block or the head is given -> its `image` tokens, and what is behind them if there is more."""
+        return hidden, None
+
+    def replaces(self) -> bool:
+        """True if what the head takes in is kept itself, not as a residual: where no tokens of the first block's are
+        what the head would be given without the blocks. Then `block_input` gives a zero."""
+        return False
+
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""
         return dict(call)
+
+
+@runtime_checkable
+class Probed(Blocks, Protocol):
+    """Blocks of which nothing is known until a call of the denoiser has been probed."""
+
+    @abstractmethod
+    def found(self) -> Finding | None:
+        """What the probe found."""
+
+    @abstractmethod
+    def keep(self, finding: Finding | None) -> None:
+        """Know this from now on; None: nothing any more, for the denoiser is made of other parts."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from ralu_cache.app.options import add_app
 from ralu_cache.examples import add_examples
 from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_sweep, positive
 from ralu_cache.tune.calibration.options import add_calibrate
+from ralu_cache.tune.options import add_tune
 
 DEMO_MODELS = EMBEDDED[:3]
 METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ralu-4x+forecast:2+solver=multistep"
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
     add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
     add_recommend(commands.add_parser("recommend", help="the best setting of a sweep, and the line that uses it"))
+    add_tune(commands.add_parser("tune", help="find the best settings for your model, size and steps; resumable"))
     add_calibrate(commands.add_parser("calibrate", help="fit TeaCache's polynomial to a checkpoint, stage by stage"))
     add_app(commands.add_parser("app", help="compare full and accelerated pictures in the browser"), _silence_loading)
     info = commands.add_parser(
@@ -96,7 +98,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_call(parser)
     add("--prompt", action="append", required=True, help="repeat it for a batch")
-    add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
+    add("--spatial", help="ralu, ralu-4x, ..., or none (ralu, unless what follows chooses)")
+    add("--speedup", metavar="4x", help="the best setting that is at least so fast, as tuned or by the family's plan")
+    add("--max-loss", type=float, help="the fastest tuned setting that loses at most so much")
+    add("--profile", metavar="FILE.json", help="of ralu-cache tune; alone: the setting that it chose")
     add(
         "--temporal", default="none", metavar="NAME[:VALUE]", help="seacache:0.3, forecast:3, ...; default: %(default)s"
     )

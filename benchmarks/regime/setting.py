@@ -84,7 +84,7 @@ def pipeline(model: str, use: str = "compiled") -> Any:
     pipe = EMBEDDED[model].load()
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer.to(torch.bfloat16)
-    pipe.transformer.register_forward_pre_hook(_halved, with_kwargs=True)
+    pipe.transformer.register_forward_pre_hook(halved, with_kwargs=True)
     pipe.transformer.register_forward_hook(lambda module, arguments, output: (output[0].float(), *output[1:]))
     if use != "compiled":
         return pipe
@@ -94,7 +94,7 @@ def pipeline(model: str, use: str = "compiled") -> Any:
     return pipe
 
 
-def _halved(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def halved(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """All but levels, one a picture, and positions, three a token, in bfloat16."""
 
     def half(value: Any) -> Any:

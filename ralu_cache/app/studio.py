@@ -144,7 +144,7 @@ def _free() -> None:
 
 def refusals(pipe: Any) -> dict[str, str]:
     """What `accelerate` refuses for this pipeline, by the setting's name, and in whose words."""
-    asked = {f"temporal={name}": {"temporal": name} for name in temporal_names()}
+    asked: dict[str, dict[str, Any]] = {f"temporal={name}": {"temporal": name} for name in temporal_names()}
     asked |= {"spatial": {"spatial": "ralu"}, "speedup": {"speedup": "4x"}}
     asked |= {"solver": {"solver": "multistep"}, "guidance": {"guidance": "early"}}
     found = {}

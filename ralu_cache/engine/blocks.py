@@ -7,7 +7,8 @@ What is done in a call hangs on the call (`StackState`); the hooks here only ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +136,9 @@ class BlockStack:
         if state is None or not state.stack.recording:
             return None
         stack: StackState = state.stack
-        stack.entered = self.adapter.block_input(args, kwargs)
+        given = self.adapter.block_input(args, kwargs)
+        image = given.shape[1] if state.active is None else state.active.layout.tokens
+        stack.entered, _ = self.adapter.image_tokens(given, image)
         if stack.tokens is None:
             return None
         assert self._sparse is not None
@@ -146,21 +149,31 @@ class BlockStack:
         if state is None:
             return None
         stack: StackState = state.stack
+        if stack.residual is not None and self.adapter.replaces():
+            return (stack.residual.to(args[0].dtype), *args[1:])
         if stack.residual is not None:
-            if stack.residual.shape != args[0].shape:
+            image, others = self.adapter.image_tokens(args[0], stack.residual.shape[1])
+            if stack.residual.shape != image.shape:
                 raise RuntimeError(
-                    f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(args[0].shape)}"
+                    f"a residual of {tuple(stack.residual.shape)} cannot stand in for {tuple(image.shape)}"
                 )
-            return (_sum(args[0], stack.residual), *args[1:])
+            return (_joined(_sum(image, stack.residual), others), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
-        stack.left = args[0].to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
+        ran = (stack.entered if stack.tokens is None else stack.tokens).shape[1]
+        image, others = self.adapter.image_tokens(args[0], ran)
+        stack.left = image.to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
         if stack.tokens is None:
             return None
         assert stack.stale is not None
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
-        return (put(whole, stack.tokens, stack.left).to(args[0].dtype), *args[1:])
+        return (_joined(put(whole, stack.tokens, stack.left).to(image.dtype), others), *args[1:])
+
+
+def _joined(image: Tensor, others: Tensor | None) -> Tensor:
+    """The image tokens, and behind them what else the head is given."""
+    return image if others is None else torch.cat([image, others], 1)
 
 
 def _sum(entered: Tensor, residual: Tensor) -> Tensor:
@@ -190,6 +203,21 @@ def _passed_over(stock: Any) -> dict[str, Any]:
         return stock.__iter__(self) if stack is None or stack.residual is None else iter(())
 
     return {"__iter__": __iter__}
+
+
+@contextmanager
+def passing_over(lists: Sequence[nn.Module], state: StackState) -> Iterator[None]:
+    """Within it a loop over the lists finds no block, in the denoiser call that has this state."""
+    user = object()
+    for held in lists:
+        occupy(held, user, _passed_over)
+    state.residual = torch.empty(0)
+    try:
+        yield
+    finally:
+        state.rest()
+        for held in lists:
+            vacate(held, user)
 
 
 def _lists_of(blocks: list[nn.Module], transformer: nn.Module) -> list[nn.ModuleList]:

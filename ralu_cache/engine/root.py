@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import Adapter, Blocks, Cost, Layers, LayoutCall, Setting, TextAttention, Tokens
+from ralu_cache.adapters.protocols import (
+    Adapter,
+    Blocks,
+    Cost,
+    Layers,
+    LayoutCall,
+    Probed,
+    Setting,
+    TextAttention,
+    Tokens,
+)
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.arguments import control_scale, guidance_scale
 from ralu_cache.engine.blocks import BlockStack, StackState
@@ -24,7 +35,8 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.forecasted import Forecasted, stood_in
-from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole
+from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole, with_prediction
+from ralu_cache.engine.probing import find_stack
 from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.states import Pending, RootState
 from ralu_cache.engine.verdict import COMPUTED, Group
@@ -58,8 +70,11 @@ class RootHook:
         self._tokens = adapter if isinstance(adapter, Tokens) else None
         self._blocks = adapter if isinstance(adapter, Blocks) else None
         self._layers = adapter if isinstance(adapter, Layers) else None
+        self._probed = adapter if isinstance(adapter, Probed) else None
+        self._probing = threading.Lock()
         self._costs: Cost = adapter if isinstance(adapter, Cost) else Uncounted()
         self.reduce_only, self.number = number is not None, number
+        self._form = "calls" if adapter.guidance == "calls" else "stack"
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
         self._landmarks: list[nn.Module] = []
         self._handles: list[Any] = []
@@ -81,9 +96,10 @@ class RootHook:
                 self.stack.refresh()
             return
         self.remove()
-        if self.policy is not None:
-            assert self._blocks is not None
-            self.stack = BlockStack(self.module, self._blocks, self.policy, self.handle, self.working)
+        if self.policy is not None and self._probed is not None:
+            self._probed.keep(None)
+        elif self.policy is not None:
+            self._reach_blocks()
         self._handles = [
             self.module.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
             self.module.register_forward_hook(Hook(self._after), with_kwargs=True, always_call=True),
@@ -97,6 +113,17 @@ class RootHook:
             wanted, keep = self._wants_text_attention, self._keep_text_attention
             self._handles += self.adapter.install_text_attention(self.module, wanted, keep)
         self._landmarks = landmarks
+
+    def _reach_blocks(self) -> None:
+        assert self._blocks is not None and self.policy is not None
+        self.stack = BlockStack(self.module, self._blocks, self.policy, self.handle, self.working)
+
+    def _probe(self, state: RootState, given: Mapping[str, Any]) -> None:
+        """Find the blocks of a denoiser that no adapter knows, by a call of it: once, for all calls to come."""
+        with self._probing:
+            if self._probed is not None and self._probed.found() is None and self.policy is not None:
+                self._probed.keep(find_stack(self.module, given, state.stack))
+                self._reach_blocks()
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -142,15 +169,19 @@ class RootHook:
             state.rest()
         call.working = state
         given = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
-        state.pending = pending = self._prepare(call, state, given)
-        return (), dict(self._enter(state, pending, pending.groups[0]))
+        state.pending = pending = self._prepare(call, state, self.adapter.opened(given))
+        return (), self.adapter.closed(self._enter(state, pending, pending.groups[0]))
 
     def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
         self.adapter.check(given, _setting(run))
-        whole, batch = given, given["hidden_states"].shape[0]
+        self._probe(state, given)
+        batch = given[self.adapter.takes].shape[0]
         self._begin(run, given)
+        if flipped := self._flips(call, run, batch):
+            given = self.adapter.select(given, _other_half_first(given[self.adapter.takes]))
+        whole = given
         rows, layout = run.share(batch)
         condition, skipped = None, frozenset[int]()
         if run.prediction is not None and not self.reduce_only:
@@ -165,7 +196,7 @@ class RootHook:
         if index is not None:
             rows = tuple(rows[row] for row in index)
             layout = run.layout_for(rows)
-            given = self.adapter.select(given, torch.tensor(index, device=given["hidden_states"].device))
+            given = self.adapter.select(given, torch.tensor(index, device=given[self.adapter.takes].device))
         short, positions = given, None
         if run.lays_out and self.number is not None:
             given = short = {**given, **control_scale(call, self.number)}
@@ -173,7 +204,7 @@ class RootHook:
             assert self._tokens is not None
             positions = run.shares.positions(layout, run.method)
             short = self._tokens.shorten(given, layout, layout.reduce(self._seen(run, given, rows)), positions)
-        pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast)
+        pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast, flipped)
         if self.reduce_only:
             run.tally.controlled = True
             return pending
@@ -187,9 +218,9 @@ class RootHook:
 
     def _begin(self, run: Run, given: Mapping[str, Any]) -> None:
         """The run sees a call, where it is of another batch than the last."""
-        if not run.knows(given["hidden_states"].shape[0]):
+        if not run.knows(given[self.adapter.takes].shape[0]):
             grid = run.grid or self.adapter.grid(given)
-            batch, frames = given["hidden_states"].shape[0], self.adapter.frames(given)
+            batch, frames = given[self.adapter.takes].shape[0], self.adapter.frames(given)
             run.begin(grid, batch, lambda: self.adapter.latents(given, grid), frames)
 
     def _spare(self, pending: Pending, batch: int, computed: int) -> None:
@@ -222,17 +253,28 @@ class RootHook:
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
         """How guidance is to be carried out in a call; None where all is as the pipeline says."""
-        form = self.adapter.guidance
-        paired = form == "calls" or bool(call.pipe.do_classifier_free_guidance)
-        if self.reduce_only and (form == "calls" or not paired or any(run.guided(batch // 2))):
+        paired = self._form == "calls" or self._stacked(call, run, batch)
+        if self.reduce_only and (self._form == "calls" or not paired or any(run.guided(batch // 2))):
             return None
-        return pair_of(run, form, given, batch, paired, guidance_scale(call, self.module))
+        scale = guidance_scale(call, self.module)
+        return pair_of(run, self._form, given, batch, paired, scale, self.adapter.no_guidance)
+
+    def _stacked(self, call: Any, run: Run, batch: int) -> bool:
+        """True for a call on both branches, False for one on samples that are not guided, or not any more."""
+        assert run.layout is not None
+        return bool(call.pipe.do_classifier_free_guidance) and not (run.index and batch == run.layout.batch)
+
+    def _flips(self, call: Any, run: Run, batch: int) -> bool:
+        """Whether a call's halves are to be exchanged, for what carries out guidance has those without prompt first."""
+        if self.adapter.guidance != "stack, prompt first" or run.guidance is None or self.reduce_only:
+            return False
+        return self._stacked(call, run, batch)
 
     def _signals(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
         """The signals "modulated" and "canvas" of the pipeline's own samples, the last copy of them in a call."""
         assert run.layout is not None
-        batch, layout = len(given["hidden_states"]), run.layout
-        last = torch.arange(batch - layout.batch, batch, device=given["hidden_states"].device)
+        batch, layout = len(given[self.adapter.takes]), run.layout
+        last = torch.arange(batch - layout.batch, batch, device=given[self.adapter.takes].device)
         own = given if batch == layout.batch else self.adapter.select(given, last)
 
         def canvas() -> Tensor:
@@ -255,11 +297,11 @@ class RootHook:
         """The samples that are forecast in this step. condition: see `Run.condition`."""
         return run.decide(condition, lambda: self._signals(state, run, given))
 
-    def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Any:
-        """The output of a call whose samples are all forecast; None for any other."""
+    def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Tensor | None:
+        """The prediction of a call whose samples are all forecast; None for any other."""
         if run.prediction is None or run.prediction.chooser is None or state.known.conditional is None:
             return None
-        hidden = given["hidden_states"]
+        hidden = given[self.adapter.takes]
         self._begin(run, given)
         rows, _ = run.share(len(hidden))
         working, call.working, state.depth = call.working, state, 1  # what embeds a signal runs for this call
@@ -274,7 +316,7 @@ class RootHook:
         self.adapter.check(given, _setting(run))
         run.tally.count_call(partial(self._costs.flops, given), 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
-        return state.known.instead(stood_in(self.adapter, run, hidden, rows))
+        return stood_in(self.adapter, run, hidden, rows)
 
     def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of a call that needs none: a forecast, or u where no sample is guided. Nothing runs for it.
@@ -284,15 +326,14 @@ class RootHook:
         state, run = call.states.get(self), call.run
         if state is None or state.depth or run is None:
             return None
-        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        forecast = self._forecast(call, state, run, given)
-        if forecast is not None or run.guidance is None or not run.calls:
-            return forecast
-        if (answer := known_answer(run, self.adapter.guidance, state.known, given)) is None:
-            return None
-        run.tally.count_call(partial(self._costs.flops, given), 0, run)
-        run.tally.spare(state.known.flops)
-        return state.known.instead(answer)
+        given = self.adapter.opened({**dict(zip(self._names, args, strict=False)), **kwargs})
+        answer = self._forecast(call, state, run, given)
+        if answer is None and run.guidance is not None and run.calls:
+            answer = known_answer(run, self._form, state.known, given)
+            if answer is not None:
+                run.tally.count_call(partial(self._costs.flops, given), 0, run)
+                run.tally.spare(state.known.flops)
+        return None if answer is None else state.known.instead(self.adapter.closed_prediction(answer))
 
     def _signal(self, call: Mapping[str, Any]) -> Tensor:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
@@ -314,7 +355,9 @@ class RootHook:
             result = self._finish(module, state, pending, output)
             if self.handle.answers and not self.reduce_only and pending.run.calls == 1:
                 known = state.known
-                known.step, known.conditional = pending.run.index, output if result is None else result
+                whole = output if result is None else result
+                known.step = pending.run.index
+                known.conditional = with_prediction(whole, self.adapter.opened_prediction(whole[0]))
                 known.flops, known.rows = self._costs.flops(pending.call), pending.layout.batch
             return result
         finally:
@@ -324,15 +367,18 @@ class RootHook:
     def _finish(self, module: nn.Module, state: RootState, pending: Pending, output: Any) -> Any:
         """Call the model for the remaining groups; returns the full prediction, None if it is the output as it is."""
         groups, pair, run = pending.groups, pending.pair, pending.run
-        self._keep(state, pending, groups[0], output[0])
-        whole_call = pair is None and pending.forecast is None
-        if self.reduce_only or (len(groups) == 1 and pending.positions is None and whole_call):
+        if self.reduce_only:
             return None
-        parts = [output[0]]
+        parts = [self.adapter.opened_prediction(output[0])]
+        self._keep(state, pending, groups[0], parts[0])
+        whole_call = pair is None and pending.forecast is None and not pending.flipped
+        if len(groups) == 1 and pending.positions is None and whole_call:
+            return None
         state.depth, state.nested = 1, True
         try:
             for group in groups[1:]:
-                parts.append(module(**self._enter(state, pending, group))[0])
+                arguments = self.adapter.closed(self._enter(state, pending, group))
+                parts.append(self.adapter.opened_prediction(module(**arguments)[0]))
                 self._keep(state, pending, group, parts[-1])
         finally:
             state.depth, state.nested = 0, False
@@ -341,10 +387,12 @@ class RootHook:
             assert self._tokens is not None
             prediction = self._tokens.lengthen(prediction, pending.layout)
         if pending.forecast is not None:
-            prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call["hidden_states"])
+            prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call[self.adapter.takes])
         if pair is not None:
             prediction = whole(pair, run, state.known, prediction)
-        return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
+        if pending.flipped:
+            prediction = prediction[_other_half_first(prediction)]
+        return with_prediction(output, self.adapter.closed_prediction(prediction))
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
@@ -392,7 +440,7 @@ class RootHook:
         count = self._costs.skipped_flops if skipped else self._costs.flops
         if pending.branch is None:
             return count(call)
-        key, costs = (skipped, call["hidden_states"].shape), pending.branch.costs
+        key, costs = (skipped, call[self.adapter.takes].shape), pending.branch.costs
         if (known := costs.get(key)) is None:
             known = costs[key] = count(call)
         return known
@@ -438,6 +486,11 @@ class RootHook:
 def _setting(run: Run) -> Setting:
     caches = None if run.policy is None else run.policy.caches
     return Setting(run.method is not None, caches, len(run.places), run.believed_steps, run.leaves_out)
+
+
+def _other_half_first(rows: Tensor) -> Tensor:
+    """(B,) int64: the rows of the second half, then those of the first."""
+    return torch.arange(len(rows), device=rows.device).roll(len(rows) // 2)
 
 
 def _assemble(parts: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:

@@ -76,8 +76,14 @@ def profile_name(plan: str) -> str:
 
 def find_profile(transformer: Any, plan: str) -> Path | None:
     """The profile for a plan beside the model; of a model named by its id on the Hub, the one in the local cache."""
-    origin, name = _origin(transformer), profile_name(plan)
-    if origin is None or os.sep in name:  # the repr of a plan of one's own may hold anything
+    name = profile_name(plan)
+    return None if os.sep in name else file_beside(transformer, name)  # the repr of a plan of one's own
+
+
+def file_beside(transformer: Any, name: str) -> Path | None:
+    """A file of this name beside the model, or in the local cache if the model was named by its id on the Hub."""
+    origin = _origin(transformer)
+    if origin is None:
         return None
     if Path(origin).is_dir():
         beside = _whole(Path(origin)) / name
