@@ -60,8 +60,9 @@ def accelerate(
         none is so fast, an error names the fastest. For other calls, and if guidance or solver are given too, by a plan
         of coarse and fine steps made for their size and `num_inference_steps`, judged by FLOPs, which is said once; a
         call for which that can't be is refused, with the most that can be had.
-    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality is at most
-        this much, in the profile's measure (0 is the full run). Calls that were not measured run in full, and say so.
+    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality surely (at
+        95 %) is at most this much, in the profile's measure (0 is the full run). Calls that were not measured run in
+        full, and say so.
     profile: the file of `ralu-cache tune` to ask for both, or a `Profile`; else the one beside the model, in the user's
         cache folder, or shipped. Given alone, it is its own choice that is taken.
 
