@@ -56,7 +56,8 @@ def test_the_lines_of_a_page_run_from_top_to_bottom(
     monkeypatch.chdir(tmp_path)
     call = FluxPipeline.__call__.__wrapped__  # type: ignore[attr-defined]
     monkeypatch.setattr(call, "__defaults__", tuple(6 if value == 28 else value for value in call.__defaults__))
-    names: dict[str, Any] = {"pipe": pipe, "torch": torch, "accelerate": ralu_cache.accelerate, "__name__": "docs"}
+    given = {"pipe": pipe, "prompt": "a red fox", "torch": torch, "accelerate": ralu_cache.accelerate}
+    names: dict[str, Any] = {**given, "__name__": "docs"}
     try:
         for reason, lines in BLOCK.findall((DOCS / page).read_text()):
             code = compile(lines.replace("(...)", "(None)"), f"{page}: {lines[:40]!r}", "exec")
@@ -111,9 +112,9 @@ def test_docstrings_become_lists() -> None:
     pytest.importorskip("griffe")
     from docs.docstrings import readable
 
-    text = "First line.\n\nImportant\n    one: a\n        thing.\n    two, three: others\nRaises it.\n\nhow: what\n  more."
+    text = "First line.\n\nImportant\n    one: a\n        thing.\n    two, three: others\nRaises.\n\nhow: what\n  more."
     assert readable(text) == (
-        "First line.\n\n\n**Important**\n\n\n- **one**: a thing.\n- **two, three**: others\n\nRaises it.\n\n\n"
+        "First line.\n\n\n**Important**\n\n\n- **one**: a thing.\n- **two, three**: others\n\nRaises.\n\n\n"
         "- **how**: what more."
     )
 
