@@ -1,4 +1,4 @@
-"""The documentation site: its lines run, its commands parse, every page and public name is there. `make docs` builds it."""
+"""The documentation site: its lines run, its commands parse, every page and public name is there."""
 
 import importlib
 import inspect
