@@ -49,9 +49,9 @@ def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> Heads:
 def text_mask(inputs: Mapping[str, Any], words: int) -> Tensor | None:
     """(B, m) bool, which of so many text tokens count, from what an attention is given by name; None for all.
 
-    A mask of all pairs (B, 1, q, k), text first, says it in the row of its last image token; one (B, k) of a sequence
-    without a text of its own says it of all that is there.
+    A mask of all pairs (B, 1, q, k), text first, says it in the row of its last image token; one (B, k) is the text's,
+    or of a sequence without a text of its own.
     """
     if (mask := inputs.get("attention_mask")) is not None:
-        return mask if mask.ndim == 2 else mask[:, 0, -1, :words]
+        return mask.bool() if mask.ndim == 2 else mask[:, 0, -1, :words]
     return inputs.get("encoder_hidden_states_mask")

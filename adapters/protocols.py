@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.finding import Finding
 from ralu_cache.adapters.sites import Site
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
@@ -89,6 +90,7 @@ class Adapter(Protocol):
     # unless it is a "stack, prompt first"
     fill: int = 1  # the model pads image tokens to whole multiples of so many
     no_guidance: float = 1.0  # the scale at which their formula gives the prediction with the prompt
+    takes: str = "hidden_states"  # the denoiser's argument that holds the latents
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
     def __init__(self, transformer: Any) -> None: ...
@@ -210,9 +212,27 @@ class Blocks(Protocol):
         """What the first block or the head is given -> its `image` tokens, and what is behind them if there is more."""
         return hidden, None
 
+    def replaces(self) -> bool:
+        """True if what the head takes in is kept itself, not as a residual: where no tokens of the first block's are
+        what the head would be given without the blocks. Then `block_input` gives a zero."""
+        return False
+
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""
         return dict(call)
+
+
+@runtime_checkable
+class Probed(Blocks, Protocol):
+    """Blocks of which nothing is known until a call of the denoiser has been probed."""
+
+    @abstractmethod
+    def found(self) -> Finding | None:
+        """What the probe found."""
+
+    @abstractmethod
+    def keep(self, finding: Finding | None) -> None:
+        """Know this from now on; None: nothing any more, for the denoiser is made of other parts."""
 
 
 @runtime_checkable

@@ -78,18 +78,21 @@ def turned_by(heads: Tensor, factors: Tensor) -> Tensor:
 def turned(text: Tensor, image: Tensor, rotary: Any) -> Tensor:
     """Heads of text and image (B, m or n, H, d), in this order, turned by what their attention is given.
 
-    rotary: None for nothing, (cos, sin) of the whole sequence as in FLUX, complex factors (image, text) as in
-    Qwen-Image, or one tensor of them for all as in Z-Image, where the text is among the image's tokens.
+    rotary: None for nothing, (cos, sin) of the whole sequence as in FLUX, or of the image alone as in HunyuanVideo;
+    complex factors (image, text) as in Qwen-Image, or one tensor of them for all as in Z-Image, where the text is among
+    the image's tokens.
     """
     if rotary is None:
         return torch.cat([text, image], 1)
     if isinstance(rotary, Tensor):
         return turned_by(image, rotary)
-    if _is_complex(rotary[0]):
+    if _plain(rotary[0]).is_complex():
         streams = zip((text, image), (rotary[1], rotary[0]), strict=True)
         return torch.cat([apply_rotary_emb_qwen(part, factors, use_real=False) for part, factors in streams], 1)
+    if _plain(rotary[0]).shape[-2] == image.shape[1] and text.shape[1]:
+        return torch.cat([text, apply_rotary_emb(image, rotary, sequence_dim=1)], 1)
     return apply_rotary_emb(torch.cat([text, image], 1), rotary, sequence_dim=1)
 
 
-def _is_complex(table: Table) -> bool:
-    return (table.table if isinstance(table, PerSampleTable) else table).is_complex()
+def _plain(table: Table) -> Tensor:
+    return table.table if isinstance(table, PerSampleTable) else table

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ralu_cache.adapters.base import TransformerAdapter
 from ralu_cache.adapters.counted import CountedAdapter, row_flops
 from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.rope_z_image import placed_ropes
@@ -25,7 +26,7 @@ from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.report.row_flops import BlockCost, Part, StackCost
 
 
-class ZImageAdapter(CountedAdapter):
+class ZImageAdapter(CountedAdapter, TransformerAdapter):
     """`ZImageTransformer2DModel` under text-to-image, img2img and inpainting.
 
     The model gives the velocity with its sign turned, the pipelines turn it back. Guidance is one call on the stack

@@ -7,9 +7,13 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
+from torch import nn
+
+from ralu_cache.adapters.probed import probed
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.handle import Acceleration
 from ralu_cache.engine.parts import resolve_parts
@@ -71,7 +75,7 @@ def accelerate(
         "max_loss": max_loss, "profile": profile,
     }  # fmt: skip
     again = partial(accelerate, **settings)
-    adapter, planner = matching_adapter(pipe), None
+    adapter, planner = matching_adapter(pipe) or _probed(pipe, settings), None
     if adapter is None:
         return _installed(pipe, _anywhere(pipe, settings, again))
     if speedup is not None or max_loss is not None or profile is not None:
@@ -105,9 +109,24 @@ def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planne
     return planned(pipe, adapter, wish, settings["profile"], others)
 
 
+def _probed(pipe: Any, settings: Mapping[str, Any]) -> Adapter | None:
+    """The adapter of a denoiser whose blocks are to be found; None where what is asked for needs no more than that."""
+    policy = resolve_temporal(settings["temporal"])
+    others = [name for name in ("spatial", *CHOOSING, "guidance", "solver") if settings[name] is not None]
+    if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
+        return None
+    transformer = getattr(pipe, "transformer", None)
+    if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
+        return None
+    return probed(stock_of(type(transformer)), type(pipe).__name__)(transformer)
+
+
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
     """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
-    works = "temporal='forecast' (with its interval, 'forecast:3'), and solver= on FlowMatchEulerDiscreteScheduler"
+    works = (
+        "temporal='forecast' (with its interval, 'forecast:3'), solver= on FlowMatchEulerDiscreteScheduler and, with a "
+        "pipe.transformer that a probe finds blocks in, temporal='teacache', 'seacache' or 'taylorseer'"
+    )
     for name in ("spatial", *CHOOSING, "guidance"):
         if settings[name] is not None:
             raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")

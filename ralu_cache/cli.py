@@ -15,7 +15,7 @@ from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_swee
 from ralu_cache.tune.calibration.options import add_calibrate
 from ralu_cache.tune.options import add_tune
 
-DEMO_MODELS = EMBEDDED[:3]
+DEMO_MODELS = (*EMBEDDED[:3], "tiny-wan-unipc")
 METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ralu-4x+forecast:2+solver=multistep"
 
 
@@ -136,8 +136,8 @@ def _demo(args: argparse.Namespace) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if value is not None
     }
     for plan in DEMOS:
-        if plan.model.name in args.models:
-            out = Path(args.out) / plan.model.name
+        if plan.name in args.models:
+            out = Path(args.out) / plan.name
             summary = run_demo(replace(quick(plan) if args.quick else plan, **given), out)
             show(comparison_table(summary))
             print(f"\n{caption(summary)}\n")

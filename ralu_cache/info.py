@@ -13,6 +13,7 @@ import torch
 
 from ralu_cache.adapters import known_adapters
 from ralu_cache.adapters.parts import PARTS, parts_of
+from ralu_cache.engine.steppers import CLEAN, STEPPERS, VELOCITY
 from ralu_cache.plane.guidance import EARLY
 from ralu_cache.plane.presets import LATE_PLANS, PRESETS
 from ralu_cache.plane.regions import scorer_names
@@ -69,6 +70,10 @@ def describe() -> str:
             "multistep:N  UniPC of order N, 1 to 3; 2 if not given",
             "dpm:N      the same without its corrector",
         ],
+        "any other pipeline": [
+            "temporal='forecast' where the scheduler is one of these, or derives from one; solver= on the first",
+            *(f"forecasts of the {quantity}: {_schedulers(quantity)}" for quantity in (CLEAN, VELOCITY)),
+        ],
         "guidance": [
             "all        as the call says",
             f"early      in the stages that aren't fine; without stages until t = {EARLY:g}",
@@ -92,6 +97,12 @@ def installation() -> str:
 
 def _text(sections: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
+
+
+def _schedulers(quantity: str) -> str:
+    """Those of which so much is forecast."""
+    names = (name for name, stepper in STEPPERS.items() if stepper.quantity == quantity)
+    return ", ".join(name.removesuffix("Scheduler") for name in names)
 
 
 def _policies() -> list[str]:

@@ -6,11 +6,19 @@ import pytest
 
 from ralu_cache.adapters import find_adapter
 from ralu_cache.adapters.registry import BUILT_IN
-from tests.adapter_conformance import CHECKS, FAMILIES, LATER, Family
+from tests.adapter_conformance import CHECKS, FAMILIES, LATER, LONG, Family
+
+CASES = [
+    pytest.param(
+        check, family, id=f"{check.__name__.removeprefix('check_')}-{family}",
+        marks=[pytest.mark.slow] * (check in LONG and family in LATER),
+    )
+    for check in CHECKS
+    for family in FAMILIES + LATER
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES + LATER, ids=str)
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize(("check", "family"), CASES)
 def test_conformance(check: Callable[[Family], None], family: Family) -> None:
     check(family)
 

@@ -7,7 +7,8 @@ What is done in a call hangs on the call (`StackState`); the hooks here only ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +137,8 @@ class BlockStack:
             return None
         stack: StackState = state.stack
         given = self.adapter.block_input(args, kwargs)
-        stack.entered, _ = self.adapter.image_tokens(given, state.active.layout.tokens)
+        image = given.shape[1] if state.active is None else state.active.layout.tokens
+        stack.entered, _ = self.adapter.image_tokens(given, image)
         if stack.tokens is None:
             return None
         assert self._sparse is not None
@@ -147,6 +149,8 @@ class BlockStack:
         if state is None:
             return None
         stack: StackState = state.stack
+        if stack.residual is not None and self.adapter.replaces():
+            return (stack.residual.to(args[0].dtype), *args[1:])
         if stack.residual is not None:
             image, others = self.adapter.image_tokens(args[0], stack.residual.shape[1])
             if stack.residual.shape != image.shape:
@@ -199,6 +203,21 @@ def _passed_over(stock: Any) -> dict[str, Any]:
         return stock.__iter__(self) if stack is None or stack.residual is None else iter(())
 
     return {"__iter__": __iter__}
+
+
+@contextmanager
+def passing_over(lists: Sequence[nn.Module], state: StackState) -> Iterator[None]:
+    """Within it a loop over the lists finds no block, in the denoiser call that has this state."""
+    user = object()
+    for held in lists:
+        occupy(held, user, _passed_over)
+    state.residual = torch.empty(0)
+    try:
+        yield
+    finally:
+        state.rest()
+        for held in lists:
+            vacate(held, user)
 
 
 def _lists_of(blocks: list[nn.Module], transformer: nn.Module) -> list[nn.ModuleList]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from ralu_cache.adapters.protocols import Adapter
+from ralu_cache.adapters.finding import Finding
+from ralu_cache.adapters.protocols import Adapter, Probed
 from ralu_cache.engine.arguments import coarse_cost_of
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call
@@ -54,6 +55,13 @@ class FamilyAcceleration(Acceleration):
         reuses = any(each.temporal.policy is not None for each in self._possible)
         self._denoisers = Denoisers(family, policy, self, reuses)
         super().__init__(pipe, again)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """See `Acceleration.findings`."""
+        adapters = (root.adapter for root in self._denoisers.roots)
+        found = (adapter.found() for adapter in adapters if isinstance(adapter, Probed))
+        return [finding for finding in found if finding is not None]
 
     @property
     def wants_text_attention(self) -> bool:
@@ -202,7 +210,8 @@ def _staged(
 
 
 def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
-    scale = pipe.vae_scale_factor_spatial if hasattr(pipe, "vae_scale_factor_spatial") else pipe.vae_scale_factor
+    names = ("vae_scale_factor_spatial", "vae_scale_factor", "vae_spatial_compression_ratio")
+    scale: int = next((found for name in names if (found := getattr(pipe, name, None))), 1)
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
     return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from ralu_cache.adapters.finding import Finding
 from ralu_cache.engine.arguments import check_counted
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
@@ -51,6 +52,11 @@ class Acceleration:
     def report(self) -> Report | None:
         """What the latest pipeline call did (`completed` is False if it was cut short); None before the first."""
         return self._report
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Where the blocks are of denoisers that no adapter knows, once their first call has been probed."""
+        return []
 
     def _glance(self) -> Glance:
         pipe, settings = self._pipe(), getattr(self.again, "keywords", {})  # of a partial `accelerate`

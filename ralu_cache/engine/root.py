@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import Adapter, Blocks, Cost, Layers, LayoutCall, Setting, TextAttention, Tokens
+from ralu_cache.adapters.protocols import (
+    Adapter,
+    Blocks,
+    Cost,
+    Layers,
+    LayoutCall,
+    Probed,
+    Setting,
+    TextAttention,
+    Tokens,
+)
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.arguments import control_scale, guidance_scale
 from ralu_cache.engine.blocks import BlockStack, StackState
@@ -25,6 +36,7 @@ from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.forecasted import Forecasted, stood_in
 from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole, with_prediction
+from ralu_cache.engine.probing import find_stack
 from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.states import Pending, RootState
 from ralu_cache.engine.verdict import COMPUTED, Group
@@ -58,6 +70,8 @@ class RootHook:
         self._tokens = adapter if isinstance(adapter, Tokens) else None
         self._blocks = adapter if isinstance(adapter, Blocks) else None
         self._layers = adapter if isinstance(adapter, Layers) else None
+        self._probed = adapter if isinstance(adapter, Probed) else None
+        self._probing = threading.Lock()
         self._costs: Cost = adapter if isinstance(adapter, Cost) else Uncounted()
         self.reduce_only, self.number = number is not None, number
         self._form = "calls" if adapter.guidance == "calls" else "stack"
@@ -82,9 +96,10 @@ class RootHook:
                 self.stack.refresh()
             return
         self.remove()
-        if self.policy is not None:
-            assert self._blocks is not None
-            self.stack = BlockStack(self.module, self._blocks, self.policy, self.handle, self.working)
+        if self.policy is not None and self._probed is not None:
+            self._probed.keep(None)
+        elif self.policy is not None:
+            self._reach_blocks()
         self._handles = [
             self.module.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
             self.module.register_forward_hook(Hook(self._after), with_kwargs=True, always_call=True),
@@ -98,6 +113,17 @@ class RootHook:
             wanted, keep = self._wants_text_attention, self._keep_text_attention
             self._handles += self.adapter.install_text_attention(self.module, wanted, keep)
         self._landmarks = landmarks
+
+    def _reach_blocks(self) -> None:
+        assert self._blocks is not None and self.policy is not None
+        self.stack = BlockStack(self.module, self._blocks, self.policy, self.handle, self.working)
+
+    def _probe(self, state: RootState, given: Mapping[str, Any]) -> None:
+        """Find the blocks of a denoiser that no adapter knows, by a call of it: once, for all calls to come."""
+        with self._probing:
+            if self._probed is not None and self._probed.found() is None and self.policy is not None:
+                self._probed.keep(find_stack(self.module, given, state.stack))
+                self._reach_blocks()
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -150,12 +176,12 @@ class RootHook:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
         self.adapter.check(given, _setting(run))
-        batch = given["hidden_states"].shape[0]
-        flipped = self._flips(call, run, batch)
-        if flipped:
-            given = self.adapter.select(given, _other_half_first(given["hidden_states"]))
-        whole = given
+        self._probe(state, given)
+        batch = given[self.adapter.takes].shape[0]
         self._begin(run, given)
+        if flipped := self._flips(call, run, batch):
+            given = self.adapter.select(given, _other_half_first(given[self.adapter.takes]))
+        whole = given
         rows, layout = run.share(batch)
         condition, skipped = None, frozenset[int]()
         if run.prediction is not None and not self.reduce_only:
@@ -170,7 +196,7 @@ class RootHook:
         if index is not None:
             rows = tuple(rows[row] for row in index)
             layout = run.layout_for(rows)
-            given = self.adapter.select(given, torch.tensor(index, device=given["hidden_states"].device))
+            given = self.adapter.select(given, torch.tensor(index, device=given[self.adapter.takes].device))
         short, positions = given, None
         if run.lays_out and self.number is not None:
             given = short = {**given, **control_scale(call, self.number)}
@@ -192,9 +218,9 @@ class RootHook:
 
     def _begin(self, run: Run, given: Mapping[str, Any]) -> None:
         """The run sees a call, where it is of another batch than the last."""
-        if not run.knows(given["hidden_states"].shape[0]):
+        if not run.knows(given[self.adapter.takes].shape[0]):
             grid = run.grid or self.adapter.grid(given)
-            batch, frames = given["hidden_states"].shape[0], self.adapter.frames(given)
+            batch, frames = given[self.adapter.takes].shape[0], self.adapter.frames(given)
             run.begin(grid, batch, lambda: self.adapter.latents(given, grid), frames)
 
     def _spare(self, pending: Pending, batch: int, computed: int) -> None:
@@ -235,7 +261,8 @@ class RootHook:
 
     def _stacked(self, call: Any, run: Run, batch: int) -> bool:
         """True for a call on both branches, False for one on samples that are not guided, or not any more."""
-        return bool(call.pipe.do_classifier_free_guidance) and not (run.index and batch == run.report.batch)
+        assert run.layout is not None
+        return bool(call.pipe.do_classifier_free_guidance) and not (run.index and batch == run.layout.batch)
 
     def _flips(self, call: Any, run: Run, batch: int) -> bool:
         """Whether a call's halves are to be exchanged, for what carries out guidance has those without prompt first."""
@@ -246,8 +273,8 @@ class RootHook:
     def _signals(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
         """The signals "modulated" and "canvas" of the pipeline's own samples, the last copy of them in a call."""
         assert run.layout is not None
-        batch, layout = len(given["hidden_states"]), run.layout
-        last = torch.arange(batch - layout.batch, batch, device=given["hidden_states"].device)
+        batch, layout = len(given[self.adapter.takes]), run.layout
+        last = torch.arange(batch - layout.batch, batch, device=given[self.adapter.takes].device)
         own = given if batch == layout.batch else self.adapter.select(given, last)
 
         def canvas() -> Tensor:
@@ -274,7 +301,7 @@ class RootHook:
         """The prediction of a call whose samples are all forecast; None for any other."""
         if run.prediction is None or run.prediction.chooser is None or state.known.conditional is None:
             return None
-        hidden = given["hidden_states"]
+        hidden = given[self.adapter.takes]
         self._begin(run, given)
         rows, _ = run.share(len(hidden))
         working, call.working, state.depth = call.working, state, 1  # what embeds a signal runs for this call
@@ -360,7 +387,7 @@ class RootHook:
             assert self._tokens is not None
             prediction = self._tokens.lengthen(prediction, pending.layout)
         if pending.forecast is not None:
-            prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call["hidden_states"])
+            prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call[self.adapter.takes])
         if pair is not None:
             prediction = whole(pair, run, state.known, prediction)
         if pending.flipped:
@@ -413,7 +440,7 @@ class RootHook:
         count = self._costs.skipped_flops if skipped else self._costs.flops
         if pending.branch is None:
             return count(call)
-        key, costs = (skipped, call["hidden_states"].shape), pending.branch.costs
+        key, costs = (skipped, call[self.adapter.takes].shape), pending.branch.costs
         if (known := costs.get(key)) is None:
             known = costs[key] = count(call)
         return known
