@@ -14,7 +14,8 @@ from benchmarks.tune.study import Line, area, best_at, lines_of, plot, table
 
 def row(start: int, name: str, ratio: float, probability: float, train: float | None = None) -> dict[str, Any]:
     values = {key: [probability, probability + 2.0] for key in study.JUDGED}
-    return {"start": start, "setting": name, "ratio": ratio, "train": train} | values
+    high = None if train is None else train + 1
+    return {"start": start, "setting": name, "ratio": ratio, "train": train, "high": high} | values
 
 
 ROWS = [
