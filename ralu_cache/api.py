@@ -12,7 +12,7 @@ from torch import nn
 from ralu_cache.adapters.probed import probed
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
-from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.anywhere import AnyAcceleration, check_pipeline
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.handle import Acceleration
@@ -115,6 +115,9 @@ def _probed(pipe: Any, settings: Mapping[str, Any]) -> Adapter | None:
     others = [name for name in ("spatial", *CHOOSING, "guidance", "solver") if settings[name] is not None]
     if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
         return None
+    if getattr(policy, "reuse", None) == "prediction":
+        return None
+    check_pipeline(pipe)
     transformer = getattr(pipe, "transformer", None)
     if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
         return None
