@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands among the arguments of a module: by position or by name, and which of its tokens."""
+    """Where a tensor stands among the arguments of a module: by position or by name.
+
+    part: which of its tokens are meant, "all" of them or as many as are asked for, the "first" or the "last". batch:
+    the axis of the samples.
+    """
 
     key: int | str
-    start: int = 0
-    stop: int | None = None
+    part: str = "all"
+    batch: int = 0
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,13 @@ class ProbedAdapter(Adapter, Probed):
 
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         place = self._found.entered
+        return first_tensor(args, kwargs) if place is None else at(place, args, kwargs)
+
+    def head_part(self, entered: Tensor, count: int) -> Tensor:
+        place = self._found.entered
         if place is None:
-            return next(t for _, t in tensors_in([args, kwargs]) if t.is_floating_point()).new_zeros(())
-        return at(place, args, kwargs)
+            return entered.new_zeros(())
+        return entered[:, :count] if place.part == "first" else entered[:, entered.shape[1] - count :]
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         """What the first block's first part after its norm is given, of all samples (B, 4, ...), by running the model
@@ -123,7 +127,12 @@ def seen_at(module: nn.Module, run: Callable[[], Any], place: Place) -> Tensor:
 def at(place: Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """The tensor at a place among a module's arguments."""
     value: Tensor = args[place.key] if isinstance(place.key, int) else kwargs[place.key]
-    return value if place.stop is None else value[:, place.start : place.stop]
+    return value.movedim(place.batch, 0)
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The first tensor of numbers among a module's arguments."""
+    return next(tensor for _, tensor in tensors_in([args, kwargs]) if tensor.is_floating_point())
 
 
 def latents_argument(transformer: Any) -> str:

@@ -214,8 +214,12 @@ class Blocks(Protocol):
 
     def replaces(self) -> bool:
         """True if what the head takes in is kept itself, not as a residual: where no tokens of the first block's are
-        what the head would be given without the blocks. Then `block_input` gives a zero."""
+        what the head would be given without the blocks. Then `head_part` gives a zero."""
         return False
+
+    def head_part(self, entered: Tensor, count: int) -> Tensor:
+        """Of a `block_input` the `count` tokens (B, count, d) that the head would be given without the blocks."""
+        return entered
 
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""

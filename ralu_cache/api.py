@@ -12,7 +12,7 @@ from torch import nn
 from ralu_cache.adapters.probed import probed
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
-from ralu_cache.engine.anywhere import AnyAcceleration
+from ralu_cache.engine.anywhere import AnyAcceleration, check_pipeline
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.handle import Acceleration
@@ -60,8 +60,9 @@ def accelerate(
         none is so fast, an error names the fastest. For other calls, and if guidance or solver are given too, by a plan
         of coarse and fine steps made for their size and `num_inference_steps`, judged by FLOPs, which is said once; a
         call for which that can't be is refused, with the most that can be had.
-    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality is at most
-        this much, in the profile's measure (0 is the full run). Calls that were not measured run in full, and say so.
+    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality surely (at
+        95 %) is at most this much, in the profile's measure (0 is the full run). Calls that were not measured run in
+        full, and say so.
     profile: the file of `ralu-cache tune` to ask for both, or a `Profile`; else the one beside the model, in the user's
         cache folder, or shipped. Given alone, it is its own choice that is taken.
 
@@ -114,6 +115,9 @@ def _probed(pipe: Any, settings: Mapping[str, Any]) -> Adapter | None:
     others = [name for name in ("spatial", *CHOOSING, "guidance", "solver") if settings[name] is not None]
     if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
         return None
+    if getattr(policy, "reuse", None) == "prediction":
+        return None
+    check_pipeline(pipe)
     transformer = getattr(pipe, "transformer", None)
     if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
         return None

@@ -15,7 +15,7 @@ from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_swee
 from ralu_cache.tune.calibration.options import add_calibrate
 from ralu_cache.tune.options import add_tune
 
-DEMO_MODELS = EMBEDDED[:3]
+DEMO_MODELS = (*EMBEDDED[:3], "tiny-wan-unipc")
 METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ralu-4x+forecast:2+solver=multistep"
 
 
@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )
+    info.add_argument(
+        "model", nargs="?", metavar="PATH",
+        help="what works with this pipeline; where no adapter knows it, two steps are drawn to find its blocks",
+    )  # fmt: skip
+    info.add_argument("--height", type=positive, help="in pixels, of these steps")
+    info.add_argument("--width", type=positive)
+    info.add_argument("--device", help="default: cuda if there is one, else cpu")
+    info.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     info.set_defaults(run=_info)
     doctor = commands.add_parser("doctor", help="what a bug report needs, and a test of half a minute that all works")
     doctor.add_argument("--device", help="of the test; default: cuda if there is one, else cpu")
@@ -136,8 +144,8 @@ def _demo(args: argparse.Namespace) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if value is not None
     }
     for plan in DEMOS:
-        if plan.model.name in args.models:
-            out = Path(args.out) / plan.model.name
+        if plan.name in args.models:
+            out = Path(args.out) / plan.name
             summary = run_demo(replace(quick(plan) if args.quick else plan, **given), out)
             show(comparison_table(summary))
             print(f"\n{caption(summary)}\n")
@@ -154,9 +162,16 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     _silence_loading()
-    from ralu_cache.info import describe
+    if args.model is None:
+        from ralu_cache.info import describe
 
-    print(describe())
+        print(describe())
+        return
+    from ralu_cache.generate import Request
+    from ralu_cache.info import describe_model
+
+    given = {name: getattr(args, name) for name in ("model", "height", "width", "device", "dtype")}
+    print(describe_model(Request(prompt=["a red fox"], steps=2, **given)))
 
 
 def _doctor(args: argparse.Namespace) -> int:

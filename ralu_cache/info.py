@@ -13,6 +13,10 @@ import torch
 
 from ralu_cache.adapters import known_adapters
 from ralu_cache.adapters.parts import PARTS, parts_of
+from ralu_cache.adapters.registry import matching_adapter
+from ralu_cache.api import accelerate
+from ralu_cache.engine.steppers import CLEAN, STEPPERS, VELOCITY
+from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.plane.guidance import EARLY
 from ralu_cache.plane.presets import LATE_PLANS, PRESETS
 from ralu_cache.plane.regions import scorer_names
@@ -69,6 +73,10 @@ def describe() -> str:
             "multistep:N  UniPC of order N, 1 to 3; 2 if not given",
             "dpm:N      the same without its corrector",
         ],
+        "any other pipeline": [
+            "temporal='forecast' where the scheduler is one of these, or derives from one; solver= on the first",
+            *(f"forecasts of the {quantity}: {_schedulers(quantity)}" for quantity in (CLEAN, VELOCITY)),
+        ],
         "guidance": [
             "all        as the call says",
             f"early      in the stages that aren't fine; without stages until t = {EARLY:g}",
@@ -92,6 +100,27 @@ def installation() -> str:
 
 def _text(sections: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
+
+
+def _schedulers(quantity: str) -> str:
+    """Those of which so much is forecast."""
+    names = (name for name, stepper in STEPPERS.items() if stepper.quantity == quantity)
+    return ", ".join(name.removesuffix("Scheduler") for name in names)
+
+
+def describe_model(request: Request) -> str:
+    """What works with a pipeline, a line each: by its adapter, or by what a probe finds when it draws two steps."""
+    pipe = load(request)
+    lines = [f"{type(pipe).__name__} with {type(pipe.scheduler).__name__}"]
+    if (adapter := matching_adapter(pipe)) is not None:
+        parts = parts_of(type(adapter))
+        return "\n".join([*lines, f"family {adapter.family}: {', '.join(parts)}", *(PARTS[part][1] for part in parts)])
+    lines.append("no adapter knows it: temporal='forecast' works, which leaves out whole calls of the model")
+    with accelerate(pipe, temporal="taylorseer:2") as handle:
+        pipe(**call_arguments(request, pipe), output_type="latent")
+        works = "its blocks can be reused (temporal='teacache', 'seacache', 'taylorseer')"
+        lines += [f"{works}: {finding}" for finding in handle.findings]
+    return "\n".join(lines)
 
 
 def _policies() -> list[str]:

@@ -57,7 +57,8 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
         page.on("request", lambda request: elsewhere.append(request.url))
         page.goto(address)
         page.locator("#guidance input").wait_for()
-        playwright.expect(page.locator("#width input")).to_have_value("128", timeout=SECONDS)
+        for side in ("width", "height"):
+            playwright.expect(page.locator(f"#{side} input")).to_have_value("128", timeout=SECONDS)
         fill(page, steps=6, width=32, height=32)
         return page
 

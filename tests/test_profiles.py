@@ -108,14 +108,20 @@ def test_a_corrupt_file_is_refused_by_its_path_and_leaves_stock(flux: Any, tmp_p
     assert type(flux) is before
 
 
+def test_what_is_asked_for_is_had() -> None:
+    for speed in (4.96, 2.8, 19.99, 10.0):
+        point = replace(POINTS[0], speedup=speed, flop_ratio=speed + 1)
+        assert front(points=(point,), chosen=0).with_speedup(point.asked) == point and speed - 0.1 < point.asked
+
+
 def test_the_point_that_delivers() -> None:
     assert front().with_speedup(2.5).setting == MIDDLE
-    assert front().with_loss(4.0).setting == MIDDLE
+    assert front().with_loss(5.0).setting == MIDDLE
     with pytest.raises(ValueError, match=r"speedup=6 was not measured.*fastest is 5x, with a loss of 9"):
         front().with_speedup(6)
     with pytest.raises(ValueError, match=r"speedup=2.9 .*|fastest"):
         front(points=POINTS[:2]).with_speedup(2.9)  # 3x in time, 2.8x in FLOPs
-    with pytest.raises(ValueError, match=r"max_loss=0.5 was not measured.*least is 1 "):
+    with pytest.raises(ValueError, match=r"max_loss=0.5 was not measured.*least is 1 .*above 1.5"):
         front().with_loss(0.5)
 
 

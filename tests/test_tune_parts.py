@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,11 @@ def test_options_have_the_names_of_the_function() -> None:
         assert name in asked and name in accepted, name
         default = accepted[name].default
         assert asked[name] == default or str(asked[name]) == str(default), name
+
+
+def test_luck_on_few_prompts_beats_nothing() -> None:
+    """A setting that is well on some prompts and breaks others stands on the front by what it surely loses."""
+    sound, lucky = trial(0, 0.1, 1.0, 2.0, 1.0, 2.0), trial(1, 0.05, -20.0, -20.0, 20.0, 20.0)
+    assert lucky.loss < sound.loss and [one.number for one in front([sound, lucky])] == [0, 1]
+    narrow, wide = point(4, 2.0, 2.5), replace(point(8, 1.0, 9.0))
+    assert told_front([narrow, wide]) == (narrow, wide)

@@ -61,7 +61,7 @@ EMBEDDINGS = tuple(
 )
 WORDS = 8  # tokens of a prompt that is given embedded
 LEARNED = ("image_embeds", "negative_image_embeds", "hint", "image_embeddings")
-MASKS = ("mask_image", "mask")
+MASKS = ("mask_image", "mask", "control_mask", "mask_video")
 VIDEOS = ("video", "pose_video", "face_video", "control_video", "conditioning_frames")
 
 
@@ -72,14 +72,16 @@ def arguments(pipe: Any, steps: int = STEPS) -> Iterator[dict[str, Any]]:
         "num_inference_steps": steps, "height": SIDE, "width": SIDE, "num_frames": FRAMES, "video_length": FRAMES,
         "max_sequence_length": 16, "output_type": "latent", "prompt": "a red fox",
         "_auto_resize": False, "max_area": SIDE * SIDE, "resolution": SIDE,
-        "text_encoder_out_layers": (0, 1, 2), "class_labels": [0], "source_subject_category": "a fox",
-        "target_subject_category": "a fox", "generator": torch.Generator().manual_seed(0),
+        "text_encoder_out_layers": (0, 1, 2), "return_index": -1, "class_labels": [0],
+        "source_subject_category": "a fox", "target_subject_category": "a fox",
+        "generator": torch.Generator().manual_seed(0),
     }  # fmt: skip
     common = {name: value for name, value in common.items() if name in signature}
     given = {name: picture() for name in PICTURES if name in signature}
     given |= {name: [picture(n) for n in range(FRAMES)] for name in VIDEOS if name in signature}
     given |= {name: mask() for name in MASKS if name in signature}
-    given |= {name: learned(name) for name in LEARNED if name in signature}
+    must = inspect.Parameter.empty
+    given |= {n: learned(n) for n in LEARNED if n in signature and signature[n].default is must}
     required = {n: v for n, v in given.items() if signature[n].default is inspect.Parameter.empty}
     yield {**common, **given}
     common |= calls_of(type(pipe).__name__)

@@ -85,7 +85,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "EasyAnimateTransformer3DModel": {**GIVEN_SIZE, "patch_size": 2, "in_channels": 16, "out_channels": 16},
     "HiDreamImageTransformer2DModel": {
         "patch_size": 2, "in_channels": 16, "out_channels": 16, "caption_channels": (WIDTH, WIDTH),
-        "llama_layers": (0, 1), "text_emb_dim": 2 * WIDTH,
+        "llama_layers": (0, 1, 0, 1), "axes_dims_rope": (4, 6, 6), "text_emb_dim": 2 * WIDTH,
     },
     "HunyuanDiT2DModel": {"patch_size": 2, "in_channels": 4, "sample_size": 8},
     "HunyuanDiT2DControlNetModel": {"patch_size": 2, "in_channels": 4, "sample_size": 8},
@@ -93,6 +93,10 @@ COMPONENTS: dict[str, dict[str, Any]] = {
         "patch_size": 2, "in_channels": 4, "out_channels": 8, "sample_size": 8, "caption_channels": WIDTH,
         "cross_attention_dim": WIDTH, "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single",
         "norm_elementwise_affine": False, "video_length": 9,
+    },
+    "AutoencoderKLHunyuanImage": {
+        "in_channels": 3, "out_channels": 3, "latent_channels": 64, "block_out_channels": (128,) * 6,
+        "spatial_compression_ratio": 32, "sample_size": 64,
     },
     "AmusedScheduler": {"mask_token_id": 5},
     "CosmosTransformer3DModel": {"concat_padding_mask": False},
@@ -153,6 +157,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
         "scheduler": {"class": "DDPMScheduler", "variance_type": "learned_range"}},
     "IF*SuperResolution*": {"unet": {"in_channels": 6, "class_embed_type": "timestep"}},
     "*Cosmos*": {"safety_checker": Permissive},
+    "Cosmos2[TV]*": {"scheduler": {"use_karras_sigmas": True}},
     "Cosmos2VideoToWorld*": {"transformer": {"in_channels": 17}},
     "CosmosVideoToWorld*": {"transformer": {"in_channels": 17}},
     "Cosmos2_5*": {"transformer": {"in_channels": 17}},
@@ -163,6 +168,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
         DEEP,
     ),
     "Kandinsky5*I*Pipeline": {"transformer": {"in_visual_dim": 16, "out_visual_dim": 16}},
+    "Kandinsky5I2*": {"transformer": {"visual_cond": True}},
+    "Ideogram4*": {"text_encoder": {"class": "Qwen3VLModel"}},
     "StableDiffusion3*": {
         **DEEP, "text_encoder_3": {"d_model": 2 * WIDTH},
         "transformer": {"joint_attention_dim": 2 * WIDTH, "pooled_projection_dim": 2 * WIDTH},
@@ -198,7 +205,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "CycleDiffusion*": {"source_prompt": "a fox"},
     "TextToVideoZero*": {"t0": 3, "t1": 5},
     "AnyFlowFAR*": {"chunk_partition": [1, 2]},
-    "Ideogram4*": {"guidance_schedule": [3.0] * 7},
+    "Ideogram4*": {"guidance_schedule": None, "guidance_scale": 3.0},
     "VisualCloze*": {"task_prompt": "a fox", "content_prompt": "a fox"},
 }
 """Arguments of calls that their names don't tell."""

@@ -66,6 +66,9 @@ class Processor:
     def apply_chat_template(self, *messages: Any, **options: Any) -> Any:
         return self.tokenizer.apply_chat_template(*messages, **options)
 
+    def decode(self, *tokens: Any, **options: Any) -> Any:
+        return self.tokenizer.decode(*tokens, **options)
+
     def batch_decode(self, *tokens: Any, **options: Any) -> Any:
         return self.tokenizer.batch_decode(*tokens, **options)
 

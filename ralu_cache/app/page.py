@@ -154,7 +154,7 @@ def _describer(studios: Studios) -> Callable[[str, str], list[Any]]:
         return [
             prompts[0] if another else gr.skip(),  # what the visitor typed stays
             gr.update(value=None if guided is None else guided[1], interactive=guided is not None),
-            *[gr.update(value=studios.sides.get(model))] * 2, *_choices(studio),
+            *(gr.update(value=studios.sides.get(model)) for _ in ("width", "height")), *_choices(studio),
             gr.update(samples=[[text] for text in prompts]), _refused(studio),
         ]  # fmt: skip
 

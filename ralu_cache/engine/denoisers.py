@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ralu_cache.adapters.protocols import Adapter, Layers
+from ralu_cache.adapters.protocols import Adapter, Layers, Probed
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.root import RootHook
 from ralu_cache.temporal.policy import Policy
@@ -36,7 +36,7 @@ class Denoisers:
         try:
             for transformer in transformers:
                 roots.append(self._root(transformer, known))
-            for number, net in enumerate(_controlnets(pipe)):
+            for number, net in enumerate([] if issubclass(self._family, Probed) else _controlnets(pipe)):
                 root = known.get(id(net))
                 roots.append(root or RootHook(net, roots[0].adapter, self._handle, number=number))
         except BaseException:
@@ -82,6 +82,12 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
         raise ValueError(
             f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
             "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
+        )
+    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in transformer.modules())
+    if compiled and policy is not None and issubclass(family, Probed):
+        raise RuntimeError(
+            f"blocks of {stock_of(type(transformer)).__name__} are compiled, and a probe cannot look into those; "
+            "call the pipeline without compile_repeated_blocks(), or use temporal='forecast:3'"
         )
     if policy is None or policy.caches == "stack":
         return

@@ -9,7 +9,7 @@ with at least half of the largest one's weights, one whose residual can be told 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.finding import Finding, Place
 from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.probed import at
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.blocks import StackState, passing_over
 from ralu_cache.engine.disguise import stock_of
@@ -54,6 +55,8 @@ def find_stack(module: nn.Module, call: Mapping[str, Any], state: StackState) ->
     The root's own hooks are not asked, and weights are where offload hooks bring them. Raises NothingFound.
     """
 
+    batch = len(next(iter(call.values())))
+
     def run() -> Any:
         return type(module).forward(module, **call)
 
@@ -68,7 +71,7 @@ def find_stack(module: nn.Module, call: Mapping[str, Any], state: StackState) ->
         for weight, units in recording.candidates():
             if found and weight < found[0][0] / 2:
                 break
-            finding = _check(module, recording, units, run, output, state)
+            finding = _check(module, recording, units, run, output, state, batch)
             if isinstance(finding, str):
                 reasons.append(finding)
             elif finding.entered is not None:
@@ -159,19 +162,28 @@ class Recording:
 
 
 def _check(
-    module: nn.Module, recording: Recording, units: list[Unit], run: Callable[[], Any], output: Any, state: StackState
+    module: nn.Module,
+    recording: Recording,
+    units: list[Unit],
+    run: Callable[[], Any],
+    output: Any,
+    state: StackState,
+    batch: int,
 ) -> Finding | str:
-    """The finding that some units are, or why they are none."""
+    """The finding that some units are, or why they are none. batch: samples of the call."""
     names = tuple(name for unit in units for name in unit.lists)
     lists = [cast(nn.ModuleList, module.get_submodule(name)) for name in names]
+    blocks = [block for held in lists for block in held]
     told = f"without {', '.join(names)}"
     after = [taken for taken in recording.taken if taken.when > units[-1].end]
     after = [taken for taken in after if recording.once(module.get_submodule(taken.name))]
     if not after:
         return f"{told}: no module takes in tokens after them"
-    if not all(recording.once(block) for held in lists for block in held):
+    if not all(map(recording.once, blocks)):
         return f"{told}: a block of theirs does not run exactly once"
     head, bases = after[0], []
+    if len(head.tensor) != batch:
+        return f"{told}: {head.name} takes in {tuple(head.tensor.shape)}, not {batch} samples"
 
     def give(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if state.residual is None:
@@ -179,48 +191,56 @@ def _check(
         bases.append(args[0])
         return (head.tensor, *args[1:])
 
-    handle = module.get_submodule(head.name).register_forward_pre_hook(Hook(give))
+    ran: list[nn.Module] = []
+    hooks = [block.register_forward_pre_hook(Hook(lambda part, _: ran.append(part))) for block in blocks]
+    hooks.append(module.get_submodule(head.name).register_forward_pre_hook(Hook(give)))
     try:
         with passing_over(lists, state):
             without = run()
-    except Exception as error:
+    except Exception as error:  # of the model's own code, which may need what its blocks give
         return f"{told}: {type(error).__name__}: {error}"
     finally:
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
+    if ran:
+        return f"{told}: the forward comes to its blocks in another way than by a loop over them"
     if not bases or not _same(output, without):
         return f"{told} the output is another, though {head.name} takes in the same"
     first, base = units[0], bases[0]
     if base.shape != head.tensor.shape:
         entered = None
+        if base.ndim > 3:
+            return f"{told}: {head.name} takes in {tuple(head.tensor.shape)}, and {tuple(base.shape)} without them"
     else:
-        entered = next(filter(None, (_within(base, p, t) for p, t in _places(first.args, first.kwargs))), None)
-    blocks = sum(len(held) for held in lists)
-    return Finding(names, blocks, head.name, entered, _signal(first, base, entered))
+        places = [place for place, tensor in _places(first.args, first.kwargs) if tensor.ndim > 1]
+        given = (replace(place, batch=axis) for place in places for axis in (0, 1))
+        entered = next(filter(None, (_within(base, p, at(p, first.args, first.kwargs)) for p in given)), None)
+    if (signal := _signal(first, entered, batch)) is None:
+        return f"{told}: the first block is given no tokens of {batch} samples"
+    return Finding(names, len(blocks), head.name, entered, signal)
 
 
-def _signal(first: Unit, base: Tensor, entered: Place | None) -> tuple[str, Place]:
+def _signal(first: Unit, entered: Place | None, batch: int) -> tuple[str, Place] | None:
     """Where the modulated tokens are in the first block: what its first part that is no norm is given, or its input."""
     places = list(_places(first.args, first.kwargs))
     given = [tensor for place, tensor in places if entered is None or place.key == entered.key]
-    for name, place, tensor in first.signals:
-        if any(tensor.shape == other.shape and tensor is not other for other in given) and tensor.is_floating_point():
-            return name, place
-    for place, tensor in places:
-        if tensor.is_floating_point() and tensor.ndim > 2:
-            return "", place
-    return "", places[0][0]
+    parts = [part for part in first.signals if any(part[2].shape == t.shape and part[2] is not t for t in given)]
+    for name, place, tensor in [*parts, *(("", place, tensor) for place, tensor in places)]:
+        if tensor.is_floating_point() and tensor.ndim > 2 and batch in tensor.shape[:2]:
+            return name, replace(place, batch=tensor.shape.index(batch))
+    return None
 
 
 def _within(base: Tensor, place: Place, tensor: Tensor) -> Place | None:
-    """The place of `base` (B, n, ...) in a tensor, if it is that or some of its tokens (B, m, ...)."""
+    """The place of `base` (B, n, ...) in the tensor (B, m, ...) that is there, if it is that or some of its tokens."""
     if tensor.ndim != base.ndim or tensor.shape[0] != base.shape[0] or tensor.shape[2:] != base.shape[2:]:
         return None
     if tensor.dtype != base.dtype:
         tensor = tensor.to(base.dtype)
     count, most = base.shape[1], tensor.shape[1]
-    for start in dict.fromkeys((0, most - count, *range(most - count))) if most >= count else ():
+    for start, part in ((most - count, "last"), (0, "first")) if most >= count else ():
         if torch.equal(tensor[:, start : start + count], base):
-            return place if count == most else Place(place.key, start, start + count)
+            return replace(place, part="all" if count == most else part)
     return None
 
 

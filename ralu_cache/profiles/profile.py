@@ -46,6 +46,11 @@ class Point:
         """The speed-up that can be promised of it: neither in time nor in FLOPs less."""
         return min(self.speedup, self.flop_ratio)
 
+    @property
+    def asked(self) -> float:
+        """What to ask for to get it: the same, rounded down to a tenth."""
+        return math.floor(10 * self.delivers + 1e-9) / 10
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -85,7 +90,7 @@ class Front:
             raise ValueError("the points of a front must stand from slow to fast")
 
     def with_speedup(self, wanted: float) -> Point:
-        """The best one that is at least so fast. Raises ValueError, naming the fastest, if none is."""
+        """The one that is so fast and surely loses least. Raises ValueError, naming the fastest, if none is."""
         fitting = [point for point in self.points if point.delivers >= wanted]
         if not fitting:
             most = max(self.points, key=lambda point: point.delivers)
@@ -93,16 +98,17 @@ class Front:
                 f"speedup={wanted:g} was not measured for {self.call.told}: the fastest is {most.delivers:.3g}x, with "
                 f"a loss of {most.loss:.3g} {self.measure.unit} of {self.measure.label}; ask for less"
             )
-        return min(fitting, key=lambda point: point.loss)
+        return min(fitting, key=lambda point: point.high)
 
     def with_loss(self, most: float) -> Point:
-        """The fastest one whose mean loss is at most so much. Raises ValueError, naming the least, if none is."""
-        fitting = [point for point in self.points if point.loss <= most]
+        """The fastest one that surely (`Point.high`) loses at most so much. Raises ValueError, naming the least."""
+        fitting = [point for point in self.points if point.high <= most]
         if not fitting:
-            least = min(self.points, key=lambda point: point.loss)
+            least = min(self.points, key=lambda point: point.high)
             raise ValueError(
-                f"max_loss={most:g} was not measured for {self.call.told}: the least is {least.loss:.3g} "
-                f"{self.measure.unit} of {self.measure.label}, {least.delivers:.3g}x faster; allow more"
+                f"max_loss={most:g} was not measured for {self.call.told}: the least is {least.loss:.3g} (surely not "
+                f"above {least.high:.3g}) {self.measure.unit} of {self.measure.label}, {least.delivers:.3g}x faster; "
+                "allow more"
             )
         return max(fitting, key=lambda point: point.delivers)
 

@@ -65,6 +65,6 @@ def describe(tuned: Tuned, model: str) -> str:
     return "\n".join([
         table.plain(),
         f"profile: {tuned.path}\npage: {tuned.page}",
-        f"use it: accelerate(pipe, speedup={best.delivers:.2g}), accelerate(pipe, max_loss={best.loss:.3g}), or for *",
+        f"use it: accelerate(pipe, speedup={best.asked:g}), accelerate(pipe, max_loss={best.high:.4g}), or for *",
         f"        ralu-cache generate --model {model} --profile {tuned.path} --prompt ... with {front.call.flags}",
     ])  # fmt: skip

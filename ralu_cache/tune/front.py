@@ -34,6 +34,12 @@ class Measured:
     def loss(self) -> float:
         return float(np.mean(self.losses))
 
+    @property
+    def high(self) -> float:
+        """The upper end of the 95 % interval of the mean loss, by its standard error."""
+        few = len(self.losses) < 2
+        return self.loss if few else self.loss + 1.96 * float(np.std(self.losses, ddof=1)) / math.sqrt(len(self.losses))
+
 
 def hopeless(losses: Sequence[float], share: float, others: Iterable[Measured]) -> bool:
     """True if another trial that saw all prompts costs no more and is clearly better on the prompts seen so far; or if
@@ -49,11 +55,14 @@ def hopeless(losses: Sequence[float], share: float, others: Iterable[Measured]) 
 
 def front(trials: Iterable[Measured], most: int = MOST) -> list[Measured]:
     """The whole trials that are cheaper than the full run and than which none is both cheaper and better, from costly
-    to cheap; thinned out to `most`, evenly in the logarithm of their speed."""
+    to cheap; thinned out to `most`, evenly in the logarithm of their speed.
+
+    Better is what surely loses less: of many settings seen on few prompts, some have a low mean by luck.
+    """
     kept: list[Measured] = []
     whole = [trial for trial in trials if trial.whole and trial.share < 1]
-    for trial in sorted(whole, key=lambda each: (each.share, each.loss)):
-        if not kept or trial.loss < kept[-1].loss:
+    for trial in sorted(whole, key=lambda each: (each.share, each.high)):
+        if not kept or trial.high < kept[-1].high:
             kept.append(trial)
     kept.reverse()
     if len(kept) <= most:
@@ -66,8 +75,8 @@ def front(trials: Iterable[Measured], most: int = MOST) -> list[Measured]:
 def told_front(points: Iterable[Point]) -> tuple[Point, ...]:
     """The points than which none is both faster and better, from slow to fast."""
     kept: list[Point] = []
-    for point in sorted(points, key=lambda each: (-each.speedup, each.loss)):
-        if point.speedup > 1 and (not kept or point.loss < kept[-1].loss):
+    for point in sorted(points, key=lambda each: (-each.speedup, each.high)):
+        if point.speedup > 1 and (not kept or point.high < kept[-1].high):
             kept.append(point)
     return tuple(reversed(kept))
 
@@ -79,18 +88,18 @@ def chosen(points: Sequence[Point], target: str) -> int:
     """The index of the point that is taken where nobody says how fast or how good.
 
     "loss": the fastest whose mean loss lies within the interval of the least one. "speed": the knee between the full
-    run and the fastest, where the share of the speed (its logarithm) exceeds the share of the loss most. Raises
-    ValueError for another target.
+    run and the fastest, where the share of the speed (its logarithm) exceeds the share of the loss (at the upper end of
+    its interval) most. Raises ValueError for another target.
     """
     if target not in TARGETS:
         raise ValueError(f"unknown target {target!r}; accepted: {', '.join(TARGETS)}")
     least = min(points, key=lambda point: point.loss)
     if target == "loss":
         return max(index for index, point in enumerate(points) if point.loss <= least.high)
-    most, worst = math.log(points[-1].speedup), max(point.loss for point in points)
+    most, worst = math.log(points[-1].speedup), max(point.high for point in points)
 
     def gain(index: int) -> float:
-        return math.log(points[index].speedup) / most - (points[index].loss / worst if worst > 0 else 0.0)
+        return math.log(points[index].speedup) / most - (points[index].high / worst if worst > 0 else 0.0)
 
     return max(range(len(points)), key=gain)
 

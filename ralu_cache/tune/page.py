@@ -71,8 +71,8 @@ def _strips(
     full = folder / "full.png"
     save_strip(full, [bench.reference(chunk).pictures for chunk in bench.chunks(FEW)])
     numbers = {trial.setting: trial.number for trial in trials}
-    shown = [("in full", full)]
+    shown, faster = [("in full", full)], "faster" if front.cost == "seconds" else "fewer FLOPs"
     for point in front.points:
-        caption = f"{point.speedup:.3g}x faster, loss {point.loss:.3g}: {point.setting.told}"
+        caption = f"{point.speedup:.3g}x {faster}, loss {point.loss:.3g}: {point.setting.told}"
         shown.append((caption, folder / f"{numbers[point.setting]}.png"))
     return [(caption, base64.b64encode(path.read_bytes()).decode()) for caption, path in shown if path.exists()]

@@ -179,7 +179,7 @@ def _within(bench: Bench, study: Any, minutes: float) -> tuple[Bench, float]:
     """
     chunk = bench.chunks(1)[0]
     bench.yardstick(chunk)  # which warms up
-    seconds = bench.yardstick(chunk) * bench.steps / YARDSTICK
+    seconds = min(bench.yardstick(chunk) for _ in range(2)) * bench.steps / YARDSTICK
     if 60 * minutes < 2 * seconds:
         raise ValueError(
             f"minutes={minutes:g} are too few: a full run of {bench.steps} steps takes about {seconds:.3g} seconds; "
@@ -194,7 +194,11 @@ def _within(bench: Bench, study: Any, minutes: float) -> tuple[Bench, float]:
 
 
 def _space(pipe: Any, bench: Bench, scales: tuple[float, float] | None) -> Space:
-    """What this pipeline can be given: each part is installed once, and what is refused is left out."""
+    """What this pipeline can be given: each part is installed once, and what is refused is left out.
+
+    Raises TypeError or ValueError where plans are refused, which every setting has: no adapter, no stages.
+    """
+    accelerate(pipe, spatial="ralu").disable()
 
     def takes(**part: Any) -> bool:
         try:
@@ -206,8 +210,8 @@ def _space(pipe: Any, bench: Bench, scales: tuple[float, float] | None) -> Space
 
     guided = bench.guided(bench.chunks(1)[0])
     temporal = tuple(name for name in TEMPORAL if name == "none" or takes(temporal=name))
-    stages = (1, 2, 3) if takes(spatial="ralu") else (1,)
-    return Space(bench.steps, guided, stages, temporal, SOLVERS, scales=scales if guided else None)
+    solvers = tuple(name for name in SOLVERS if name == "euler" or takes(solver=name))
+    return Space(bench.steps, guided, temporal=temporal, solvers=solvers, scales=scales if guided else None)
 
 
 def _search(search: Any, end: float, trials: int | None) -> bool:
