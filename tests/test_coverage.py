@@ -18,7 +18,7 @@ one_thread = surroundings.one_thread
 
 SAMPLE = (
     "AuraFlowPipeline", "CogVideoXPipeline", "CogView4Pipeline", "HunyuanVideoPipeline", "Kandinsky5T2VPipeline",
-    "LTXPipeline", "LattePipeline", "Lumina2Pipeline", "MochiPipeline", "PixArtSigmaPipeline", "SanaPipeline",
+    "LattePipeline", "Lumina2Pipeline", "MochiPipeline", "PixArtSigmaPipeline", "SanaPipeline",
 )  # fmt: skip
 
 
