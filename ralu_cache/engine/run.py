@@ -172,6 +172,11 @@ class Run(Course):
         if self._settled:
             return
         assert self.layout is not None
+        if batch > self.layout.batch:
+            raise RuntimeError(
+                f"the scheduler steps with {batch} samples, the denoiser was called on {self.layout.batch}: this "
+                "pipeline goes on in a way of its own, which is not supported; disable it"
+            )
         self._settled = True
         self.report.batch = batch
         if self._numbers and len(self._numbers) != batch:
