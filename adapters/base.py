@@ -24,7 +24,7 @@ from ralu_cache.report.flops import TransformerShape, embedding_flops, forward_f
 _forward, _embedding = lru_cache(maxsize=256)(forward_flops), lru_cache(maxsize=256)(embedding_flops)
 
 
-class TransformerAdapter(Adapter, Tokens, Layers, Cost):
+class BlocksAdapter(Adapter, Layers, Cost):
     """A transformer whose blocks are followed by `norm_out`. A family sets, besides what `Adapter` asks for:
 
     channels: of the latents, as the model returns them.
@@ -93,6 +93,10 @@ class TransformerAdapter(Adapter, Tokens, Layers, Cost):
         given: Callable[[], dict[Site, dict[str, Tensor]] | None],
     ) -> Projections:
         return Projections(attention, site, names, given)
+
+
+class TransformerAdapter(BlocksAdapter, Tokens):
+    """One that runs on other sets of tokens too."""
 
 
 class TextImageAdapter(TransformerAdapter, TextAttention):

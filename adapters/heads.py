@@ -49,8 +49,9 @@ def attention_heads(attention: Any, hidden: Tensor, text: Tensor) -> Heads:
 def text_mask(inputs: Mapping[str, Any], words: int) -> Tensor | None:
     """(B, m) bool, which of so many text tokens count, from what an attention is given by name; None for all.
 
-    A mask of all pairs (B, 1, q, k), text first, says it in the row of its last image token.
+    A mask of all pairs (B, 1, q, k), text first, says it in the row of its last image token; one (B, k) is the text's,
+    or of a sequence without a text of its own.
     """
-    if (pairs := inputs.get("attention_mask")) is not None:
-        return pairs[:, 0, -1, :words]
+    if (mask := inputs.get("attention_mask")) is not None:
+        return mask.bool() if mask.ndim == 2 else mask[:, 0, -1, :words]
     return inputs.get("encoder_hidden_states_mask")

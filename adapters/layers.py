@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_ltx import LTXAttention, LTXVideoTransformerBlock
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -22,6 +24,8 @@ from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.rotary import turned
 from ralu_cache.adapters.sites import Role, Site
 from ralu_cache.history.layer_cache import LayerCache
+
+_ACROSS_HEADS = (WanAttention, LTXAttention)  # these normalise all heads as one
 
 
 def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
@@ -50,11 +54,13 @@ def find_sites(blocks: Sequence[nn.Module]) -> list[tuple[Site, nn.Module]]:
                 ("img_mlp", Role.MLP, ("image",)),
                 ("txt_mlp", Role.MLP, ("text",)),
             ]
-        elif isinstance(block, WanTransformerBlock):
+        elif isinstance(block, ZImageTransformerBlock):
+            roles = [("attention", Role.ATTENTION, ("image",)), ("feed_forward", Role.MLP, ("image",))]
+        elif isinstance(block, WanTransformerBlock | LTXVideoTransformerBlock):
             roles = [
                 ("attn1", Role.ATTENTION, ("image",)),
                 ("attn2", Role.CROSS_ATTENTION, ("image",)),
-                ("ffn", Role.MLP, ("image",)),
+                ("ffn" if isinstance(block, WanTransformerBlock) else "ff", Role.MLP, ("image",)),
             ]
         else:
             raise ValueError(
@@ -81,8 +87,9 @@ class Projections:
         given: Callable[[], dict[Site, dict[str, Tensor]] | None],
     ) -> None:
         self.attention, self.site, self.measures, self.given = attention, site, measures, given
-        if "attention" in measures and isinstance(attention, WanAttention):
-            raise ValueError("score 'attention' is not supported for Wan; choose 'value', 'key' or another score")
+        if "attention" in measures and isinstance(attention, _ACROSS_HEADS):
+            name = type(attention).__name__
+            raise ValueError(f"score 'attention' is not supported for {name}; choose 'value', 'key' or another score")
         needed: dict[str, tuple[str, ...]] = {
             "key": ("to_k",),
             "value": ("to_v",),
@@ -137,12 +144,12 @@ class Projections:
             given.setdefault(self.site, {})[name] = output
 
     def _heads(self, projected: Tensor, norm: str) -> Tensor:
-        if isinstance(self.attention, WanAttention):  # normalises all heads as one
+        if isinstance(self.attention, _ACROSS_HEADS):
             return getattr(self.attention, norm)(projected).unflatten(-1, (self.attention.heads, -1))
         return in_heads(self.attention, projected, norm)
 
     def _received(self, given: Mapping[str, Tensor], inputs: Mapping[str, Any], text: int) -> Tensor:
-        rotary, mask = inputs.get("image_rotary_emb"), text_mask(inputs, text)
+        rotary, mask = inputs.get("image_rotary_emb", inputs.get("freqs_cis")), text_mask(inputs, text)
         query, key = self._heads(given["to_q"], "norm_q"), self._heads(given["to_k"], "norm_k")
         if "add_k_proj" not in given:
             return received(turned(query[:, :0], query, rotary), turned(key[:, :0], key, rotary), mask=mask)

@@ -131,8 +131,8 @@ def at(place: Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The first tensor of numbers among a module's arguments."""
-    return next(tensor for _, tensor in tensors_in([args, kwargs]) if tensor.is_floating_point())
+    """The first tokens among a module's arguments."""
+    return next(tensor for _, tensor in tensors_in([args, kwargs]) if tensor.is_floating_point() and tensor.ndim > 2)
 
 
 def latents_argument(transformer: Any) -> str:

@@ -86,7 +86,10 @@ class Adapter(Protocol):
     default_preset: str  # what spatial="ralu" means
     pipelines: tuple[str, ...]  # those that it serves, and the user's own subclasses of them; others are refused
     patch: int  # latent pixels per token side
-    guidance: str = "calls"  # the pipelines call with the prompt, then without; "stack": both at once, without first
+    guidance: str = "calls"  # the pipelines call with the prompt, then without; "stack": both at once, without first,
+    # unless it is a "stack, prompt first"
+    fill: int = 1  # the model pads image tokens to whole multiples of so many
+    no_guidance: float = 1.0  # the scale at which their formula gives the prediction with the prompt
     takes: str = "hidden_states"  # the denoiser's argument that holds the latents
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
@@ -96,6 +99,22 @@ class Adapter(Protocol):
     @abstractmethod
     def matches(cls, transformer: nn.Module) -> bool:
         """True if this adapter knows the denoiser's class. A model that merely looks alike is another family."""
+
+    def opened(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model's own arguments -> the `call` of all other methods: `hidden_states` (B, ...) is one tensor."""
+        return call
+
+    def closed(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse: arguments by name for the model."""
+        return dict(call)
+
+    def opened_prediction(self, prediction: Any) -> Tensor:
+        """What the model gives -> a tensor (B, ...), of the sign that the scheduler is given."""
+        return prediction
+
+    def closed_prediction(self, prediction: Tensor) -> Any:
+        """The inverse."""
+        return prediction
 
     @abstractmethod
     def conditioning(self, call: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
@@ -179,7 +198,7 @@ class Blocks(Protocol):
 
     @abstractmethod
     def head(self, transformer: Any) -> nn.Module:
-        """The first module after the blocks; the image tokens are its first positional argument."""
+        """The first module after the blocks; the image tokens are its first positional argument, or in it."""
 
     @abstractmethod
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
@@ -188,6 +207,10 @@ class Blocks(Protocol):
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The image tokens (B, n, d) among a block's arguments."""
         return args[0] if args else kwargs["hidden_states"]  # gradient checkpointing goes by position
+
+    def image_tokens(self, hidden: Tensor, image: int) -> tuple[Tensor, Tensor | None]:
+        """What the first block or the head is given -> its `image` tokens, and what is behind them if there is more."""
+        return hidden, None
 
     def replaces(self) -> bool:
         """True if what the head takes in is kept itself, not as a residual: where no tokens of the first block's are

@@ -14,6 +14,9 @@ BUILT_IN = (
     "ralu_cache.adapters.qwen:QwenAdapter",
     "ralu_cache.adapters.wan:WanAdapter",
     "ralu_cache.adapters.flux2:Flux2Adapter",
+    "ralu_cache.adapters.z_image:ZImageAdapter",
+    "ralu_cache.adapters.hunyuan:HunyuanAdapter",
+    "ralu_cache.adapters.ltx:LTXAdapter",
     "ralu_cache.adapters.chroma:ChromaAdapter",
     "ralu_cache.adapters.longcat:LongCatAdapter",
 )

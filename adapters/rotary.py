@@ -31,7 +31,7 @@ class PerSampleTable:
         return self.table[:, :, None]
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """`torch.cat` of tables, some of which all samples share, along the tokens, as FLUX.2 joins text and image."""
         if function is not torch.cat:
             return NotImplemented
@@ -69,19 +69,30 @@ def pick(table: Table, places: Tensor) -> PerSampleTable:
     return PerSampleTable(table[places])
 
 
+def turned_by(heads: Tensor, factors: Tensor) -> Tensor:
+    """Pairs of neighbouring channels of (B, L, H, d) turned by complex factors (B, L, d / 2), as in Z-Image."""
+    pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * factors[:, :, None]).flatten(3).type_as(heads)
+
+
 def turned(text: Tensor, image: Tensor, rotary: Any) -> Tensor:
     """Heads of text and image (B, m or n, H, d), in this order, turned by what their attention is given.
 
-    rotary: None for nothing, (cos, sin) of the whole sequence as in FLUX, or complex factors (image, text) as in
-    Qwen-Image.
+    rotary: None for nothing, (cos, sin) of the whole sequence as in FLUX, or of the image alone as in HunyuanVideo;
+    complex factors (image, text) as in Qwen-Image, or one tensor of them for all as in Z-Image, where the text is among
+    the image's tokens.
     """
     if rotary is None:
         return torch.cat([text, image], 1)
-    if _is_complex(rotary[0]):
+    if isinstance(rotary, Tensor):
+        return turned_by(image, rotary)
+    if _plain(rotary[0]).is_complex():
         streams = zip((text, image), (rotary[1], rotary[0]), strict=True)
         return torch.cat([apply_rotary_emb_qwen(part, factors, use_real=False) for part, factors in streams], 1)
+    if _plain(rotary[0]).shape[-2] == image.shape[1] and text.shape[1]:
+        return torch.cat([text, apply_rotary_emb(image, rotary, sequence_dim=1)], 1)
     return apply_rotary_emb(torch.cat([text, image], 1), rotary, sequence_dim=1)
 
 
-def _is_complex(table: Table) -> bool:
-    return (table.table if isinstance(table, PerSampleTable) else table).is_complex()
+def _plain(table: Table) -> Tensor:
+    return table.table if isinstance(table, PerSampleTable) else table

@@ -1,8 +1,7 @@
 """Wan 2.1 and 2.2: videos (B, C, F, H, W), rotary positions of frame, row and column, text by cross-attention.
 
-A video is one tall image whose frames stand one below the other: rows become coarse, frames never do. A layout's tokens
-travel as a *ribbon*, a video of one frame and one row of patches (B, C, 1, p, p n), through the stock embedding, blocks
-and output; for the call the rotary table is replaced by that of the tokens' own positions.
+A layout's tokens travel as a *ribbon*, see `video.py`; for the call the rotary table is replaced by that of the tokens'
+own positions.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from ralu_cache.adapters.cross import CrossTextAdapter
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.sparse_wan import WanSparseProcessor
-from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.adapters.video import VideoAdapter, places_of
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import take
 from ralu_cache.report.cross_flops import CrossInputs, CrossShape
 
 
-class WanAdapter(CrossTextAdapter):
+class WanAdapter(VideoAdapter, CrossTextAdapter):
     """`WanTransformer3DModel` under text-to-video and image-to-video pipelines, one transformer or two (2.2).
 
     Image-to-video concatenates conditioning channels to the latents: coarse tokens get their block means. The tokens of
@@ -75,35 +75,11 @@ class WanAdapter(CrossTextAdapter):
                 "temporal policy"
             )
 
-    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
-        frames, height, width = call["hidden_states"].shape[2:]
-        return frames * (height // self.patch), width // self.patch
-
-    def frames(self, call: Mapping[str, Any]) -> int:
-        return call["hidden_states"].shape[2]
-
-    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
-        return self.to_image(call["hidden_states"][:, : self.channels], grid)
-
-    def to_image(self, latents: Tensor, grid: tuple[int, int]) -> Tensor:
-        return latents if latents.ndim == 4 else latents.flatten(2, 3)
-
-    def from_image(self, image: Tensor, like: Tensor) -> Tensor:
-        return image if like.ndim == 4 else image.unflatten(2, like.shape[2:4])
-
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
     ) -> dict[str, Any]:
-        condition = call["hidden_states"][:, self.channels :]
-        if condition.shape[1]:
-            tokens = torch.cat([tokens, layout.reduce(condition.flatten(2, 3))], -1)
-        ribbon = unpatchify(tokens, 1, tokens.shape[1], self.patch)[:, :, None]
         timestep = call["timestep"]  # of tokens: all the same, see `check`
-        return {**call, "hidden_states": ribbon, "timestep": timestep[..., : layout.tokens]}
-
-    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
-        image = layout.expand(patchify(prediction[:, :, 0], self.patch))
-        return image.unflatten(2, (layout.frames, -1))
+        return {**super().shorten(call, layout, tokens, positions), "timestep": timestep[..., : layout.tokens]}
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The stock table is shorter than a ribbon may be: it is asked for one token, and the hook gives the others."""
@@ -166,11 +142,7 @@ def rotary_tables(rope: Any, call: LayoutCall) -> tuple[Tensor, Tensor]:
 
     At whole positions they are those of the stock table, bit for bit.
     """
-    assert call.positions is not None
-    positions = call.positions[:1] if call.layout.shared else call.positions
-    frame = call.layout.token_frames()[: len(positions)]
-    row = positions[..., 0] - frame * (call.extent[0] // call.layout.frames)
-    axes = zip((rope.t_dim, rope.h_dim, rope.w_dim), (frame, row, positions[..., 1]), strict=True)
+    axes = zip((rope.t_dim, rope.h_dim, rope.w_dim), places_of(call), strict=True)
     cos, sin = zip(*(_axis(dim, place, rope.freqs_cos) for dim, place in axes), strict=True)
     return torch.cat(cos, -1)[:, :, None], torch.cat(sin, -1)[:, :, None]
 

@@ -21,9 +21,9 @@ import diffusers
 import torch
 
 from ralu_cache import RALU, Adaptive, TaylorSeer, accelerate
-from ralu_cache.api import Acceleration
 from ralu_cache.engine import blocks, branches
 from ralu_cache.engine.blocks import BlockStack
+from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.scheduler import _staged_class
 
@@ -42,7 +42,9 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "after the blocks": ((BlockStack, "_leave"),),
     "after the model": ((RootHook, "_after"),),
     "scheduler's step": ((_staged_class(SCHEDULER), "step"),),
-    "begin and end of the run": ((Acceleration, "new_run"), (Acceleration, "finish"), (Acceleration, "_refresh")),
+    "begin and end of the run": tuple(
+        (FamilyAcceleration, name) for name in ("new_run", "finish", "_refresh")
+    ),
     "arithmetic": ((branches, "extrapolate_uniform"), (blocks, "_sum"), (blocks.StackState, "take")),
     "stock": ((SCHEDULER, "step"),),
 }

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from os import PathLike
 from typing import Any
 
 from torch import nn
 
-from ralu_cache.adapters.parts import need
 from ralu_cache.adapters.probed import probed
 from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration, check_pipeline
 from ralu_cache.engine.disguise import stock_of
-from ralu_cache.engine.handle import Acceleration, FamilyAcceleration
+from ralu_cache.engine.family import FamilyAcceleration
+from ralu_cache.engine.handle import Acceleration
+from ralu_cache.engine.parts import resolve_parts
 from ralu_cache.engine.pipeline import handle_of, wear
+from ralu_cache.engine.planned import Planned, Wish, planned
 from ralu_cache.history.solvers import Multistep, resolve_solver
-from ralu_cache.plane.budget import BASE, Budget, wanted_speedup
-from ralu_cache.plane.guidance import Guidance, resolve_guidance
-from ralu_cache.plane.spatial import SpatialMethod, resolve_spatial
-from ralu_cache.temporal import Forecast, Policy, Temporal, resolve_temporal
-from ralu_cache.temporal.coefficients import calibrated
+from ralu_cache.plane.guidance import Guidance
+from ralu_cache.plane.spatial import SpatialMethod
+from ralu_cache.profiles.profile import Profile
+from ralu_cache.temporal import Forecast, Temporal, resolve_temporal
 
 __all__ = ["Acceleration", "accelerate"]
+CHOOSING = ("speedup", "max_loss", "profile")  # what chooses all others
 
 
 def accelerate(
@@ -33,6 +36,8 @@ def accelerate(
     speedup: str | float | None = None,
     guidance: str | Guidance | tuple[bool, ...] | None = None,
     solver: str | Multistep | None = None,
+    max_loss: float | None = None,
+    profile: str | PathLike[str] | Profile | None = None,
 ) -> Acceleration:
     """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
 
@@ -50,35 +55,35 @@ def accelerate(
         prediction with the prompt for both, so they cost half.
     solver: None or "euler" (the stock step), "multistep" (UniPC of order 2, "multistep:3" of order 3), "dpm" (order 2
         without UniPC's corrector) or a `Multistep(...)`. With stages it reads what was computed before a transition.
-    speedup: instead of both, 4 or "4x": every call costs the denoiser at least that many times fewer FLOPs than the
-        same call in full, by a plan of coarse and fine steps made for its size and `num_inference_steps`; a call for
-        which that can't be is refused, with the most that can be had. Which plans draw well was measured on the
-        embedded models alone, and is said so once.
+    speedup: instead of both, 4 or "4x": every call costs the denoiser at least that many times less than the same call
+        in full. Where `ralu-cache tune` measured such calls on this model, by the best setting that was found, and if
+        none is so fast, an error names the fastest. For other calls, and if guidance or solver are given too, by a plan
+        of coarse and fine steps made for their size and `num_inference_steps`, judged by FLOPs, which is said once; a
+        call for which that can't be is refused, with the most that can be had.
+    max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality surely (at
+        95 %) is at most this much, in the profile's measure (0 is the full run). Calls that were not measured run in
+        full, and say so.
+    profile: the file of `ralu-cache tune` to ask for both, or a `Profile`; else the one beside the model, in the user's
+        cache folder, or shipped. Given alone, it is its own choice that is taken.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown
     method or option; each names what was given and what is accepted.
     """
-    if speedup is not None and (spatial is not None or temporal is not None):
-        raise ValueError(f"speedup={speedup!r} chooses both; leave out spatial={spatial!r} and temporal={temporal!r}")
     settings: dict[str, Any] = {
         "spatial": spatial, "temporal": temporal, "speedup": speedup, "guidance": guidance, "solver": solver,
+        "max_loss": max_loss, "profile": profile,
     }  # fmt: skip
     again = partial(accelerate, **settings)
-    adapter = matching_adapter(pipe)
-    family = type(adapter) if adapter is not None else _probed(pipe, settings)
-    if family is None:
+    adapter, planner = matching_adapter(pipe) or _probed(pipe, settings), None
+    if adapter is None:
         return _installed(pipe, _anywhere(pipe, settings, again))
-    budget = None if speedup is None else Budget(wanted_speedup(speedup))
-    names = (family.default_preset if spatial == "ralu" else spatial if budget is None else budget, temporal)
-    plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
-    found = calibrated(resolve_temporal(temporal), label, pipe.transformer, family.family, plan)
-    integrator = resolve_solver(solver)
-    method = resolve_spatial(spatial, family.default_preset) if budget is None else BASE
-    guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
-    _check_parts(family, method, found.policy, settings)
-    handle = FamilyAcceleration(pipe, family, method, plan, found, again, guided, budget, integrator)
-    return _installed(pipe, handle)
+    if speedup is not None or max_loss is not None or profile is not None:
+        planner = _planner(pipe, adapter, settings)
+        parts = planner.base
+    else:
+        parts = resolve_parts(pipe, adapter, spatial, temporal, guidance, solver)
+    return _installed(pipe, FamilyAcceleration(pipe, type(adapter), parts, again, planner))
 
 
 def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
@@ -90,10 +95,24 @@ def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
     return handle
 
 
-def _probed(pipe: Any, settings: Mapping[str, Any]) -> type[Adapter] | None:
+def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planned:
+    """What gives each call a setting of its own. Raises ValueError for arguments that don't go together."""
+    asked = {name: value for name, value in settings.items() if value is not None}
+    fixed = [name for name in ("spatial", "temporal", "guidance", "solver") if name in asked]
+    free = ["guidance", "solver"] if asked.keys().isdisjoint({"max_loss", "profile"}) else []
+    if clash := [name for name in fixed if name not in free]:
+        chooses = next(name for name in CHOOSING if name in asked)
+        told = " and ".join(f"{name}={asked[name]!r}" for name in clash)
+        raise ValueError(f"{chooses}={asked[chooses]!r} chooses what is computed; leave out {told}")
+    others = resolve_parts(pipe, adapter, guidance=asked.get("guidance"), solver=asked.get("solver")) if fixed else None
+    wish = Wish.read(settings["speedup"], settings["max_loss"])
+    return planned(pipe, adapter, wish, settings["profile"], others)
+
+
+def _probed(pipe: Any, settings: Mapping[str, Any]) -> Adapter | None:
     """The adapter of a denoiser whose blocks are to be found; None where what is asked for needs no more than that."""
     policy = resolve_temporal(settings["temporal"])
-    others = [name for name in ("spatial", "speedup", "guidance", "solver") if settings[name] is not None]
+    others = [name for name in ("spatial", *CHOOSING, "guidance", "solver") if settings[name] is not None]
     if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
         return None
     if getattr(policy, "reuse", None) == "prediction":
@@ -102,7 +121,7 @@ def _probed(pipe: Any, settings: Mapping[str, Any]) -> type[Adapter] | None:
     transformer = getattr(pipe, "transformer", None)
     if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
         return None
-    return probed(stock_of(type(transformer)), type(pipe).__name__)
+    return probed(stock_of(type(transformer)), type(pipe).__name__)(transformer)
 
 
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
@@ -111,7 +130,7 @@ def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acc
         "temporal='forecast' (with its interval, 'forecast:3'), solver= on FlowMatchEulerDiscreteScheduler and, with a "
         "pipe.transformer that a probe finds blocks in, temporal='teacache', 'seacache' or 'taylorseer'"
     )
-    for name in ("spatial", "speedup", "guidance"):
+    for name in ("spatial", *CHOOSING, "guidance"):
         if settings[name] is not None:
             raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
     forecast = resolve_temporal(settings["temporal"])
@@ -127,18 +146,3 @@ def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acc
         forecast.check_stages(1)
     label = "none" if asked is None else asked if isinstance(asked, str) else repr(asked)
     return AnyAcceleration(pipe, forecast, label, resolve_solver(settings["solver"]), again)
-
-
-def _check_parts(
-    family: type[Adapter], method: SpatialMethod | None, policy: Policy | Forecast | None, settings: Mapping[str, Any]
-) -> None:
-    """Raises ValueError for what the family's adapter lacks a part for."""
-    asked = "spatial" if settings["speedup"] is None else "speedup"
-    if asked == "speedup":
-        need(family, "cost", f"{asked}={settings[asked]!r}")
-    if method is not None:
-        need(family, "tokens", f"{asked}={settings[asked]!r}")
-        if "text_attention" in method.scorer.needs:
-            need(family, "text attention", f"regions={method.scorer.name!r}")
-    if policy is not None and not isinstance(policy, Forecast):
-        need(family, "blocks" if policy.caches == "stack" else "layers", f"temporal={settings['temporal']!r}")

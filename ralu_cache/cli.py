@@ -5,23 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ralu_cache.app.options import add_app
+from ralu_cache.examples import add_examples
 from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_sweep, positive
 from ralu_cache.tune.calibration.options import add_calibrate
+from ralu_cache.tune.options import add_tune
 
-DEMO_MODELS = EMBEDDED[:3]
+DEMO_MODELS = (*EMBEDDED[:3], "tiny-wan-unipc")
 METHODS = "SPATIAL, +TEMPORAL, +solver=..., +guidance=..., or several such as ralu-4x+forecast:2+solver=multistep"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 after printing one line that says what went wrong, 130 if interrupted."""
+    """Runs one command. Returns 0, 1 if a check of doctor failed, 2 after one line that says what went wrong, 130 if
+    interrupted.
+    """
     args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], None] = args.run
+    run: Callable[[argparse.Namespace], int | None] = args.run
     try:
-        run(args)
+        status = run(args)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         if args.traceback:
             raise
@@ -31,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ralu-cache: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="accelerate any local or hub checkpoint and draw with it"))
     add_sweep(commands.add_parser("sweep", help="speed and quality of many settings, resumable"))
     add_recommend(commands.add_parser("recommend", help="the best setting of a sweep, and the line that uses it"))
+    add_tune(commands.add_parser("tune", help="find the best settings for your model, size and steps; resumable"))
     add_calibrate(commands.add_parser("calibrate", help="fit TeaCache's polynomial to a checkpoint, stage by stage"))
+    add_app(commands.add_parser("app", help="compare full and accelerated pictures in the browser"), _silence_loading)
     info = commands.add_parser(
         "info", help="versions, devices, supported pipelines, presets, temporal policies, attention backends"
     )
@@ -57,7 +64,25 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--device", help="default: cuda if there is one, else cpu")
     info.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     info.set_defaults(run=_info)
+    doctor = commands.add_parser("doctor", help="what a bug report needs, and a test of half a minute that all works")
+    doctor.add_argument("--device", help="of the test; default: cuda if there is one, else cpu")
+    doctor.set_defaults(run=_doctor)
+    add_examples(parser, commands.choices)
+    _complete(parser, commands.choices)
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Adds what prints a shell's completion; options that name files and folders are completed with those."""
+    import shtab
+
+    shtab.add_argument_to(parser, "--print-completion", help="a script for the shell's completion")
+    kinds = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}
+    for command in commands.values():
+        for action in command._actions:
+            for word, kind in kinds.items():
+                if word in str(action.metavar):
+                    action.complete = kind  # type: ignore[attr-defined]
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +106,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_call(parser)
     add("--prompt", action="append", required=True, help="repeat it for a batch")
-    add("--spatial", default="ralu", help="ralu, ralu-4x, ..., or none; default: %(default)s")
+    add("--spatial", help="ralu, ralu-4x, ..., or none (ralu, unless what follows chooses)")
+    add("--speedup", metavar="4x", help="the best setting that is at least so fast, as tuned or by the family's plan")
+    add("--max-loss", type=float, help="the fastest tuned setting that loses at most so much")
+    add("--profile", metavar="FILE.json", help="of ralu-cache tune; alone: the setting that it chose")
     add(
         "--temporal", default="none", metavar="NAME[:VALUE]", help="seacache:0.3, forecast:3, ...; default: %(default)s"
     )
@@ -116,8 +144,8 @@ def _demo(args: argparse.Namespace) -> None:
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if value is not None
     }
     for plan in DEMOS:
-        if plan.model.name in args.models:
-            out = Path(args.out) / plan.model.name
+        if plan.name in args.models:
+            out = Path(args.out) / plan.name
             summary = run_demo(replace(quick(plan) if args.quick else plan, **given), out)
             show(comparison_table(summary))
             print(f"\n{caption(summary)}\n")
@@ -144,6 +172,13 @@ def _info(args: argparse.Namespace) -> None:
 
     given = {name: getattr(args, name) for name in ("model", "height", "width", "device", "dtype")}
     print(describe_model(Request(prompt=["a red fox"], steps=2, **given)))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    _silence_loading()
+    from ralu_cache.doctor import diagnose
+
+    return 1 if diagnose(args.device) else 0
 
 
 def _silence_loading() -> None:

@@ -34,6 +34,7 @@ class DemoPlan:
 
     methods: as `methods.parse_method` reads them; of a cached one the uncached plan is run too. size: pixels of a
     side. steps: those of the full run that all is compared with. guidance: in place of the model's own arguments.
+    scheduler: "unipc", the one that Wan was released with, in place of the model's own.
     """
 
     model: EmbeddedModel
@@ -45,6 +46,23 @@ class DemoPlan:
     repeats: int = 3
     device: str = "cpu"
     guidance: Mapping[str, float] = field(default_factory=dict)
+    scheduler: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and for the command line."""
+        return self.model.name if self.scheduler is None else f"{self.model.name}-{self.scheduler}"
+
+    def load(self) -> Any:
+        """The pipeline, on its device, with its scheduler."""
+        from diffusers import UniPCMultistepScheduler
+
+        pipe = self.model.load().to(self.device)
+        if self.scheduler is not None:
+            pipe.scheduler = UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=pipe.scheduler.config.shift
+            )
+        return pipe
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -55,6 +73,8 @@ class DemoPlan:
         for name in ("size", "steps", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.scheduler not in (None, "unipc"):
+            raise ValueError(f"scheduler must be None or 'unipc', got {self.scheduler!r}")
         for name in ("prompts", "methods", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -78,6 +98,24 @@ DEMO = DemoPlan(
     size=128,
     guidance={"true_cfg_scale": 6.0},  # where few plain steps break pictures
 )
+_WAN = DemoPlan(
+    model=TINY_WAN,
+    prompts=(
+        "a blue square shrinking on a yellow background",
+        "a yellow square moving down on a purple background",
+        "a purple triangle growing on a cyan background",
+        "a white circle moving up on an orange and red horizontal striped background",
+    ),
+    methods=(
+        "ralu-4x",
+        "ralu-7x",
+        "+seacache:0.2",
+        "ralu-4x+seacache:0.4",
+        "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false",
+    ),
+    size=TINY_WAN.size,
+    repeats=2,
+)
 DEMOS = (
     DEMO,
     replace(
@@ -86,23 +124,9 @@ DEMOS = (
         methods=("ralu", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-3x", "+seacache:0.2", "ralu-3x+seacache:0.4"),
         guidance={"guidance_scale": 6.0},
     ),
-    DemoPlan(
-        model=TINY_WAN,
-        prompts=(
-            "a blue square shrinking on a yellow background",
-            "a yellow square moving down on a purple background",
-            "a purple triangle growing on a cyan background",
-            "a white circle moving up on an orange and red horizontal striped background",
-        ),
-        methods=(
-            "ralu-4x",
-            "ralu-7x",
-            "+seacache:0.2",
-            "ralu-4x+seacache:0.4",
-            "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false",
-        ),
-        size=TINY_WAN.size,
-        repeats=2,
+    _WAN,
+    replace(
+        _WAN, methods=("ralu-8x", "ralu-4x", "+seacache:0.2", "ralu-8x+seacache:0.4"), repeats=1, scheduler="unipc"
     ),
 )
 GIF_SCALE = 2
@@ -133,7 +157,7 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
     from ralu_cache.report import figures  # noqa: F401  (what is missing should not cost a run)
 
     folder = Path(out)
-    trials = measure(plan, plan.model.load().to(plan.device))
+    trials = measure(plan, plan.load())
     likeness = {"psnr": psnr, "ssim": ssim}
     uncached = {trial.method: trial for trial in reversed(trials) if trial.temporal is None}
     rows = {
@@ -143,7 +167,7 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
         for trial in trials
     }
     summary = {
-        "model": plan.model.name,
+        "model": plan.name,
         "arguments": plan.arguments,
         "size": plan.size,
         "frames": plan.arguments.get("num_frames"),
@@ -196,11 +220,10 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
     pace = 0.1 if sys.stderr.isatty() else 10.0  # seconds between updates: a log file needs fewer lines
     with tqdm(desc="warm-up", unit="step", mininterval=pace) as bar, _quiet():
         fast = _accelerated(plan.methods)
-        for trial in fast:
-            report = _sample(plan, pipe, trial, plan.seeds[0], bar)[1]
-            assert report is not None
-            trial.steps, trial.flops = len(report.steps), report.flops
-            step = report.baseline_flops / report.baseline_steps  # one full-resolution step of batch and branches
+        reports = [_report(_sample(plan, pipe, trial, plan.seeds[0], bar)[1]) for trial in fast]
+        step = _step_flops(reports)
+        for trial, report in zip(fast, reports, strict=True):
+            trial.steps, trial.flops = len(report.steps), _flops(report, step)
         equal = sorted({max(1, round(trial.flops / step)) for trial in fast} - {plan.steps}, reverse=True)
         plain = [Trial(f"{steps} plain steps", steps, steps * step) for steps in equal]
         trials = [Trial("full", plan.steps, plan.steps * step), *fast, *plain]
@@ -217,8 +240,26 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
                 if report is not None:
                     trial.reports.setdefault(seed, report)
     for trial in fast:  # what is reused differs from seed to seed
-        trial.flops = fmean(report.flops for report in trial.reports.values())
+        trial.flops = fmean(_flops(report, step) for report in trial.reports.values())
     return trials
+
+
+def _report(report: Report | None) -> Report:
+    assert report is not None
+    return report
+
+
+def _step_flops(reports: Sequence[Report]) -> float:
+    """Of one full-resolution step of batch and branches. Raises ValueError where no run's cost is known."""
+    for report in reports:
+        if report.counted:
+            return report.baseline_flops / report.baseline_steps
+    raise ValueError("forecasts by the scheduler alone don't know what a step costs; name one method with a plan too")
+
+
+def _flops(report: Report, step: float) -> float:
+    """Of a run; where the model's cost is not known, by the steps at which it was called."""
+    return report.flops if report.counted else report.called_steps * step
 
 
 def _accelerated(methods: Sequence[str]) -> list[Trial]:

@@ -32,10 +32,13 @@ class Request:
     negative_prompt: str | None = None
     true_cfg_scale: float | None = None
     guidance_scale: float | None = None
-    spatial: str = "ralu"
+    spatial: str | None = None
     temporal: str = "none"
     guidance: str = "none"
     solver: str = "none"
+    speedup: str | None = None
+    max_loss: float | None = None
+    profile: str | None = None
     height: int | None = None
     width: int | None = None
     steps: int | None = None
@@ -54,15 +57,27 @@ class Request:
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise ValueError(f"num-images must be at least 1, got {self.num_images}")
-        if (self.report or self.plot) and self.method == Method():
+        if (self.report or self.plot) and not self.acceleration:
             raise ValueError(
                 "--report and --plot need an acceleration, but --spatial, --temporal, --solver and --guidance are none"
             )
 
     @property
     def method(self) -> Method:
-        """All parts, read as the demo reads them."""
-        return parse_method(f"{self.spatial}+{self.temporal}+{SOLVER}{self.solver}+{GUIDANCE}{self.guidance}")
+        """All parts, read as the demo reads them; "ralu" where nothing says what is computed."""
+        spatial = self.spatial or ("none" if self._chosen else "ralu")
+        return parse_method(f"{spatial}+{self.temporal}+{SOLVER}{self.solver}+{GUIDANCE}{self.guidance}")
+
+    @property
+    def acceleration(self) -> dict[str, Any]:
+        """What `accelerate` is given."""
+        return self.method.parts | self._chosen
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """What chooses the parts by measurements."""
+        asked = {"speedup": self.speedup, "max_loss": self.max_loss, "profile": self.profile}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 def generate(request: Request) -> list[Path]:
@@ -72,7 +87,7 @@ def generate(request: Request) -> list[Path]:
     pipe = load(request)
     arguments, videos = call_arguments(request, pipe), makes_videos(pipe)
     paths = output_paths(request.out, len(arguments["generator"]), VIDEOS if videos else PICTURES)
-    with accelerate(pipe, **request.method.parts) as handle:
+    with accelerate(pipe, **request.acceleration) as handle:
         drawn = pipe(**arguments, output_type="np" if videos else "pil")
     images = drawn.frames if videos else drawn.images
     for image, path in zip(images, paths, strict=True):

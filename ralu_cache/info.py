@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from ralu_cache.adapters import known_adapters
 from ralu_cache.adapters.parts import PARTS, parts_of
 from ralu_cache.adapters.registry import matching_adapter
 from ralu_cache.api import accelerate
+from ralu_cache.engine.steppers import CLEAN, STEPPERS, VELOCITY
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.plane.guidance import EARLY
 from ralu_cache.plane.presets import LATE_PLANS, PRESETS
@@ -33,6 +35,7 @@ PACKAGES = (
     "opencv-python-headless",
     "matplotlib",
     "torchmetrics",
+    "gradio",
 )
 BACKENDS = {"xformers": "xformers", "flash-attn": "flash_attn", "sageattention": "sageattention"}
 
@@ -52,9 +55,6 @@ def describe() -> str:
         for plan in LATE_PLANS.values()
     ]
     sections = {
-        "versions": [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)],
-        "devices": _devices(),
-        "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
         "families and their pipelines": [
             f"{adapter.family} (spatial 'ralu' is '{adapter.default_preset}'): {', '.join(adapter.pipelines)}"
             for adapter in known_adapters()
@@ -73,12 +73,32 @@ def describe() -> str:
             "multistep:N  UniPC of order N, 1 to 3; 2 if not given",
             "dpm:N      the same without its corrector",
         ],
+        "any other pipeline": [
+            "temporal='forecast' where the scheduler is one of these, or derives from one; solver= on the first",
+            *(f"forecasts of the {quantity}: {_schedulers(quantity)}" for quantity in (CLEAN, VELOCITY)),
+        ],
         "guidance": [
             "all        as the call says",
             f"early      in the stages that aren't fine; without stages until t = {EARLY:g}",
             "early:T    until t = T, from 0 (noise) to 1 (clean)",
         ],
     }
+    return f"{installation()}\n\n{_text(sections)}"
+
+
+def installation() -> str:
+    """What is there: versions, devices, attention backends."""
+    return _text({
+        "versions": [
+            f"python {platform.python_version()}, {platform.platform()}",
+            *(f"{name} {_version(name)}" for name in PACKAGES),
+        ],
+        "devices": _devices(),
+        "attention backends": ["torch SDPA", *(name for name, module in BACKENDS.items() if find_spec(module))],
+    })  # fmt: skip
+
+
+def _text(sections: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
 
 
@@ -95,6 +115,12 @@ def describe_model(request: Request) -> str:
         works = "its blocks can be reused (temporal='teacache', 'seacache', 'taylorseer')"
         lines += [f"{works}: {finding}" for finding in handle.findings]
     return "\n".join(lines)
+
+
+def _schedulers(quantity: str) -> str:
+    """Those of which so much is forecast."""
+    names = (name for name, stepper in STEPPERS.items() if stepper.quantity == quantity)
+    return ", ".join(name.removesuffix("Scheduler") for name in names)
 
 
 def _policies() -> list[str]:

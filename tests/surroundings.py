@@ -32,7 +32,17 @@ from tests.pipelines import (
     pictures,
     random_image,
 )
+from tests.pipelines_flux2 import flux2_pictures, make_flux2_pipeline
+from tests.pipelines_flux_kin import (
+    chroma_pictures,
+    longcat_pictures,
+    make_chroma_pipeline,
+    make_longcat_pipeline,
+)
+from tests.pipelines_hunyuan import hunyuan_videos, make_hunyuan_pipeline
+from tests.pipelines_ltx import ltx_videos, make_ltx_pipeline
 from tests.pipelines_qwen import make_qwen_controlnet, make_qwen_pipeline, qwen_pictures
+from tests.pipelines_z_image import make_z_image_pipeline, z_image_pictures
 from tests.wan_pipelines import make_wan_pipeline, videos
 
 HEIGHT, WIDTH, STEPS = 32, 48, 9  # pixels of the pictures, steps of the stock schedule
@@ -104,6 +114,37 @@ FAMILIES = {
     )
 }  # fmt: skip
 
+LATER = {
+    family.name: family
+    for family in (
+        Family(
+            "flux2", make_flux2_pipeline, partial(flux2_pictures, **SMALL), {"guidance_scale": 2.5},
+            {"guidance_scale": 1.0}, "transformer_blocks",
+        ),
+        Family(
+            "z-image", make_z_image_pipeline, partial(z_image_pictures, **SMALL), {"guidance_scale": 2.5},
+            {"guidance_scale": 0.0}, "layers",
+        ),
+        Family(
+            "chroma", make_chroma_pipeline, partial(chroma_pictures, **SMALL), {"guidance_scale": 2.5},
+            {"guidance_scale": 1.0}, "transformer_blocks",
+        ),
+        Family(
+            "longcat", make_longcat_pipeline, partial(longcat_pictures, **SMALL), {"guidance_scale": 2.5},
+            {"guidance_scale": 1.0}, "transformer_blocks",
+        ),
+        Family(
+            "hunyuan", make_hunyuan_pipeline, hunyuan_videos, {"guidance_scale": 2.5}, {"guidance_scale": 1.0},
+            "transformer_blocks",
+        ),
+        Family(
+            "ltx", make_ltx_pipeline, ltx_videos, {"guidance_scale": 2.5}, {"guidance_scale": 1.0},
+            "transformer_blocks",
+        ),
+    )
+}  # fmt: skip
+"""These meet fewer policies in `tests/test_matrix.py`, and are in no other test of surroundings."""
+
 
 @cache
 def stock(family: str, samples: tuple[int, ...] = (0,), guided: bool = False) -> Tensor:
@@ -142,7 +183,7 @@ class Setting:
     @property
     def odd(self) -> bool:
         """For what alternates: half of the settings, of each family and each policy."""
-        return (list(FAMILIES).index(self.family.name) + [*POLICIES, "none"].index(self.policy)) % 2 == 1
+        return ([*FAMILIES, *LATER].index(self.family.name) + [*POLICIES, "none"].index(self.policy)) % 2 == 1
 
     @property
     def options(self) -> dict[str, Any]:

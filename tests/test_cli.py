@@ -161,8 +161,8 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(comparison, "comparison_table", lambda summary: Table(("table",), []))
     monkeypatch.setattr(comparison, "caption", lambda summary: "as measured")
     run("demo", "--quick", "--seeds", "3", "5", "--methods", "ralu-5x", "+seacache:0.3", "--out", "there")
-    assert [(plan.model.name, out) for plan, out in plans] == [
-        (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3", "tiny-wan")
+    assert [(plan.name, out) for plan, out in plans] == [
+        (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-wan-unipc")
     ]
     assert [(plan.seeds, plan.methods, plan.prompts) for plan, _ in plans] == [
         ((3, 5), ("ralu-5x", "+seacache:0.3"), demo.quick(plan).prompts) for plan in demo.DEMOS
@@ -172,14 +172,14 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
     ((full, default),) = plans
     assert (full.model.name, full.steps, full.size, full.repeats) == ("tiny-sd3", 20, 64, 2)
     assert full.prompts == demo.DEMO.prompts and default == Path("out/demo/tiny-sd3")
-    assert capsys.readouterr().out.count("| table |\n|---|\n\nas measured\n") == 4
+    assert capsys.readouterr().out.count("| table |\n|---|\n\nas measured\n") == 5
 
 
 def test_the_command_line_knows_the_embedded_models() -> None:
     from ralu_cache import demo
 
     assert tuple(EMBEDDED) == cli.EMBEDDED
-    assert tuple(plan.model.name for plan in demo.DEMOS) == cli.DEMO_MODELS
+    assert tuple(plan.name for plan in demo.DEMOS) == cli.DEMO_MODELS
 
 
 class PlainPipeline:

@@ -132,6 +132,14 @@ def test_a_broken_profile_is_refused_by_path_and_leaves_the_pipeline_as_it_was(f
     assert handle.enabled and pipe(**pictures([0], **CALL)).images.isfinite().all()
 
 
+def test_a_plan_of_ones_own_is_no_name_of_a_file(tmp_path: Path) -> None:
+    """Its repr is longer than file systems take."""
+    transformer = make_sd3_transformer()
+    transformer.register_to_config(_name_or_path=str(tmp_path))
+    plan = RALU(steps=(8, 2, 3), ends=(0.4123, 0.6789, 1.0), shifts=(3.333, 2.222, 1.111), ratio=0.1 + 0.2)
+    assert find_profile(transformer, repr(plan)) is None
+
+
 def test_a_model_named_by_its_id_is_looked_up_in_the_local_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,17 +203,31 @@ def test_a_plan_that_cannot_run_is_refused(option: str, value: Any) -> None:
         replace(SMALL, **{option: value})
 
 
-@pytest.mark.parametrize("plan", DEMOS, ids=lambda plan: plan.model.name)
+@pytest.mark.parametrize("plan", DEMOS, ids=lambda plan: plan.name)
 def test_the_quick_demo_shows_each_kind(plan: DemoPlan) -> None:
     spatial, temporal, both = (parse_method(name) for name in quick(plan).methods)
     assert spatial.temporal is None and temporal.spatial is None and both.spatial and both.temporal
 
 
 def test_each_embedded_model_but_the_distilled_one_has_a_demo_and_its_prompts() -> None:
-    assert [plan.model for plan in DEMOS] == [model for model in EMBEDDED.values() if model != TINY_FLUX_DEV]
+    own = [plan.model for plan in DEMOS if plan.scheduler is None]
+    assert own == [model for model in EMBEDDED.values() if model != TINY_FLUX_DEV]
     assert demo_prompts("tiny-wan") == DEMOS[-1].prompts != DEMO.prompts == demo_prompts("some/checkpoint")
 
 
 def test_hardware_is_named() -> None:
     hardware = describe_hardware("cpu")
     assert hardware["threads"] == torch.get_num_threads() and hardware["name"]
+
+
+@pytest.mark.slow
+def test_a_demo_on_wans_own_scheduler(tmp_path: Path) -> None:
+    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=("ralu-8x", "+forecast:3"), steps=9)
+    summary = run_demo(plan, tmp_path)
+    assert summary["model"] == "tiny-wan-unipc" and summary["methods"]["ralu-8x"]["flop_ratio"] > 1
+    full, forecast = (summary["methods"][name]["flops"] for name in ("full", "+forecast:3"))
+    assert forecast == pytest.approx(full * 4 / 9), "by the calls that were made"
+    with pytest.raises(ValueError, match="one method with a plan"):
+        run_demo(replace(plan, methods=("+forecast:3",)), tmp_path)
+    with pytest.raises(ValueError, match="'unipc', got 'euler'"):
+        replace(plan, scheduler="euler")

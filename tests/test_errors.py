@@ -42,7 +42,7 @@ def test_wrong_pipelines(pipe: Any) -> None:
 
 def test_wrong_schedulers(pipe: Any) -> None:
     pipe.scheduler = EulerDiscreteScheduler()
-    with pytest.raises(TypeError, match="EulerDiscreteScheduler is not supported by this setting, which needs FlowMatchEuler"):
+    with pytest.raises(TypeError, match="EulerDiscreteScheduler is not supported by this setting, which needs Flow"):
         accelerate(pipe, spatial="ralu")
     for option in ({"stochastic_sampling": True}, {"use_karras_sigmas": True}, {"invert_sigmas": True}):
         pipe.scheduler = FlowMatchEulerDiscreteScheduler(**option)

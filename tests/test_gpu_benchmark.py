@@ -13,6 +13,7 @@ from benchmarks.forced import METHODS, TRACES, Forced
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import agreement as numbers
 from benchmarks.gpu import contestants as field
+from benchmarks.gpu import joints as checks
 from benchmarks.gpu import rows as row_shares
 from benchmarks.gpu.goals import goals
 from benchmarks.gpu.latency import measure, run
@@ -28,7 +29,7 @@ from benchmarks.gpu.models import (
 )
 from benchmarks.gpu.page import page
 from benchmarks.gpu.timing import Deadline
-from ralu_cache import TaylorSeer
+from ralu_cache import Forecast, TaylorSeer
 from ralu_cache.sweep.methods import parse_method
 
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def pipe() -> Any:
 
 
 def everyone(shape: Any = TINY_FLUX) -> list[field.Contestant]:
-    return field.contestants(shape, TRACE, field.fastest_faithful())
+    return field.contestants(shape, TRACE)
 
 
 @pytest.mark.parametrize(("shape", "billions"), [(FLUX_DEV, 11.90), (SD35_LARGE, 8.06)], ids=["flux", "sd3"])
@@ -73,7 +74,7 @@ def test_rows_of_a_measurement(pipe: Any) -> None:
     chosen = [c for c in everyone() if c.label in (field.FULL, field.PLAIN, *TRACE)]
     found = measure(pipe, chosen, call, 1, "test", Deadline(None))
     full, plain, forced = found.rows
-    assert found.rounds == 1 and full["speedup"] == 1.0 and plain["flop_ratio"] == pytest.approx(50 / 28)
+    assert found.rounds == 1 and full["speedup"] == 1.0 and plain["flop_ratio"] == pytest.approx(50 / 8)
     assert forced["flop_ratio"] > 9 and {"16 computed", "16 reused, transition", "64 reused"} <= set(forced["steps"])
     assert forced["token_counts"] == [16, 22, 64] and forced["transition_seconds"] is not None
     assert not measure(pipe, chosen[:1], call, 0, "test", Deadline(None)).rows
@@ -109,24 +110,47 @@ def test_agreement_is_judged_by_the_reference(monkeypatch: pytest.MonkeyPatch) -
 def test_every_method_that_looks_at_the_content_has_its_recording() -> None:
     traces = json.loads(TRACES.read_text())
     assert set(traces) == set(METHODS)
-    found = field.contestants(FLUX_DEV, traces, field.fastest_faithful())
+    found = field.contestants(FLUX_DEV, traces)
     assert {c.label for c in found if isinstance(c.temporal, Forced)} == set(METHODS)
-    named = (*field.UNTRACED, *field.fastest_faithful())
+    named = (*field.FORECASTS, *field.COMPOSED, *field.CACHED)
     assert not any((parse_method(name).temporal or "").startswith(("teacache", "seacache")) for name in named)
 
 
-def test_the_fastest_are_read_from_the_comparison_with_peers(tmp_path: Path) -> None:
-    assert all(name.startswith("ralu-") and "+" in name for name in field.fastest_faithful())
-    table = tmp_path / "table.csv"
-    table.write_text(
-        "method,family,flop_ratio,attributes\nnone,full,1,90\na+b,combined,13,88\nc+d,combined,20,87.9\n"
-        "e+f,combined,11,90\ng,spatial,15,90\nh+i,combined,12,89\n"
-    )
-    assert field.fastest_faithful(table) == ["a+b", "h+i"]
+def test_who_is_not_ours_leaves_the_pipeline_as_it_was(pipe: Any) -> None:
+    call = call_arguments(pipe, TINY_FLUX, 1, TINY_FLUX.size)
+    scheduler = pipe.scheduler
+    steps, cache = (c for c in everyone() if c.label in ("stock UniPC, 4 steps", field.TAYLORSEER))
+    timed, report = run(pipe, steps, call)
+    assert report is None and len(timed.steps) == 4
+    timed, report = run(pipe, field.Contestant(cache.label, 7, stock=cache.stock), call)
+    assert report is None and len(timed.steps) == 7
+    assert pipe.scheduler is scheduler and not pipe.transformer.is_cache_enabled
+
+
+def test_forecast_steps_are_timed_and_told_apart(pipe: Any) -> None:
+    call = call_arguments(pipe, TINY_FLUX, 1, TINY_FLUX.size)
+    chosen = [field.Contestant(field.FULL, 12), field.Contestant("+forecast:4", 12, None, Forecast(4))]
+    _, forecast = measure(pipe, chosen, call, 1, "test", Deadline(None)).rows
+    assert set(forecast["steps"]) == {"64 computed", "64 forecast"} and forecast["held_bytes"] > 0
+    assert forecast["steps"]["64 forecast"] < forecast["steps"]["64 computed"]
+
+
+def test_what_must_hold_at_the_joints_holds_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "KINDS", {kind: checks.KINDS[kind] for kind in ("forecast", "layers")})
+    monkeypatch.setattr(checks, "STEPS", 4)
+    found = checks.joints(CPU)
+    assert len(found["rows"]) == 6 and all(row["good"] for row in found["rows"]) and "offload" in found["skipped"]
 
 
 def measured(method: str, speedup: float, **more: Any) -> dict[str, Any]:
-    blank = {"all_computed": False, "transition_seconds": None, "steps": {}, "peak_bytes": 100, "cached_bytes": 0}
+    blank = {
+        "all_computed": False,
+        "transition_seconds": None,
+        "steps": {},
+        "peak_bytes": 100,
+        "cached_bytes": 0,
+        "held_bytes": 0,
+    }
     times = {"seconds": 10 / speedup, "outside_seconds": 0.1, "speedup": speedup, "flop_ratio": speedup}
     return {"method": method, **blank, **times} | more
 
@@ -137,11 +161,12 @@ def waiting(most: int, decides: bool) -> dict[str, Any]:
 
 def test_goals_say_reached_missed_or_not_measured() -> None:
     assert {goal.state for goal in goals({})} == {"not measured"}
-    best = field.fastest_faithful()[0]
+    composed = {"held_bytes": 3e7, "steps": {"4096 forecast": 0.4}}
     eager = [
         measured(field.FULL, 1.0), measured(field.PLAIN, 2.0), measured("ralu-4x", 4.3, transition_seconds=0.05),
-        measured("ralu-7x", 6.9, flop_ratio=7.5), measured(best, 12.5), measured("+teacache:0.4", 2.0, peak_bytes=106),
-        measured("28 steps, teacache, all computed", 2.0, seconds=5.05, all_computed=True),
+        measured("ralu-7x", 6.9, flop_ratio=7.5), measured("ralu-8x+forecast:2", 12.5, **composed),
+        measured("+teacache:0.4", 2.0, peak_bytes=106),
+        measured("8 steps, teacache, all computed", 2.0, seconds=5.05, all_computed=True),
     ]  # fmt: skip
     results = {
         "eager": {"rows": eager},
@@ -149,17 +174,20 @@ def test_goals_say_reached_missed_or_not_measured() -> None:
             "rows": [], "graphs": 7, "graphs_of_stock": [3, 2], "graphs_of_later_calls": 1, "token_counts": [1, 2, 3],
         },
         "waits": {"waits": {"a": waiting(1, True), "b": waiting(0, False)}},
+        "joints": {"rows": [{"check": "a", "kind": "b", "distance": 1.0, "good": False}], "skipped": {}},
         "agreement": {
             "rows": [{"candidate": "x", "within": False, "error": 1.0, "bound": 0.5}], "same_bits": {"y": True},
         },
     }  # fmt: skip
     written = page({"shape": "x", "device": "y", "note": "", **results, "eager": {"rows": eager, "rounds": 1}})
-    assert "| `ralu-4x` | 2.326 | 0.100 | 4.30x | 4.30x | 100% | 0.00 GiB | 0 MiB |" in written
+    assert "| `ralu-4x` | 2.326 | 0.100 | 4.30x | 4.30x | 100% | 0.00 GiB | 0 MiB | 0.0 MiB |" in written
     assert "- `ralu-4x`: ; transitions 50.0" in written
     found = {goal.name: goal.state for goal in goals(results)}
     assert found["ralu-4x, eager"] == found["ralu-4x, eager, of its FLOPs"] == "reached"
     assert found["ralu-7x, eager"] == found["ralu-7x, eager, of its FLOPs"] == "missed"
-    assert found["stages and caching, eager"] == "reached" and found["ralu-4x, compiled"] == "not measured"
+    assert found["a step that is forecast"] == "reached" and found["predictions held, without stages"] == "not measured"
+    assert found["at the joints"] == "missed"
+    assert found["stages and reuse, eager"] == "reached" and found["ralu-4x, compiled"] == "not measured"
     assert found["hooks, ledger and transitions"] == "reached", "1 % and 0.5 %"
     assert found["host waits in a step"] == "reached" and found["graphs"] == "reached"
     assert found["graphs of a second call"] == found["numerical agreement"] == "missed"

@@ -17,12 +17,17 @@ import torch
 from torch import Tensor
 
 from ralu_cache import RALU, Adaptive, Report, TeaCache, ToCa, accelerate
+from ralu_cache.adapters import find_adapter
+from ralu_cache.adapters.protocols import Tokens
 from ralu_cache.adapters.registry import BUILT_IN, known_adapters
 from tests import test_flux_siblings, test_qwen_siblings, test_sd3
 from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
 from tests.pipelines_flux2 import SIBLINGS as FLUX2
 from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
+from tests.pipelines_hunyuan import SIBLINGS as HUNYUAN
+from tests.pipelines_ltx import SIBLINGS as LTX
 from tests.pipelines_qwen import make_qwen_pipeline
+from tests.pipelines_z_image import SIBLINGS as Z_IMAGE
 from tests.surroundings import one_thread  # noqa: F401
 from tests.test_qwen_siblings import small_references  # noqa: F401
 from tests.wan_pipelines import block, make_wan_image_pipeline, make_wan_pipeline, videos
@@ -42,7 +47,8 @@ Written by a test run on small models of random weights (`WRITE_PIPELINES=1 pyte
 test fails where a pipeline that an adapter lists is missing here, or does otherwise than is said. In every other cell
 than "off = stock" the run was complete, its picture finite, and what the column says happened:
 
-- stages: `RALU(steps=(2, 2, 2))`, a coarse, a mixed and a fine stage.
+- stages: `RALU(steps=(2, 2, 2))`, a coarse, a mixed and a fine stage; "refused": the adapter says why it has none, and
+  the other columns are without.
 - TeaCache, ToCa, Adaptive: these policies on the stages, with something reused; of whole steps (as SeaCache and
   TaylorSeer do), of every layer (as `TaylorSeer(per_layer=True)` does), of some tokens.
 - strength: an entry in the middle of the schedule, on stages; "-": the pipeline's call takes none.
@@ -98,6 +104,9 @@ MAKERS: dict[str, Maker] = {
         make_wan_image_pipeline, lambda pipe: videos((0,), 512, image=block(), guidance_scale=2.5)
     ),
     **FLUX2,
+    **Z_IMAGE,
+    **HUNYUAN,
+    **LTX,
     **FLUX_KIN,
 }
 
@@ -145,15 +154,19 @@ def row_of(name: str) -> tuple[str, ...]:
     stock = draw(pipe, arguments)
     report = accelerated(pipe, arguments, {"spatial": PLAN}, **UNGUIDED)
     cells = {"pipeline": f"`{name}`", "stages": told(report, staged)}
+    plan = PLAN if isinstance(find_adapter(pipe), Tokens) else None
     for policy, temporal in POLICIES.items():
-        report = accelerated(pipe, arguments, {"spatial": PLAN, "temporal": temporal}, **UNGUIDED)
-        cells[policy] = told(report, lambda report: staged(report) and any(s.reused + s.partial for s in report.steps))
+        report = accelerated(pipe, arguments, {"spatial": plan, "temporal": temporal}, **UNGUIDED)
+        cells[policy] = told(
+            report, lambda report: staged(report) == bool(plan) and any(s.reused + s.partial for s in report.steps)
+        )
     cells["strength"] = "-"
     if "strength" in inspect.signature(type(pipe).__call__).parameters:
-        report = accelerated(pipe, arguments, {"spatial": PLAN}, strength=0.5, **UNGUIDED)
+        report = accelerated(pipe, arguments, {"spatial": plan}, strength=0.5, **UNGUIDED)
         cells["strength"] = told(report, lambda report: report.baseline_steps == STEPS // 2)
-    report = accelerated(pipe, arguments, {"spatial": PLAN, "guidance": "early"})
-    cells["guidance"] = told(report, lambda report: report.guided_steps == len(report.steps) - 2)
+    report = accelerated(pipe, arguments, {"spatial": plan, "guidance": "early"})
+    spared = {2} if plan else set(range(1, STEPS))  # steps of the fine stage, or those beyond t = 0.5
+    cells["guidance"] = told(report, lambda report: report.guided_steps in {len(report.steps) - n for n in spared})
     if isinstance(report, Report) and any("changes nothing in this call" in notice for notice in report.notices):
         cells["guidance"] = "-"
     cells["off = stock"] = "yes" if torch.equal(draw(pipe, arguments), stock) else "no"

@@ -9,9 +9,14 @@ import pytest
 from benchmarks.regime import eye, guidance, measures, pictures
 from benchmarks.regime.drawing import judged
 from benchmarks.regime.measures import OTHER, good, ordered_share, rank_agreement, verdict
+from benchmarks.regime.peers import Counted, peer
 from benchmarks.regime.pictures import BATCH, PlainRun, Shelf, scene_prompts
+from benchmarks.regime.setting import Setting
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
+from ralu_cache import TaylorSeer, accelerate
+from tests.pipelines import make_pipeline
+from tests.pipelines import pictures as drawn
 
 
 def blurred(shown: np.ndarray, times: int) -> np.ndarray:
@@ -156,3 +161,22 @@ def test_agreement_with_the_eye_of_known_answers() -> None:
         better = eye.preference(measure, shown, eye.Pair(2, "14", "3"), "50", prompts)
         assert better > 0 and eye.preference(measure, shown, eye.Pair(2, "3", "14"), "50", prompts) == -better
     assert eye.sheet(shown, [eye.Pair(0, "14", "3")] * 5, prompts).size == (4 * 524, 2 * 286)
+
+
+def test_flops_of_a_peer_are_counted_as_they_run() -> None:
+    """The whole call's are those that our report has of it; a cache of diffusers' leaves some out."""
+    pipe = make_pipeline()
+    call = {"guidance_scale": 1.0, "num_inference_steps": 4}
+    with Counted(pipe.transformer) as whole, accelerate(pipe, temporal=TaylorSeer(1)) as handle:
+        pipe(**drawn([0]) | call)
+    assert handle.report is not None and whole.flops == handle.report.flops > 0
+    with peer(pipe, "taylorseer-lite:2", 4, {}), Counted(pipe.transformer) as cached:
+        pipe(**drawn([0]) | call)
+    assert 0.4 * whole.flops < cached.flops < whole.flops
+    with pytest.raises(ValueError, match="peer 'x:1'; accepted: fbcache"):
+        peer(pipe, "x:1", 4, {})
+
+
+def test_a_peer_is_another_setting_and_leaves_the_digits_of_the_others() -> None:
+    plain, cached = Setting("a", 6.0), Setting("a", 6.0, peer="fbcache:0.1")
+    assert plain.made != cached.made and "peer" not in repr(plain)

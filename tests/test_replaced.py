@@ -21,6 +21,7 @@ from tests.pipelines import make_transformer
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
+    PLAN,
     POLICIES,
     Family,
     Setting,

@@ -169,7 +169,7 @@ def test_off_is_stock_bit_for_bit(family: Family) -> None:
         family.run(pipe, callback_on_step_end=lambda *_: 1 / 0)
     assert torch.equal(family.run(pipe), sparse)
     second = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
-    assert not first.enabled and type(processors(pipe)[0]).accepted is type(before[0]), "one wrapper, not two"
+    assert not first.enabled and type(before[0]) in type(processors(pipe)[0]).accepted, "one wrapper, not two"
     assert all(mine.stock is stock for mine, stock in zip(processors(pipe), before, strict=True))
     assert not torch.equal(family.run(pipe), sparse)
     second.disable()

@@ -16,18 +16,20 @@ ROOMS = {  # a room imports those that it names; what only types need counts too
     "plane": (),
     "history": ("plane",),
     "temporal": ("plane", "history"),
+    "profiles": ("plane", "history", "temporal"),
     "report": ("plane", "history", "temporal"),
     "adapters": ("plane", "history", "temporal", "report"),
-    "engine": ("plane", "history", "temporal", "report", "adapters"),
-    "api": ("plane", "history", "temporal", "report", "adapters", "engine"),
+    "engine": ("plane", "history", "temporal", "profiles", "report", "adapters"),
+    "api": ("plane", "history", "temporal", "profiles", "report", "adapters", "engine"),
     "models": (),
     "quality": (),
     "sweep": ("plane", "history", "temporal", "report", "api", "models", "quality", "front"),
-    "tune": ("plane", "history", "temporal", "report", "api", "models", "quality", "sweep", "front"),
+    "tune": ("plane", "history", "temporal", "report", "api", "models", "quality", "sweep", "profiles", "front"),
+    "app": ("plane", "temporal", "report", "api", "models", "quality", "sweep", "front"),
 }
-FRONT = {"__init__", "__main__", "cli", "demo", "generate", "info", "moved"}
+FRONT = {"__init__", "__main__", "cli", "demo", "doctor", "examples", "generate", "info", "moved"}
 PURE = ("plane", "history", "temporal")
-FRONT_IS_USED = {"sweep": {"demo", "generate"}, "tune": {"demo", "generate"}}
+FRONT_IS_USED = {"sweep": {"demo", "generate"}, "tune": {"demo", "generate"}, "app": {"demo", "generate"}}
 """What a command line's room takes of the front: how a model is loaded and called, and the demo's prompts."""
 
 

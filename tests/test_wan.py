@@ -12,7 +12,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -411,7 +411,8 @@ def test_time_steps_of_tokens_that_differ() -> None:
 
 
 def test_schedulers_of_several_steps_are_refused_with_advice(pipe: Any) -> None:
-    pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}
+    pipe.scheduler = DPMSolverMultistepScheduler(**flow)
     with pytest.raises(TypeError, match=r"set pipe.scheduler = FlowMatchEulerDiscreteScheduler\(shift=5.0\)"):
         accelerate(pipe, spatial="ralu")
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)

@@ -12,6 +12,7 @@ Parts, which run in this order:
     waits      how often each step makes the host wait for the device
     busy       the share of the time in which kernels are at work
     agreement  every way to compute a step against float64
+    joints     on an embedded model: off is stock, half precision, offload, two threads
     batch      batch 4
     large      twice as many pixels a side
     compiled   with compile_repeated_blocks: latency, graphs
@@ -27,7 +28,7 @@ import argparse
 import json
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ import torch
 from benchmarks.forced import TRACES
 from benchmarks.gpu.agreement import agreement
 from benchmarks.gpu.compiled import compiled
-from benchmarks.gpu.contestants import FULL, PLAIN, Contestant, contestants, fastest_faithful, quick
+from benchmarks.gpu.contestants import FULL, LARGE, PLAIN, Contestant, contestants, quick
+from benchmarks.gpu.joints import joints
 from benchmarks.gpu.latency import busy, measure, waits
 from benchmarks.gpu.models import SHAPES, Shape, build, call_arguments
 from benchmarks.gpu.page import page, plot
@@ -45,7 +47,10 @@ from benchmarks.gpu.rows import rows
 from benchmarks.gpu.timing import Deadline
 from ralu_cache.report.record import finite
 
-WATCHED = (FULL, PLAIN, "ralu-4x", "+teacache:0.4", "+taylorseer:5", "ralu-4x+seacache:0.5", "ralu-4x+adaptive:2")
+WATCHED = (
+    FULL, PLAIN, "ralu-8x", "+forecast:6", "+teacache:0.4", "+taylorseer:5", "ralu-8x+forecast:2",
+    "ralu-4x+seacache:0.5", "ralu-4x+adaptive:2",
+)  # fmt: skip
 BATCH = 4
 NO_GPU = {"skipped": "it takes a GPU"}
 RESULTS = Path("benchmarks/results/gpu")
@@ -69,9 +74,8 @@ class Bench:
     def on_gpu(self) -> bool:
         return self.pipe.transformer.device.type == "cuda"
 
-    @property
-    def watched(self) -> list[Contestant]:
-        return [contestant for contestant in self.everyone if contestant.label in WATCHED]
+    def named(self, labels: Sequence[str]) -> list[Contestant]:
+        return [contestant for contestant in self.everyone if contestant.label in labels]
 
     def latency(self, chosen: list[Contestant], call: dict[str, Any], rounds: int, note: str) -> dict[str, Any]:
         found = measure(self.pipe, chosen, call, rounds, note, self.deadline)
@@ -81,11 +85,12 @@ class Bench:
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "rows": lambda b: rows(b.pipe, b.call(), b.rounds, b.deadline),
     "eager": lambda b: b.latency(b.everyone, b.call(), b.rounds, "eager"),
-    "waits": lambda b: {"waits": waits(b.pipe, b.watched, b.call())} if b.on_gpu else NO_GPU,
-    "busy": lambda b: {"busy": busy(b.pipe, b.watched, b.call())} if b.on_gpu else NO_GPU,
+    "waits": lambda b: {"waits": waits(b.pipe, b.named(WATCHED), b.call())} if b.on_gpu else NO_GPU,
+    "busy": lambda b: {"busy": busy(b.pipe, b.named(WATCHED), b.call())} if b.on_gpu else NO_GPU,
     "agreement": lambda b: agreement(b.shape, b.pipe.transformer.device),
+    "joints": lambda b: joints(b.pipe.transformer.device),
     "batch": lambda b: b.latency(b.few, b.call(BATCH), 1, f"batch {BATCH}"),
-    "large": lambda b: b.latency(b.few, b.call(size=b.shape.large), 1, "large"),
+    "large": lambda b: b.latency(b.named(LARGE), b.call(size=b.shape.large), 1, "large"),
     "compiled": lambda b: compiled(b.pipe, b.everyone, b.call(), b.rounds, b.deadline),
 }
 
@@ -114,16 +119,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"by default {RESULTS} on a GPU, out/gpu elsewhere")
     options = parser.parse_args()
     deadline = Deadline(options.seconds)
-    logging.getLogger("ralu_cache").setLevel(logging.ERROR)  # presets would say of each call that they take fewer steps
+    logging.getLogger("ralu_cache").setLevel(logging.ERROR)  # plans would say of each call that they take fewer steps
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out = options.out or (RESULTS if device.type == "cuda" else Path("out/gpu"))
     out.mkdir(parents=True, exist_ok=True)
     shape, path = SHAPES[options.shape], out / f"{options.shape}.json"
     results = begin(shape, device, options.rounds, path)
     pipe = build(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    fastest = fastest_faithful()
-    everyone = contestants(shape, json.loads(TRACES.read_text()), fastest)
-    bench = Bench(pipe, shape, everyone, quick(everyone, fastest), options.rounds, deadline)
+    everyone = contestants(shape, json.loads(TRACES.read_text()))
+    bench = Bench(pipe, shape, everyone, quick(everyone), options.rounds, deadline)
     for part in (name for name in PARTS if name in options.parts):
         if deadline.passes_within(0):
             results[part] = {"skipped": f"no time was left of {options.seconds:g} s; run --parts {part}"}

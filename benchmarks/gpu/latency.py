@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from benchmarks.gpu.contestants import FULL_STEPS, Contestant
 from benchmarks.gpu.timing import Deadline, Timed, busy_share, time_call, waits_by_step
-from ralu_cache import Report, accelerate
+from ralu_cache import Report
 
 
 def run(pipe: Any, contestant: Contestant, call: dict[str, Any]) -> tuple[Timed, Report | None]:
-    with accelerate(pipe, **contestant.parts) as handle:
+    with contestant.on(pipe) as called:
         timed = time_call(pipe, {**call, "num_inference_steps": contestant.steps})
-        return timed, handle.report
+        return timed, called.report
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def measure(
                 "outside_seconds": statistics.median(one.seconds - sum(one.steps) for one in calls),
                 "peak_bytes": max(one.peak_bytes for one in calls),
                 "cached_bytes": report.peak_cached_bytes if report is not None else 0,
+                "held_bytes": max((step.history_bytes for step in report.steps), default=0) if report else 0,
                 "steps": step_kinds(calls, report),
                 "transition_seconds": transition_seconds(calls, report),
                 "token_counts": sorted({step.tokens for step in report.steps}) if report is not None else [],
@@ -73,18 +74,23 @@ def measure(
     return Measured(rows, done, first)
 
 
-def flop_ratio(report: Report | None, contestant: Contestant) -> float:
-    """Of the transformer alone, over the full run's."""
+def flop_ratio(report: Report | None, contestant: Contestant) -> float | None:
+    """Of the transformer alone, over the full run's; None where a cache of diffusers' does not say."""
+    if contestant.stock == "taylorseer":
+        return None
     plain = FULL_STEPS / contestant.steps
     return plain if report is None else report.flop_ratio * plain
 
 
 def kind(report: Report | None, place: int) -> str:
-    """A step's tokens and what was done with them; stock runs have one kind."""
+    """A step's tokens and what was done for them; stock runs have one kind."""
     if report is None:
         return "stock"
     step = report.steps[place]
-    return f"{step.tokens} {'partial' if step.partial else 'reused' if step.reused else 'computed'}"
+    if not step.calls:
+        return f"{step.tokens} forecast"
+    done = "partial" if step.partial else "reused" if step.reused else "computed"
+    return f"{step.tokens} {done}"
 
 
 def step_kinds(calls: Sequence[Timed], report: Report | None) -> dict[str, float]:
@@ -124,13 +130,13 @@ def waits(pipe: Any, chosen: Sequence[Contestant], call: dict[str, Any]) -> dict
     """
     found = {}
     for contestant in chosen:
-        with accelerate(pipe, **contestant.parts) as handle:
+        with contestant.on(pipe) as called:
             latent = {**call, "output_type": "latent", "num_inference_steps": contestant.steps}
             counts = waits_by_step(pipe, latent)
-            report = handle.report
+            report = called.report
         ordinary = [n for place, n in enumerate(counts or []) if place and not _ends_stage(report, place)]
         found[contestant.label] = {
-            "by_step": counts, "most": max(ordinary, default=None), "decides": contestant.temporal is not None
+            "by_step": counts, "most": max(ordinary, default=None), "decides": contestant.decides
         }  # fmt: skip
     return found
 

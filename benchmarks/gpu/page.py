@@ -14,7 +14,8 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [f"# {results['shape']} on {results['device']}", "", results["note"], "", *_goals(results)]
     for name in ("eager", "batch", "large", "compiled"):
         lines += _latency(name, results[name]) if name in results else []
-    for name, write in (("rows", _rows), ("waits", _waits), ("busy", _busy), ("agreement", _agreement)):
+    others = {"rows": _rows, "waits": _waits, "busy": _busy, "agreement": _agreement, "joints": _joints}
+    for name, write in others.items():
         lines += write(results[name]) if name in results else []
     return "\n".join(lines)
 
@@ -37,7 +38,7 @@ def _latency(name: str, part: Mapping[str, Any]) -> list[str]:
         return [*lines, f"Not measured: {part.get('skipped', 'no round could end in time')}.", ""]
     heads = (
         "method", "seconds", "of them outside its steps", "faster", "fewer FLOPs", "of what FLOPs allow", "peak memory",
-        "cached",
+        "cached", "predictions",
     )  # fmt: skip
     lines += _table(heads, [_latency_row(row) for row in part["rows"]])
     lines += [f"Medians of {part['rounds']} rounds in turns. Milliseconds a step, by image tokens:", ""]
@@ -52,10 +53,12 @@ def _latency(name: str, part: Mapping[str, Any]) -> list[str]:
 
 
 def _latency_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    ratio = row["flop_ratio"]
     return (
         f"`{row['method']}`", f"{row['seconds']:.3f}", f"{row['outside_seconds']:.3f}", f"{row['speedup']:.2f}x",
-        f"{row['flop_ratio']:.2f}x", f"{row['speedup'] / row['flop_ratio']:.0%}",
+        *(("", "") if ratio is None else (f"{ratio:.2f}x", f"{row['speedup'] / ratio:.0%}")),
         f"{row['peak_bytes'] / 2**30:.2f} GiB", f"{row['cached_bytes'] / 2**20:.0f} MiB",
+        f"{row['held_bytes'] / 2**20:.1f} MiB",
     )  # fmt: skip
 
 
@@ -96,6 +99,14 @@ def _agreement(part: Mapping[str, Any]) -> list[str]:
     return ["## Numerical agreement", "", *lines, *_skipped(part)]
 
 
+def _joints(part: Mapping[str, Any]) -> list[str]:
+    found = [
+        (row["check"], row["kind"], f"{row['distance']:.2e}", "yes" if row["good"] else "no")
+        for row in part.get("rows", [])
+    ]
+    return ["## At the joints", "", *_table(("check", "kind", "distance", "good"), found), *_skipped(part)]
+
+
 def _skipped(part: Mapping[str, Any]) -> list[str]:
     reasons = part.get("skipped") or {}
     if isinstance(reasons, str):
@@ -116,14 +127,14 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     rows = results[modes[0]]["rows"]
     places = {row["method"]: place for place, row in enumerate(rows)}
     figure, axis = plt.subplots(figsize=(9, 0.4 * len(rows) + 1.5), layout="constrained")
-    axis.barh(list(places.values()), [row["flop_ratio"] for row in rows], color="#d9dee5", label="fewer FLOPs")
+    axis.barh(list(places.values()), [row["flop_ratio"] or 0 for row in rows], color="#d9dee5", label="fewer FLOPs")
     for number, mode in enumerate(modes):
         shown = [row for row in results[mode]["rows"] if row["method"] in places]
         height = 0.7 / len(modes)
         where = [places[row["method"]] + (number - (len(modes) - 1) / 2) * height for row in shown]
         axis.barh(where, [row["speedup"] for row in shown], height=height, label=f"faster, {mode}")
     axis.set_yticks(list(places.values()), list(places))
-    axis.invert_yaxis()
+    axis.set_ylim(len(places) - 0.4, -0.6)
     axis.set(xlabel="times", title=f"{results['shape']}, batch 1, {results['device']}")
     axis.legend()
     figure.savefig(path, dpi=110)

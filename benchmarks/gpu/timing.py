@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from itertools import pairwise
@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from ralu_cache.engine.run import Run
 
@@ -51,33 +50,27 @@ class Timed:
 
 
 @contextmanager
-def step_ends(mark: Callable[[], None]) -> Iterator[None]:
-    """Within it, every denoising step of any pipeline ends with `mark()`, those of a plan included.
+def step_ends(pipe: Any, mark: Callable[[], None]) -> Iterator[None]:
+    """Within it, every denoising step of the pipeline ends with `mark()`, those of a plan and forecast ones included.
 
     A callback of the pipeline would not do: it is called once for each step of the stock schedule.
     """
+    stock, own = type(vars(pipe)["scheduler"]), Run
+    stock_step, close_step = stock.step, own.close_step
 
-    inside = False
-
-    def marked(function: Any) -> Any:
-        @wraps(function)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            nonlocal inside
-            if inside:  # ours makes stock's
-                return function(*args, **kwargs)
-            inside = True
-            try:
-                output = function(*args, **kwargs)
-            finally:
-                inside = False
+    @wraps(stock_step)
+    def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        output = stock_step(scheduler, *args, **kwargs)
+        if getattr(scheduler, "run", None) is None:  # of a run, its own end of the step counts
             mark()
-            return output
+        return output
 
-        return step
+    @wraps(close_step)
+    def closed(*args: Any, **kwargs: Any) -> None:
+        close_step(*args, **kwargs)
+        mark()
 
-    with ExitStack() as stack:
-        for owner, name in ((FlowMatchEulerDiscreteScheduler, "step"), (Run, "advance")):  # without a plan, with one
-            stack.enter_context(patch.object(owner, name, marked(getattr(owner, name))))
+    with patch.object(stock, "step", step), patch.object(own, "close_step", closed):
         yield
 
 
@@ -90,7 +83,7 @@ def time_call(pipe: Any, call: dict[str, Any]) -> Timed:
     steps, whole = Stopwatch(device), Stopwatch(device)
     whole.mark()
     steps.mark()
-    with step_ends(steps.mark):
+    with step_ends(pipe, steps.mark):
         pipe(**call)
     whole.mark()
     (seconds,) = whole.laps()
@@ -113,7 +106,7 @@ def waits_by_step(pipe: Any, call: dict[str, Any]) -> list[int] | None:
 
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with step_ends(count):
+            with step_ends(pipe, count):
                 pipe(**call)
         finally:
             torch.cuda.set_sync_debug_mode("default")

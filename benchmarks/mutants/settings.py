@@ -203,7 +203,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "layers are not asked for",
             "What a family's adapter lacks a part for is refused, with what is missing and what works.",
-            "ralu_cache/api.py",
+            "ralu_cache/engine/parts.py",
             """need(family, "blocks" if policy.caches == "stack" else "layers", """,
             """need(family, "blocks", """,
             ("tests/test_adapter_parts.py::test_a_family_without_layers",),
@@ -211,8 +211,8 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "stages are not asked for",
             "A family that lacks stages is refused them before anything was changed.",
-            "ralu_cache/api.py",
-            """        need(family, "tokens", f"{asked}={settings[asked]!r}")\n""",
+            "ralu_cache/engine/parts.py",
+            """        need(family, "tokens", f"spatial={spatial!r}")\n""",
             "",
             ("tests/test_adapter_parts.py::test_a_family_without_stages",),
         ),

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
@@ -30,7 +30,8 @@ SOLVERS = ("euler", "unipc", "dpm++2m")
 class Setting:
     """steps: of the call. shift: of the schedule of plain steps; None is the model's own, and its own spacing.
 
-    Without spatial, temporal and guidance the pipeline is stock. Raises ValueError for an unknown solver, and for one
+    Without spatial, temporal and guidance the pipeline is stock. peer: another's cache, as `benchmarks.regime.peers`
+    names it. Raises ValueError for an unknown solver, and for one
     that our methods, which need flow-match Euler, do not go with.
     """
 
@@ -42,6 +43,7 @@ class Setting:
     spatial: str | RALU | None = None
     temporal: str | None = None
     guidance: str | Guidance | None = None
+    peer: str | None = field(default=None, repr=False)  # the digits of the others stay what they were
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -57,7 +59,7 @@ class Setting:
     def made(self) -> str:
         """Eight digits that tell this setting, and what its names stand for today, from others."""
         method = None if self.spatial in (None, "ralu") else resolve_spatial(self.spatial, "ralu-4x")
-        text = repr((self, method, getattr(method, "guidance", None)))
+        text = repr((self, method, getattr(method, "guidance", None))) + (self.peer or "")
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -77,20 +79,22 @@ class Draw(Protocol):
 
 
 @cache
-def pipeline(model: str) -> Any:
-    """The shipped pipeline of this study alone; its transformer takes and gives float32."""
+def pipeline(model: str, use: str = "compiled") -> Any:
+    """The shipped pipeline of this study, one for each use; its transformer takes and gives float32."""
     pipe = EMBEDDED[model].load()
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer.to(torch.bfloat16)
-    pipe.transformer.register_forward_pre_hook(_halved, with_kwargs=True)
+    pipe.transformer.register_forward_pre_hook(halved, with_kwargs=True)
     pipe.transformer.register_forward_hook(lambda module, arguments, output: (output[0].float(), *output[1:]))
+    if use != "compiled":
+        return pipe
     torch._dynamo.config.recompile_limit = 64  # stages, halves of guided calls, last blocks: a shape each
     for block in (*pipe.transformer.transformer_blocks, *getattr(pipe.transformer, "single_transformer_blocks", ())):
         block.compile(fullgraph=True, dynamic=False)
     return pipe
 
 
-def _halved(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def halved(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """All but levels, one a picture, and positions, three a token, in bfloat16."""
 
     def half(value: Any) -> Any:
@@ -146,11 +150,10 @@ def arguments(model: str, setting: Setting) -> dict[str, Any]:
 
 def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any = None) -> Drawn:
     """A picture for each prompt, from its seed's noise, and the cost. other: a pipeline of the model to draw with."""
+    if setting.peer is not None:
+        return _drawn_by_peer(model, setting, prompts, seeds)
     pipe = other or pipeline(model)
-    given = arguments(model, setting) | {
-        "prompt": list(prompts), "negative_prompt": [""] * len(prompts),
-        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
-    }  # fmt: skip
+    given = arguments(model, setting) | _asked(prompts, seeds)
     ratio = FULL_STEPS / setting.steps
     with _sampler(pipe, setting):
         begun, computed = time.perf_counter(), time.process_time()
@@ -163,3 +166,28 @@ def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[i
         else:
             pictures = pipe(**given).images
         return Drawn(pictures, ratio, time.perf_counter() - begun, time.process_time() - computed)
+
+
+def _asked(prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    return {
+        "prompt": list(prompts), "negative_prompt": [""] * len(prompts),
+        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+    }  # fmt: skip
+
+
+def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
+    """As `draw`, by a peer's cache on blocks that are not compiled; FLOPs as counted against a full call's."""
+    from benchmarks.regime.peers import Counted, package_of, peer
+
+    assert setting.peer is not None
+    pipe, call = pipeline(model, package_of(setting.peer)), arguments(model, setting)
+    stock = pipeline(model, "stock")  # cache-dit takes no pipeline that was called before
+    with Counted(stock.transformer) as step:
+        stock(**call | _asked(prompts, seeds) | {"num_inference_steps": 1, "sigmas": None})
+    with (
+        _sampler(pipe, setting), peer(pipe, setting.peer, setting.steps, call), Counted(pipe.transformer) as counted
+    ):  # fmt: skip
+        begun, computed = time.perf_counter(), time.process_time()
+        pictures: Pictures = pipe(**call, **_asked(prompts, seeds)).images
+        spent = time.perf_counter() - begun, time.process_time() - computed
+    return Drawn(pictures, FULL_STEPS * step.flops / counted.flops, *spent)

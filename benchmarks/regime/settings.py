@@ -40,7 +40,7 @@ FOUND: Mapping[str, Best] = {
 }
 
 
-def strong(best: Best) -> tuple[Setting, ...]:
+def strong(model: str, best: Best) -> tuple[Setting, ...]:
     """Everybody at guidance 6, the most important first."""
     plain = {steps: Setting(f"{steps} plain steps", STRONG, steps, best.shift) for steps in (10, 7, 5)}
     early = f"early:{best.early:g}"
@@ -60,7 +60,29 @@ def strong(best: Best) -> tuple[Setting, ...]:
         plain[10],
         Setting("5 steps of UniPC", STRONG, 5, best.unipc, "unipc"),
         Setting("ralu-7x", STRONG, spatial="ralu-7x"),
+        *(Setting(name, STRONG, steps, peer=spec) for name, (spec, steps) in PEERS[model].items()),
     )  # fmt: skip
+
+
+PEERS: Mapping[str, Mapping[str, tuple[str, int]]] = {
+    "tiny-flux": {
+        "FirstBlockCache 0.1": ("fbcache:0.1", 50),
+        "MagCache 0.3": ("magcache:0.3", 50),
+        "TaylorSeer of diffusers, every 5th": ("taylorseer-lite:5", 50),
+        "DBCache 0.2": ("dbcache:0.2", 50),
+        "DBCache 0.3 with TaylorSeer": ("dbcache-taylorseer:0.3", 50),
+        "FirstBlockCache 0.1 on 20 steps": ("fbcache:0.1", 20),
+        "MagCache 0.3 on 20 steps": ("magcache:0.3", 20),
+        "TaylorSeer of diffusers, every 3rd of 20 steps": ("taylorseer-lite:3", 20),
+        "DBCache 0.3 with TaylorSeer on 20 steps": ("dbcache-taylorseer:0.3", 20),
+    },
+    "tiny-sd3": {
+        "DBCache 0.2": ("dbcache:0.2", 50),
+        "DBCache 0.2 on 16 steps": ("dbcache:0.2", 16),
+    },
+}
+"""Caches of diffusers' and of cache-dit's, at thresholds up to which they keep what is drawn, and the steps asked for;
+on fewer steps than 50 they go as far as the few plain steps that they stand beside. Diffusers' take no SD3."""
 
 
 def at_their_best(best: Best) -> tuple[Setting, ...]:
@@ -87,6 +109,6 @@ def settings(model: str, regime: str, few: bool = False) -> tuple[Setting, ...]:
     """Those of a regime, the full run first. few: only what the main claims need. Raises ValueError for another one."""
     if model not in FOUND or regime not in REGIMES:
         raise ValueError(f"model {model!r}, regime {regime!r}; accepted: {', '.join(FOUND)}; {', '.join(REGIMES)}")
-    found = strong(FOUND[model]) if regime == "strong" else at_their_best(FOUND[model])
+    found = strong(model, FOUND[model]) if regime == "strong" else at_their_best(FOUND[model])
     wanted = [setting for setting in found if setting.name.startswith(FEW) and " and " not in setting.name]
     return tuple(wanted) if few else found

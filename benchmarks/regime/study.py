@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,11 +89,13 @@ def turns(model: str, few: bool, batch: int, only: Collection[str] = ()) -> Iter
     yield from (*others[first:], *others[:first])
 
 
-def run(study: Study, few: bool, count: int, only: Collection[str] = ()) -> None:
-    """Draws and measures what is missing of the first `count` pictures."""
+def run(study: Study, few: bool, count: int, only: Collection[str] = (), until: float = math.inf) -> None:
+    """Draws and measures what is missing of the first `count` pictures; no batch begins after `until` (monotonic)."""
     prompts = scene_prompts("study", count)
     done = {(row["start"], row["regime"], row["setting"], row["made"]) for row in study.rows()}
     for start in tqdm(range(0, count, BATCH), desc=study.model, disable=None):
+        if time.monotonic() > until:
+            return
         chosen = prompts[start : start + BATCH]
         seeds = range(FIRST_SEED + start, FIRST_SEED + start + len(chosen))
         whole: dict[str, Row] = {}
@@ -112,6 +115,9 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = ()) -> None
             row |= {"scale": setting.scale} | {name: cost[name] for name in ("ratio", "seconds", "processor")}
             if setting.name == FULL:
                 whole[regime] = row
+            elif not study.kept(regime, FULL, start).exists():  # of a study that was begun elsewhere
+                again = next(one for one in settings(study.model, regime) if one.name == FULL)
+                keep(study.kept(regime, FULL, start), study.draw(study.model, again, chosen, seeds).pictures)
             shown, full = (study.pictures(regime, name, start) for name in (setting.name, FULL))
             study.add(row | measured(shown, full, chosen, start))
 

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from diffusers import DiffusionPipeline
+
 from ralu_cache.adapters.registry import unserved
 from ralu_cache.engine.call import Call
 from ralu_cache.engine.handle import Acceleration
@@ -32,6 +34,7 @@ class AnyAcceleration(Acceleration):
         again: Callable[[Any], Any],
     ) -> None:
         """name: of the forecasts, in reports. again: accelerates a copy of the pipeline alike."""
+        check_pipeline(pipe)
         self._forecast, self._name, self._solver = forecast, name, solver
         super().__init__(pipe, again)
 
@@ -51,17 +54,13 @@ class AnyAcceleration(Acceleration):
         solver = "euler" if self._solver is None else self._solver.name
         return self._run_outside(call, scheduler, setting, self._name, solver)
 
-    def _refresh(self, pipe: Any) -> None:
-        check_pipeline(pipe)
-        super()._refresh(pipe)
-
 
 def check_pipeline(pipe: Any) -> None:
     """Raise TypeError for what is no pipeline with a scheduler of its own, naming the first thing that is missing."""
     name = type(pipe).__name__
-    if not callable(pipe) or not hasattr(pipe, "components"):
-        raise TypeError(f"{name} is not a diffusers pipeline, with __call__() and components; {unserved(pipe)}")
-    inner = [part for part, value in vars(pipe).items() if hasattr(value, "components") and hasattr(value, "scheduler")]
+    if not isinstance(pipe, DiffusionPipeline) or not callable(pipe):
+        raise TypeError(f"{name} is not a diffusers pipeline with a __call__(); {unserved(pipe)}")
+    inner = [part for part, value in vars(pipe).items() if isinstance(value, DiffusionPipeline)]
     if inner:
         raise TypeError(f"{name} runs pipelines of its own; accelerate those: {', '.join(f'pipe.{n}' for n in inner)}")
     if vars(pipe).get("scheduler") is None:

@@ -14,6 +14,8 @@ def guidance_scale(call: Call, denoiser: Any) -> float:
     given = call.given
     if given.get("true_cfg_scale") is not None:
         return float(given["true_cfg_scale"])
+    if (guider := getattr(call.pipe, "guider", None)) is not None:
+        return float(getattr(guider, "guidance_scale", 1.0))
     second = denoiser is getattr(call.pipe, "transformer_2", None) and given.get("guidance_scale_2") is not None
     return float(given["guidance_scale_2"] if second else given.get("guidance_scale") or 1.0)
 

@@ -31,8 +31,10 @@ def autoencoder_of(pipe: Any) -> Autoencoder:
     vae = getattr(pipe, "vae", None)
     if vae is None or getattr(vae, "config", None) is None:
         return Autoencoder()
+    if hasattr(pipe, "vae_scale_factor_temporal"):
+        return Autoencoder(_video_decoder(vae))
     if vae.config.get("latents_mean") is not None:
-        return Autoencoder(_video_decoder(vae)) if hasattr(pipe, "vae_scale_factor_temporal") else _of_frames(vae)
+        return _of_frames(vae)
     if isinstance(getattr(vae, "bn", None), nn.BatchNorm2d):
         return _normalised(vae)
     scale, shift = vae.config.get("scaling_factor") or 1.0, vae.config.get("shift_factor") or 0.0
@@ -100,6 +102,9 @@ def _video_decoder(vae: Any) -> Codec:
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every channel, (C, 1, 1)."""
+    """Mean and deviation of every channel, (C, 1, 1), or of all of them."""
+    if vae.config.get("latents_mean") is None:
+        shift, scale = vae.config.get("shift_factor") or 0.0, vae.config.get("scaling_factor") or 1.0
+        return like.new_tensor(shift), like.new_tensor(1 / scale)
     mean, deviation = (like.new_tensor(vae.config[f"latents_{name}"])[:, None, None] for name in ("mean", "std"))
     return mean, deviation

@@ -136,7 +136,9 @@ class BlockStack:
         if state is None or not state.stack.recording:
             return None
         stack: StackState = state.stack
-        stack.entered = self.adapter.block_input(args, kwargs)
+        given = self.adapter.block_input(args, kwargs)
+        image = given.shape[1] if state.active is None else state.active.layout.tokens
+        stack.entered, _ = self.adapter.image_tokens(given, image)
         if stack.tokens is None:
             return None
         assert self._sparse is not None
@@ -148,16 +150,19 @@ class BlockStack:
             return None
         stack: StackState = state.stack
         if stack.residual is not None:
+            image, others = self.adapter.image_tokens(args[0], stack.residual.shape[1])
             replaces = self.adapter.replaces()
-            residual = stack.residual if args[0].ndim == 3 else stack.residual.reshape(args[0].shape)
-            if not replaces and residual.shape != args[0].shape:
-                raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(args[0].shape)}")
-            return (residual.to(args[0].dtype) if replaces else _sum(args[0], residual), *args[1:])
+            residual = stack.residual if image.ndim == 3 else stack.residual.reshape(image.shape)
+            if not replaces and residual.shape != image.shape:
+                raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")
+            return (_joined(residual.to(image.dtype) if replaces else _sum(image, residual), others), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
-        stack.entered = self.adapter.head_part(stack.entered, args[0].shape[1])
-        stack.left = args[0].to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
+        ran = (stack.entered if stack.tokens is None else stack.tokens).shape[1]
+        image, others = self.adapter.image_tokens(args[0], ran)
+        stack.entered = self.adapter.head_part(stack.entered, image.shape[1])
+        stack.left = image.to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
         if stack.left.ndim > 3:  # frames, rows and columns of tokens
             stack.left = stack.left.flatten(1, -2)
             stack.entered = stack.entered.flatten(1, -2) if stack.entered.ndim else stack.entered
@@ -165,7 +170,12 @@ class BlockStack:
             return None
         assert stack.stale is not None
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
-        return (put(whole, stack.tokens, stack.left).to(args[0].dtype), *args[1:])
+        return (_joined(put(whole, stack.tokens, stack.left).to(image.dtype), others), *args[1:])
+
+
+def _joined(image: Tensor, others: Tensor | None) -> Tensor:
+    """The image tokens, and behind them what else the head is given."""
+    return image if others is None else torch.cat([image, others], 1)
 
 
 def _sum(entered: Tensor, residual: Tensor) -> Tensor:

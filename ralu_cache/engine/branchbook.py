@@ -16,10 +16,13 @@ from ralu_cache.temporal.policy import Policy
 
 
 class BranchBook:
-    """Those of the step before, and of this one in the order of the calls. watched: a callback sees tensors."""
+    """Those of the step before, and of this one in the order of the calls. watched: a callback sees tensors.
 
-    def __init__(self, policy: Policy | None, watched: bool) -> None:
-        self.policy, self.watched = policy, watched
+    fill: see `Geometry`.
+    """
+
+    def __init__(self, policy: Policy | None, watched: bool, fill: int = 1) -> None:
+        self.policy, self.watched, self.fill = policy, watched, fill
         self._before: list[Branch] = []
         self._used: list[Branch] = []
 
@@ -49,7 +52,7 @@ class BranchBook:
         identity = Identity.of(numbers, tensors, settings, self.watched)
         followed = (branch.followed(identity, layout) for branch in free)
         found = next((branch for branch in followed if branch is not None), None)
-        used.append(found or Branch(self.policy, layout, identity, denoiser))
+        used.append(found or Branch(self.policy, layout, identity, denoiser, fill=self.fill))
         return used[-1]
 
     def settle(self, batch: int) -> None:

@@ -43,8 +43,13 @@ class Branch:
         identity: Identity | None = None,
         denoiser: object = None,
         state: PolicyState | None = None,
+        fill: int = 1,
     ) -> None:
-        """identity: whom it computes; denoiser: by which model; state: what the policy remembers, a new one if None."""
+        """identity: whom it computes; denoiser: by which model; state: what the policy remembers, a new one if None.
+
+        fill: see `Geometry`.
+        """
+        self.fill = fill
         self.policy = policy
         self.layout = layout
         self.identity = identity or Identity(tuple(range(layout.batch)), {})
@@ -84,7 +89,7 @@ class Branch:
             return None
         samples = Samples.of(rows, layout.refined.device)
         index = samples.rows
-        part = Branch(self.policy, layout, identity, self.denoiser, pick(rows))
+        part = Branch(self.policy, layout, identity, self.denoiser, pick(rows), self.fill)
         part.ledger = self.ledger.pick(samples, layout)
         part.memory = None if self.memory is None else self.memory.pick(index, layout)
         part.layers = None if self.layers is None else self.layers.pick(index, layout)
@@ -182,11 +187,13 @@ class Branch:
     def transfer(self, layout: TokenLayout, changed: Tensor | None) -> None:
         """A transition to `layout`: "inherit" carries everything over, "reset" forgets it, "trend" all but one thing.
 
+        Where layers or their keys and values are kept, and another number of padding tokens comes in, all begins anew.
         changed: (B, n) bool, the tokens of `layout` into which fresh noise was mixed.
         """
         moved = map_tokens(self.layout, layout)
         self._kept = moved.kind == Kind.KEPT
-        if self._inherit:
+        padded_alike = (layout.tokens - self.layout.tokens) % self.fill == 0
+        if self._inherit and (padded_alike or self.policy.caches == "stack"):
             self.ledger.move(layout, moved, changed)
             if self.memory is not None:
                 self.memory.move(layout, moved)

@@ -16,7 +16,8 @@ class Geometry:
 
     `to_image(latents, grid)` gives (B, C, H, W) from what the pipeline holds, `from_image(image, like)` the inverse;
     `prediction_image(prediction, layout)` does so for the model's predictions, which may be arranged otherwise;
-    `patch` is latent pixels per token side, `pixels` image pixels per token side.
+    `patch` is latent pixels per token side, `pixels` image pixels per token side; image tokens are padded to whole
+    multiples of `fill`.
     """
 
     to_image: Callable[[Tensor, tuple[int, int]], Tensor]
@@ -24,3 +25,4 @@ class Geometry:
     prediction_image: Callable[[Tensor, TokenLayout], Tensor]
     patch: int
     pixels: int
+    fill: int = 1

@@ -42,9 +42,12 @@ class Known:
 
     def instead(self, prediction: Tensor) -> Any:
         """A prediction in the form in which the model gave c."""
-        if isinstance(self.conditional, tuple):
-            return (prediction, *self.conditional[1:])
-        return type(self.conditional)(sample=prediction)
+        return with_prediction(self.conditional, prediction)
+
+
+def with_prediction(output: Any, prediction: Any) -> Any:
+    """A denoiser's output, a tuple or an object, with another prediction in it."""
+    return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,12 @@ class Pair:
     stacked: bool
 
 
-def pair_of(run: Run, form: str, call: Mapping[str, Any], batch: int, paired: bool, scale: float) -> Pair | None:
+def pair_of(
+    run: Run, form: str, call: Mapping[str, Any], batch: int, paired: bool, scale: float, none: float
+) -> Pair | None:
     """How a call of `batch` rows is guided; None where it is none of a pair, or is computed as the pipeline says.
 
-    paired: the pipeline guides at all (form "stack"). scale: its own.
+    paired: the pipeline guides at all (form "stack"). scale: its own; none: the scale that guides not at all.
     """
     guidance = run.guidance
     assert guidance is not None
@@ -74,7 +79,7 @@ def pair_of(run: Run, form: str, call: Mapping[str, Any], batch: int, paired: bo
     elif not run.calls:
         return None
     guided = run.guided(batch)
-    factor = guidance.factor(run.guided_as(run.index), scale)
+    factor = guidance.factor(run.guided_as(run.index), scale, none)
     watches = guidance.agreement is not None or guidance.held is not None
     if all(guided):
         return Pair(None, guided, factor, form == "stack") if factor != 1 or watches else None

@@ -35,7 +35,7 @@ from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.forecasted import Forecasted, stood_in
-from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole
+from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole, with_prediction
 from ralu_cache.engine.probing import find_stack
 from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.states import Pending, RootState
@@ -74,6 +74,7 @@ class RootHook:
         self._probing = threading.Lock()
         self._costs: Cost = adapter if isinstance(adapter, Cost) else Uncounted()
         self.reduce_only, self.number = number is not None, number
+        self._form = "calls" if adapter.guidance == "calls" else "stack"
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
         self._landmarks: list[nn.Module] = []
         self._handles: list[Any] = []
@@ -168,16 +169,19 @@ class RootHook:
             state.rest()
         call.working = state
         given = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
-        state.pending = pending = self._prepare(call, state, given)
-        return (), dict(self._enter(state, pending, pending.groups[0]))
+        state.pending = pending = self._prepare(call, state, self.adapter.opened(given))
+        return (), self.adapter.closed(self._enter(state, pending, pending.groups[0]))
 
     def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
         self.adapter.check(given, _setting(run))
         self._probe(state, given)
-        whole, batch = given, given[self.adapter.takes].shape[0]
+        batch = given[self.adapter.takes].shape[0]
         self._begin(run, given)
+        if flipped := self._flips(call, run, batch):
+            given = self.adapter.select(given, _other_half_first(given[self.adapter.takes]))
+        whole = given
         rows, layout = run.share(batch)
         condition, skipped = None, frozenset[int]()
         if run.prediction is not None and not self.reduce_only:
@@ -200,7 +204,7 @@ class RootHook:
             assert self._tokens is not None
             positions = run.shares.positions(layout, run.method)
             short = self._tokens.shorten(given, layout, layout.reduce(self._seen(run, given, rows)), positions)
-        pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast)
+        pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast, flipped)
         if self.reduce_only:
             run.tally.controlled = True
             return pending
@@ -249,11 +253,22 @@ class RootHook:
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:
         """How guidance is to be carried out in a call; None where all is as the pipeline says."""
-        form = self.adapter.guidance
-        paired = form == "calls" or bool(call.pipe.do_classifier_free_guidance)
-        if self.reduce_only and (form == "calls" or not paired or any(run.guided(batch // 2))):
+        paired = self._form == "calls" or self._stacked(call, run, batch)
+        if self.reduce_only and (self._form == "calls" or not paired or any(run.guided(batch // 2))):
             return None
-        return pair_of(run, form, given, batch, paired, guidance_scale(call, self.module))
+        scale = guidance_scale(call, self.module)
+        return pair_of(run, self._form, given, batch, paired, scale, self.adapter.no_guidance)
+
+    def _stacked(self, call: Any, run: Run, batch: int) -> bool:
+        """True for a call on both branches, False for one on samples that are not guided, or not any more."""
+        assert run.layout is not None
+        return bool(call.pipe.do_classifier_free_guidance) and not (run.index and batch == run.layout.batch)
+
+    def _flips(self, call: Any, run: Run, batch: int) -> bool:
+        """Whether a call's halves are to be exchanged, for what carries out guidance has those without prompt first."""
+        if self.adapter.guidance != "stack, prompt first" or run.guidance is None or self.reduce_only:
+            return False
+        return self._stacked(call, run, batch)
 
     def _signals(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
         """The signals "modulated" and "canvas" of the pipeline's own samples, the last copy of them in a call."""
@@ -282,8 +297,8 @@ class RootHook:
         """The samples that are forecast in this step. condition: see `Run.condition`."""
         return run.decide(condition, lambda: self._signals(state, run, given))
 
-    def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Any:
-        """The output of a call whose samples are all forecast; None for any other."""
+    def _forecast(self, call: Any, state: RootState, run: Run, given: Mapping[str, Any]) -> Tensor | None:
+        """The prediction of a call whose samples are all forecast; None for any other."""
         if run.prediction is None or run.prediction.chooser is None or state.known.conditional is None:
             return None
         hidden = given[self.adapter.takes]
@@ -301,7 +316,7 @@ class RootHook:
         self.adapter.check(given, _setting(run))
         run.tally.count_call(partial(self._costs.flops, given), 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
-        return state.known.instead(stood_in(self.adapter, run, hidden, rows))
+        return stood_in(self.adapter, run, hidden, rows)
 
     def answer(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The output of a call that needs none: a forecast, or u where no sample is guided. Nothing runs for it.
@@ -311,15 +326,14 @@ class RootHook:
         state, run = call.states.get(self), call.run
         if state is None or state.depth or run is None:
             return None
-        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        forecast = self._forecast(call, state, run, given)
-        if forecast is not None or run.guidance is None or not run.calls:
-            return forecast
-        if (answer := known_answer(run, self.adapter.guidance, state.known, given)) is None:
-            return None
-        run.tally.count_call(partial(self._costs.flops, given), 0, run)
-        run.tally.spare(state.known.flops)
-        return state.known.instead(answer)
+        given = self.adapter.opened({**dict(zip(self._names, args, strict=False)), **kwargs})
+        answer = self._forecast(call, state, run, given)
+        if answer is None and run.guidance is not None and run.calls:
+            answer = known_answer(run, self._form, state.known, given)
+            if answer is not None:
+                run.tally.count_call(partial(self._costs.flops, given), 0, run)
+                run.tally.spare(state.known.flops)
+        return None if answer is None else state.known.instead(self.adapter.closed_prediction(answer))
 
     def _signal(self, call: Mapping[str, Any]) -> Tensor:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
@@ -341,7 +355,9 @@ class RootHook:
             result = self._finish(module, state, pending, output)
             if self.handle.answers and not self.reduce_only and pending.run.calls == 1:
                 known = state.known
-                known.step, known.conditional = pending.run.index, output if result is None else result
+                whole = output if result is None else result
+                known.step = pending.run.index
+                known.conditional = with_prediction(whole, self.adapter.opened_prediction(whole[0]))
                 known.flops, known.rows = self._costs.flops(pending.call), pending.layout.batch
             return result
         finally:
@@ -351,15 +367,18 @@ class RootHook:
     def _finish(self, module: nn.Module, state: RootState, pending: Pending, output: Any) -> Any:
         """Call the model for the remaining groups; returns the full prediction, None if it is the output as it is."""
         groups, pair, run = pending.groups, pending.pair, pending.run
-        self._keep(state, pending, groups[0], output[0])
-        whole_call = pair is None and pending.forecast is None
-        if self.reduce_only or (len(groups) == 1 and pending.positions is None and whole_call):
+        if self.reduce_only:
             return None
-        parts = [output[0]]
+        parts = [self.adapter.opened_prediction(output[0])]
+        self._keep(state, pending, groups[0], parts[0])
+        whole_call = pair is None and pending.forecast is None and not pending.flipped
+        if len(groups) == 1 and pending.positions is None and whole_call:
+            return None
         state.depth, state.nested = 1, True
         try:
             for group in groups[1:]:
-                parts.append(module(**self._enter(state, pending, group))[0])
+                arguments = self.adapter.closed(self._enter(state, pending, group))
+                parts.append(self.adapter.opened_prediction(module(**arguments)[0]))
                 self._keep(state, pending, group, parts[-1])
         finally:
             state.depth, state.nested = 0, False
@@ -371,7 +390,9 @@ class RootHook:
             prediction = pending.forecast.filled(prediction, self.adapter, run, pending.call[self.adapter.takes])
         if pair is not None:
             prediction = whole(pair, run, state.known, prediction)
-        return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
+        if pending.flipped:
+            prediction = prediction[_other_half_first(prediction)]
+        return with_prediction(output, self.adapter.closed_prediction(prediction))
 
     def _enter(self, state: RootState, pending: Pending, group: Group) -> Mapping[str, Any]:
         """Make ready for the call of one group of samples; returns its arguments."""
@@ -465,6 +486,11 @@ class RootHook:
 def _setting(run: Run) -> Setting:
     caches = None if run.policy is None else run.policy.caches
     return Setting(run.method is not None, caches, len(run.places), run.believed_steps, run.leaves_out)
+
+
+def _other_half_first(rows: Tensor) -> Tensor:
+    """(B,) int64: the rows of the second half, then those of the first."""
+    return torch.arange(len(rows), device=rows.device).roll(len(rows) // 2)
 
 
 def _assemble(parts: Sequence[Tensor], groups: Sequence[Group]) -> Tensor:

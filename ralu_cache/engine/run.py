@@ -71,7 +71,7 @@ class Run(Course):
         self.believed_steps: int | None = None  # by the pipeline, where it does not count the levels it is given
         self._on_layout = on_layout
         self._situations: list[Situation] = []  # of all steps, made at the first
-        self.branches = BranchBook(policy, watched)
+        self.branches = BranchBook(policy, watched, geometry.fill)
         self._conditions = Conditions()
         self.shares = Shares()
         self.grid: tuple[int, int] | None = None

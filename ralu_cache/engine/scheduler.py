@@ -69,14 +69,16 @@ def lay_out(scheduler: Any, run: Run | SchedulerRun) -> None:
 
 
 @contextmanager
-def whole(scheduler: Any) -> Iterator[SchedulerRun | None]:
-    """Within it a scheduler that shows only some levels holds its stock schedule. Gives the run that shows them."""
+def whole(scheduler: Any) -> Iterator[None]:
+    """Within it a scheduler that shows only some levels holds its stock schedule."""
     run: SchedulerRun | None = vars(scheduler).get(_RUN)
-    vars(scheduler).update({} if run is None else run.full)
+    full = {} if run is None else run.full
+    before = {name: vars(scheduler)[name] for name in full}  # stock methods call one another
+    vars(scheduler).update(full)
     try:
-        yield run
+        yield
     finally:
-        vars(scheduler).update({} if run is None else run.shown)
+        vars(scheduler).update(before)
 
 
 def _call(scheduler: Any) -> Any:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from ralu_cache.engine.clock import Clock
 from ralu_cache.engine.identity import Snapshot
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.steppers import check_eta, kind_of, places_of, stepper_of
-from ralu_cache.history.conversions import clean_of, output_of
+from ralu_cache.history.conversions import Reading
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.history.trail import Leap, Trail, leap, mend
 from ralu_cache.report.record import StepRecord
@@ -56,11 +56,9 @@ class SchedulerRun:
         }
         stepper = stepper_of(scheduler)
         assert stepper is not None
-        asked = setting.forecast.quantity
-        self._quantity = stepper.quantity if asked == "auto" else asked
-        if setting.solver is not None:
-            self._quantity = "clean"
-        self._kind, self._scale = kind_of(scheduler), float(scheduler.config.get("sigma_data", 1.0))
+        quantity = stepper.quantity if setting.forecast.quantity == "auto" else setting.forecast.quantity
+        scale = float(scheduler.config.get("sigma_data", 1.0))
+        self._reading = Reading(kind_of(scheduler), "clean" if setting.solver is not None else quantity, scale)
         self._places = places_of(scheduler, self.full)
         self._ends_early = scheduler.config.get("final_sigmas_type") == "sigma_min"
         self.count = len(self._places)
@@ -176,11 +174,12 @@ class SchedulerRun:
 
     def _forecast(self, given: dict[str, Any], index: int, make: Make) -> Any:
         model_output, sample, t = given["model_output"], given["sample"], given["timestep"]
-        quantity = "velocity" if given.get("per_token_timesteps") is not None else self._quantity
-        value = model_output.float()
-        if quantity == "clean":
-            value = clean_of(self._kind, self._places[index], sample.float(), value, self._scale)
-        self._trail = self._trail.record(self._places[index].share, value)
+        reading = self._reading
+        if given.get("per_token_timesteps") is not None:  # a level for each token, and (LTX) a sign of its own
+            reading = replace(reading, quantity="output")
+        place = self._places[index]
+        value = reading.value(place, sample.float(), model_output.float())
+        self._trail = self._trail.record(place.share, value)
         if given.get("timestep_back") is not None and index:  # CogVideoX's solver keeps its history in the pipeline
             given["timestep_back"] = self._time(index - 1, given["timestep_back"])
         while True:
@@ -194,15 +193,9 @@ class SchedulerRun:
             given["timestep"], given["sample"] = self._time(index, t), result[0]
             if given.get("per_token_timesteps") is not None:
                 given["per_token_timesteps"] = given["per_token_timesteps"].clamp(max=self._times[index])
-            given["model_output"] = self._guess(index, result[0], quantity).to(model_output.dtype)
-
-    def _guess(self, index: int, sample: Tensor, quantity: str) -> Tensor:
-        """What the model would say at a place."""
-        how, place = self.setting.forecast, self._places[index]
-        value = self._trail.forecast(place.share, how.order, how.gap, how.damping)
-        if quantity == "velocity":
-            return value
-        return output_of(self._kind, place, sample.float(), value, self._scale)
+            how, place = self.setting.forecast, self._places[index]
+            value = self._trail.forecast(place.share, how.order, how.gap, how.damping)
+            given["model_output"] = reading.output(place, result[0].float(), value).to(model_output.dtype)
 
     def _solve(self, given: Mapping[str, Any], index: int, output: Callable[[Tensor], Any]) -> Any:
         """A solver's step from the canvas in float32 to the next computed level, or to the end."""
@@ -213,7 +206,7 @@ class SchedulerRun:
         ours = held is not None and sample is held[1].tensor and held[1].untouched
         x = held[0] if held is not None and ours else sample.float()
         place = self._places[index]
-        self._trail = self._trail.record(place.share, clean_of(self._kind, place, x, model_output.float()))
+        self._trail = self._trail.record(place.share, self._reading.value(place, x, model_output.float()))
         x = mend(solver, self._trail, self._made if ours else None, x)
         left = [other for other in self.places if other > index]
         to = self._places[left[0]].share if left else 0.0

@@ -20,7 +20,10 @@ from ralu_cache.plane.canvas import TokenLayout
 
 @dataclass(slots=True)
 class Pending:
-    """One denoiser call while its groups of samples, computed or reused, run one after the other."""
+    """One denoiser call while its groups of samples, computed or reused, run one after the other.
+
+    flipped: its halves stand the other way round than the pipeline gave them.
+    """
 
     run: Run
     layout: TokenLayout
@@ -30,6 +33,7 @@ class Pending:
     groups: Sequence[Group]
     pair: Pair | None = None
     forecast: Forecasted | None = None
+    flipped: bool = False
 
 
 @dataclass

@@ -19,7 +19,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Place:
-    """A noise level: the sample there is `alpha * clean + sigma * noise`."""
+    """A noise level: the sample there is `alpha * clean + sigma * noise`, sigma above 0."""
 
     alpha: float
     sigma: float
@@ -30,26 +30,43 @@ class Place:
         return self.sigma / (self.alpha + self.sigma)
 
 
-def clean_of(kind: str, place: Place, sample: Tensor, output: Tensor, data_scale: float = 1.0) -> Tensor:
-    """The clean estimate that a model's `output` for a `sample` means. data_scale: EDM's standard deviation of data."""
-    if kind == "sample":
-        return output
-    keep, weight = _affine(kind, place, data_scale)
-    return keep * sample + weight * output
+@dataclass(frozen=True)
+class Reading:
+    """How a model's outputs are read. kind: one of `KINDS`. data_scale: EDM's standard deviation of data.
+
+    quantity: what stands for them in a history: the "clean" estimate; the "velocity" n - x0, which is as well scaled
+    at all levels whatever the model predicts; or the "output" as it is.
+    """
+
+    kind: str
+    quantity: str
+    data_scale: float = 1.0
+
+    def value(self, place: Place, sample: Tensor, output: Tensor) -> Tensor:
+        """The quantity that an `output` for a `sample` means."""
+        if self.quantity == "output" or (self.quantity, self.kind) == ("velocity", "flow_prediction"):
+            return output
+        keep, weight = affine(self.kind, place, self.data_scale)
+        clean = keep * sample + weight * output if keep else weight * output
+        if self.quantity == "clean":
+            return clean
+        return (sample - (place.alpha + place.sigma) * clean) / place.sigma
+
+    def output(self, place: Place, sample: Tensor, value: Tensor) -> Tensor:
+        """The output that a quantity's `value` means for a `sample`: the inverse of `value`."""
+        if self.quantity == "output" or (self.quantity, self.kind) == ("velocity", "flow_prediction"):
+            return value
+        clean = value if self.quantity == "clean" else (sample - place.sigma * value) / (place.alpha + place.sigma)
+        keep, weight = affine(self.kind, place, self.data_scale)
+        return (clean - keep * sample) / weight if keep else clean / weight
 
 
-def output_of(kind: str, place: Place, sample: Tensor, clean: Tensor, data_scale: float = 1.0) -> Tensor:
-    """The output that a `clean` estimate means for a `sample`; the inverse of `clean_of`, for sigma above 0."""
-    if kind == "sample":
-        return clean
-    keep, weight = _affine(kind, place, data_scale)
-    return (clean - keep * sample) / weight
-
-
-def _affine(kind: str, place: Place, data_scale: float) -> tuple[float, float]:
+def affine(kind: str, place: Place, data_scale: float = 1.0) -> tuple[float, float]:
     """(k, w) of `clean = k sample + w output`. Raises ValueError for an unknown kind."""
     alpha, sigma = place.alpha, place.sigma
     norm = alpha**2 + sigma**2
+    if kind == "sample":
+        return 0.0, 1.0
     if kind == "flow_prediction":  # x - sigma (n - x0) = x0 wherever alpha + sigma = 1
         return 1.0, -sigma
     if kind == "data_velocity":

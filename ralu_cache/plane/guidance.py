@@ -74,10 +74,10 @@ class Guidance:
             return self.stages[stage]
         return self.start <= 1 - sigma + 1e-9 and (1 - sigma < self.end or self.end == 1)
 
-    def factor(self, stage: int, scale: float) -> float:
-        """k such that the pipeline's c + (scale - 1) (c - u) with u' = c + k (u - c) has the wanted scale."""
+    def factor(self, stage: int, scale: float, none: float = 1.0) -> float:
+        """k such that the pipeline's c + (scale - none) (c - u) with u' = c + k (u - c) has the wanted scale."""
         wanted = self.scale[min(stage, len(self.scale) - 1)] if isinstance(self.scale, tuple) else self.scale
-        return 1.0 if wanted is None or math.isclose(scale, 1) else (wanted - 1) / (scale - 1)
+        return 1.0 if wanted is None or math.isclose(scale, none) else (wanted - none) / (scale - none)
 
     @property
     def told(self) -> str:

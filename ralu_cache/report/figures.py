@@ -26,7 +26,8 @@ except ImportError as error:
     raise ImportError("plotting needs matplotlib: pip install 'ralu-cache[plot]'") from error
 
 __all__ = [  # the parts of matplotlib from here, so that one place says what to install where it is missing
-    "Axes", "Figure", "FigureBase", "Line2D", "Patch", "as_pictures", "draw_regions", "plain", "save", "save_grid",
+    "Axes", "Figure", "FigureBase", "Line2D", "LineCollection", "Patch", "as_pictures", "draw_regions", "plain", "save",
+    "save_grid",
 ]  # fmt: skip
 
 COLOURS = {"coarse": "#e09f3e", "mixed": "#2a9d8f", "fine": "#3d5a98"}

@@ -174,6 +174,7 @@ class RunRecord:
     completed: False if the call was interrupted.
     solver: its name; "euler" is the stock step, of whatever scheduler.
     scheduler: the class of the pipeline's own.
+    promised: so many times less the call was said to cost (`speedup=`); None where nothing was said.
 
     Where nothing is known of the model, its tokens are none and its FLOPs nan, and `calls` counts computed steps.
     """
@@ -191,6 +192,7 @@ class RunRecord:
     completed: bool = False
     solver: str = "euler"
     scheduler: str = ""
+    promised: float | None = None
 
     def note(self, step: Callable[[], StepRecord]) -> None:
         """One more step was made; its record is asked for when `steps` is read."""

@@ -23,6 +23,9 @@ def describe(report: RunRecord) -> str:
     ]
     if report.baseline_steps:
         lines.append(gain(report))
+    if report.promised is not None and report.completed:
+        counted = f"{report.flop_ratio:.2f}x, by FLOPs" if report.counted else "unknown: its FLOPs are not counted"
+        lines.append(f"promised {report.promised:.3g}x, delivered {counted}")
     if report.guided_steps is not None:
         spared = readable_flops(report.guidance_saved_flops)
         lines.append(f"guided {report.guided_steps} of {len(report.steps)} steps: {spared} FLOPs spared")

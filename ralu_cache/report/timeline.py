@@ -157,7 +157,7 @@ def draw_work(axis: Axes, report: RunRecord) -> None:
             place = ((start + end) / 2, 1.02 * stage.tokens)
             axis.text(*place, f"{share:.0%} reused", fontsize=7.5, color=INK, ha="center", va="bottom")
         start = end
-    axis.set_ylim(0, 1.12 * max((step.tokens for step in report.steps), default=1))
+    axis.set_ylim(0, 1.12 * max([1, *(step.tokens for step in report.steps)]))  # 0 tokens: nobody knows
     plain(axis)
 
 

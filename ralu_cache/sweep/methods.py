@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ralu_cache.history.solvers import resolve_solver
 from ralu_cache.plane.guidance import resolve_guidance
@@ -31,7 +32,7 @@ class Method:
         return replace(self, temporal=None)
 
     @property
-    def parts(self) -> dict[str, str]:
+    def parts(self) -> dict[str, Any]:
         """The parts that are there, by the names that `accelerate` has for them."""
         return {name: part for name, part in asdict(self).items() if part is not None}
 

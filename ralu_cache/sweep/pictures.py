@@ -22,6 +22,14 @@ def slug(setting: Setting) -> str:
     return f"{method}-{setting.steps}-{setting.height}x{setting.width}"
 
 
+def kept(setting: Setting, pictures: Path) -> dict[str, Path]:
+    """A setting's files by what they show, out of a folder that `PictureFolder` filled; none where it is missing."""
+    captions = pictures / CAPTIONS
+    told: list[str] = json.loads(captions.read_text()) if captions.exists() else []
+    files = {caption: pictures / slug(setting) / f"{index}.png" for index, caption in enumerate(told[:KEPT])}
+    return {caption: file for caption, file in files.items() if file.exists()}
+
+
 class PictureFolder:
     """Saves the pictures of the first `KEPT` prompts and seeds under `<out>/pictures/<slug>/<index>.png`.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from ralu_cache.sweep.pictures import CAPTIONS, KEPT, slug
+from ralu_cache.sweep.pictures import kept
 from ralu_cache.sweep.recommend import default_metric
-from ralu_cache.sweep.summary import Row, Summary
+from ralu_cache.sweep.summary import Summary
 from ralu_cache.sweep.tables import times
 
 Strip = tuple[str, dict[str, Path]]
@@ -23,17 +22,10 @@ def strips(summary: Summary, pictures: Path) -> list[Strip]:
 
     pictures: the folder of `PictureFolder`; it may be missing.
     """
-    captions = pictures / CAPTIONS
-    told: list[str] = json.loads(captions.read_text()) if captions.exists() else []
     front = summary.front(default_metric(summary)) if summary.header.metrics else []
     rows = [*(row for row in summary.rows if row.family == "full"), *(row for row in front if row.family != "full")]
-    found = [(f"{summary.label(row)}, {times(row.speedup)}", _files(row, told, pictures)) for row in rows]
+    found = [(f"{summary.label(row)}, {times(row.speedup)}", kept(row.setting, pictures)) for row in rows]
     return [(name, files) for name, files in found if files]
-
-
-def _files(row: Row, captions: Sequence[str], pictures: Path) -> dict[str, Path]:
-    files = {caption: pictures / slug(row.setting) / f"{index}.png" for index, caption in enumerate(captions[:KEPT])}
-    return {caption: file for caption, file in files.items() if file.exists()}
 
 
 def save_strip(shown: Sequence[Strip], path: Path) -> None:

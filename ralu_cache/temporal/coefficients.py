@@ -8,6 +8,7 @@ the transformer was loaded from that counts, wherever the rest of the pipeline i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from ralu_cache.temporal.prediction import Forecast
 from ralu_cache.temporal.teacache import AUTO, COEFFICIENTS
 
 NO_PLAN = "none"
+_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,14 @@ def profile_name(plan: str) -> str:
 
 def find_profile(transformer: Any, plan: str) -> Path | None:
     """The profile for a plan beside the model; of a model named by its id on the Hub, the one in the local cache."""
-    origin, name = _origin(transformer), profile_name(plan)
-    if origin is None or os.sep in name:  # the repr of a plan of one's own may hold anything
+    named = _NAME.fullmatch(plan)  # not the repr of a plan of one's own, which no file name can hold
+    return file_beside(transformer, profile_name(plan)) if named else None
+
+
+def file_beside(transformer: Any, name: str) -> Path | None:
+    """A file of this name beside the model, or in the local cache if the model was named by its id on the Hub."""
+    origin = _origin(transformer)
+    if origin is None:
         return None
     if Path(origin).is_dir():
         beside = _whole(Path(origin)) / name

@@ -1,0 +1,122 @@
+"""The evidence as a page, a plot of the fronts and pictures at equal cost, the worst cases among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.evidence.duels import CACHES, FEWER, OURS, Duel, Way, front
+from benchmarks.regime.settings import FULL
+from benchmarks.regime.study_page import shown
+from ralu_cache.quality.base import Pictures
+from ralu_cache.quality.intervals import bootstrap
+from ralu_cache.report.figures import save_grid
+
+COLOURS = {OURS: "#1f77b4", FEWER: "#7f7f7f", CACHES: "#d62728"}
+TITLES = {OURS: "this library", FEWER: "fewer steps (Euler, UniPC, DPM++2M, each at its best)", CACHES: "other caches"}
+
+
+def duel_table(found: Sequence[Duel]) -> list[str]:
+    """A line for each of ours."""
+    lines = [
+        "| ours | fewer FLOPs | the best of the others at this cost | attributes, % | theirs | difference (95 %) | "
+        "better on / equal / worse | mean gradient, ‰ | theirs |",
+        "|---|---:|---|---:|---:|---|---:|---:|---:|",
+    ]
+    for duel in found:
+        won, equal, lost = duel.wins
+        rival = duel.rival.told + (", their cheapest" if duel.rival.beyond else "")
+        sharp = (way.values["sharpness"].mean() for way in (duel.ours, duel.rival))
+        lines.append(
+            f"| {duel.ours.told} | {duel.ours.ratio:.3g}x | {rival} | {duel.ours.mean:.1f} | {duel.rival.mean:.1f} | "
+            f"{shown(duel.difference(), 1, '+')} | {won} / {equal} / {lost} | "
+            f"{' | '.join(f'{value:.1f}' for value in sharp)} |"
+        )
+    return lines
+
+
+def caches_table(found: Sequence[Duel]) -> list[str]:
+    """A line for each of the others' caches, beside what ours draw at its cost."""
+    lines = [
+        "| cache | fewer FLOPs | attributes, % | ours at this cost | ours, % | difference (95 %) |",
+        "|---|---:|---:|---|---:|---:|",
+    ]
+    for duel in found:
+        told = duel.rival.told + (", our dearest" if duel.ours.ratio < 4 else "")
+        lines.append(
+            f"| {duel.ours.told} | {duel.ours.ratio:.3g}x | {duel.ours.mean:.1f} | {told} | {duel.rival.mean:.1f} | "
+            f"{shown(duel.difference(), 1, '+')} |"
+        )
+    return lines
+
+
+def page(
+    models: Mapping[str, Sequence[Duel]], counts: Mapping[str, int], caches: Mapping[str, Sequence[Duel]], some: int
+) -> str:
+    """The Markdown page."""
+    lines = [
+        "# At equal cost: ours against the best of the others",
+        "",
+        "Made by `python -m benchmarks.evidence` from the rows of the [study](../regime/study.md), which tells",
+        "settings, measures, prompts and seeds. Theirs are the front of all that was measured at guidance 6 and at the",
+        "scale and interval that serve each best, ours every setting that has these pictures, so the choice favours",
+        "them. Their cost is made equal by interpolation in log FLOPs between two neighbours on the front, picture by",
+        "picture; where none of them is so cheap, their cheapest stands here. Differences are paired, with 95 %",
+        "bootstrap intervals; attributes are in the eyes of a classifier.",
+    ]
+    for model, found in models.items():
+        lines += ["", f"## {model}, {counts[model]} pictures", "", f"![fronts](fronts_{model}.png)", ""]
+        lines += duel_table(found)
+        if caches[model]:
+            lines += ["", f"Caches of diffusers' and of cache-dit's, guidance 6, {some} pictures:", ""]
+            lines += caches_table(caches[model])
+        lines += ["", f"![the pictures on which ours lose most, and others](worst_{model}.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def plot(some: Sequence[Way], path: Path, title: str) -> None:
+    """What is drawn against cost: all ways, and each kind's front."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from adjustText import adjust_text
+
+    full = max((way for way in some if way.name == FULL), key=lambda way: way.mean)
+    figure, axis = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    texts = []
+    for kind in (FEWER, CACHES, OURS):
+        mine = [way for way in some if way.kind == kind and way.name != FULL]
+        if not mine:
+            continue
+        lost = [bootstrap(way.values["attributes"] - full.values["attributes"]) for way in mine]
+        spans = np.array([(each.value - each.low, each.high - each.value) for each in lost]).T
+        axis.errorbar(
+            [way.ratio for way in mine], [each.value for each in lost], spans, fmt="o", color=COLOURS[kind],
+            alpha=0.75, markersize=4, elinewidth=0.8,
+        )  # fmt: skip
+        best = front(mine)
+        heights = [way.mean - full.mean for way in best]
+        axis.plot([way.ratio for way in best], heights, color=COLOURS[kind], label=TITLES[kind])
+        texts += [axis.text(way.ratio, way.mean - full.mean, way.name, fontsize=7) for way in best]
+    axis.axhline(0, color="#bbbbbb", linewidth=0.8)
+    axis.set_xscale("log")
+    axis.set_xticks([4, 6, 8, 12, 16, 24], ["4x", "6x", "8x", "12x", "16x", "24x"])
+    axis.minorticks_off()
+    axis.set(xlabel="fewer FLOPs than 50 guided steps", ylabel="attributes lost to the full run, points", title=title)
+    axis.legend(loc="lower right")
+    adjust_text(texts, ax=axis)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def strip(rows: Mapping[str, Pictures], prompts: Sequence[str], path: Path) -> None:
+    """A small PNG: a row for each way."""
+    save_grid(rows, list(prompts), path)
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((1200, 2000), Image.Resampling.LANCZOS)
+    small.quantize(128).save(path, optimize=True)

@@ -1,0 +1,92 @@
+"""What the runs of a pipeline's calls are made of, resolved and checked against what its adapter can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from ralu_cache.adapters.parts import need
+from ralu_cache.adapters.protocols import Adapter
+from ralu_cache.history.solvers import Multistep, resolve_solver
+from ralu_cache.plane.guidance import Guidance, resolve_guidance
+from ralu_cache.plane.spatial import SpatialMethod, resolve_spatial
+from ralu_cache.profiles.facts import Facts
+from ralu_cache.temporal import Forecast, Policy, Temporal, resolve_temporal
+from ralu_cache.temporal.coefficients import Calibrated, calibrated
+
+NO_REUSE = Calibrated(None, "none")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of a call's run; without any the call is stock. plan: the method's name. notices: to be told of such a call.
+
+    promised: so many times less it was said to cost than the call in full.
+    """
+
+    method: SpatialMethod | None = None
+    plan: str = "none"
+    temporal: Calibrated = NO_REUSE
+    guidance: Guidance | None = None
+    solver: Multistep | None = None
+    notices: tuple[str, ...] = ()
+    promised: float | None = None
+
+    @property
+    def stock(self) -> bool:
+        return (self.method, self.temporal.policy, self.guidance, self.solver) == (None,) * 4
+
+    @property
+    def inner(self) -> Policy | None:
+        """The policy, where what it reuses is kept inside the model, and not the predictions outside of it."""
+        policy = self.temporal.policy
+        outside = isinstance(policy, Forecast) or getattr(policy, "reuse", None) == "prediction"
+        return None if outside else cast("Policy | None", policy)
+
+    @property
+    def answers(self) -> bool:
+        """True if some calls of the denoiser are answered without running it."""
+        policy = self.temporal.policy
+        decides = getattr(policy, "tolerance", None) is not None or getattr(policy, "reuse", None) == "prediction"
+        return self.guidance is not None or decides
+
+    @property
+    def wants_text_attention(self) -> bool:
+        """True if regions are chosen by it."""
+        return self.method is not None and "text_attention" in self.method.scorer.needs
+
+
+class Planner(Protocol):
+    """What chooses the parts of each call anew."""
+
+    @property
+    def all(self) -> tuple[Parts, ...]:
+        """Those that a call may get, to hook the model for; their inner policies keep the residual of all blocks."""
+
+    def parts(self, call: Facts, coarse: float) -> Parts:
+        """Of one call, in which a coarse step costs `coarse` fine ones. Raises ValueError for what can't be had."""
+
+
+def resolve_parts(
+    pipe: Any,
+    adapter: Adapter,
+    spatial: str | SpatialMethod | None = None,
+    temporal: str | Temporal | None = None,
+    guidance: str | Guidance | tuple[bool, ...] | None = None,
+    solver: str | Multistep | None = None,
+) -> Parts:
+    """The arguments of `accelerate`, resolved. Raises ValueError or TypeError for what is unknown, or what the family's
+    adapter lacks a part for."""
+    names = (adapter.default_preset if spatial == "ralu" else spatial, temporal)
+    plan, label = ("none" if name is None else name if isinstance(name, str) else repr(name) for name in names)
+    found = calibrated(resolve_temporal(temporal), label, pipe.transformer, adapter.family, plan)
+    integrator, method = resolve_solver(solver), resolve_spatial(spatial, adapter.default_preset)
+    guided = resolve_guidance(guidance if guidance is not None else getattr(method, "guidance", None))
+    family, policy = type(adapter), found.policy
+    if method is not None:
+        need(family, "tokens", f"spatial={spatial!r}")
+        if "text_attention" in method.scorer.needs:
+            need(family, "text attention", f"regions={method.scorer.name!r}")
+    if policy is not None and not isinstance(policy, Forecast):
+        need(family, "blocks" if policy.caches == "stack" else "layers", f"temporal={temporal!r}")
+    return Parts(method, plan, found, guided, integrator)
