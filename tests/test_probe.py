@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from benchmarks.coverage.build import build
 from benchmarks.coverage.survey import draw as draw_tiny
 from ralu_cache import SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.cli import main
 from ralu_cache.engine.probing import NothingFound
 from tests.surroundings import OFFLOADS
 from tests.toy_family import CHANNELS, WIDTH, ToyBlock, ToyTransformer, make_toy_pipeline
@@ -137,6 +139,7 @@ def check_served(transformer: type[ToyTransformer], told: str, name: str) -> Non
         blocks.clear()
         assert torch.equal(draw(pipe), fast), "the probe of the first call leaves nothing behind"
         report = handle.report
+        assert report.size == (0, 0) and {step.tokens for step in report.steps} == {0}, "nobody knows them"
         computed = sum(len(PROMPTS) * 2 - step.reused for step in report.steps)
         assert report.completed and len(report.steps) == STEPS and sum(blocks) == computed < 2 * 2 * STEPS
     assert torch.equal(draw(pipe), stock)
@@ -308,3 +311,15 @@ class Grid(ToyTransformer):
 
 def test_tokens_in_rows_and_columns() -> None:
     check_served(Grid, "3 blocks in blocks, then head; kept is its residual; signal at qkv", "taylorseer")
+
+
+def test_info_shows_what_was_found(
+    sana: Callable[[], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sana().save_pretrained(tmp_path / "sana")
+    assert main(["info", str(tmp_path / "sana"), "--height", "64", "--width", "64"]) == 0
+    text = capsys.readouterr().out
+    assert "SanaPipeline with DPMSolverMultistepScheduler" in text and "temporal='forecast' works" in text
+    assert "2 blocks in transformer_blocks, then norm_out; kept is its residual; signal at attn1" in text
+    assert main(["info", "tiny-flux"]) == 0
+    assert "family flux: tokens, text attention, blocks, layers, cost" in capsys.readouterr().out

@@ -418,7 +418,7 @@ class Run(Course):
         layout = layout or self.layout
         assert layout is not None
         notes = self.branches.notes(self.tally.costs) if branches is None else branches
-        self.tally.close(self, layout.tokens, notes, sample.device)
+        self.tally.close(self, layout.tokens if self.geometry.known else 0, notes, sample.device)
         self.branches.close_step()
         self._conditions.close_step()
         self.canvas.latest = sample
@@ -429,7 +429,7 @@ class Run(Course):
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         self.grid = grid
-        self.report.size, self.report.batch = grid, batch
+        self.report.size, self.report.batch = grid if self.geometry.known else (0, 0), batch
         self.layout = first_layout(self.method, self.stage.kind, grid, batch, self.geometry, self.frames, device)
         return self.layout
 
