@@ -78,13 +78,6 @@ def mochi() -> nn.Module:
     return model
 
 
-def ltx() -> nn.Module:
-    return diffusers.LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
-        num_layers=1, caption_channels=16,
-    )  # fmt: skip
-
-
 def aura() -> nn.Module:
     return diffusers.AuraFlowTransformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
@@ -202,7 +195,6 @@ SAMPLES = [
         "MochiPipeline", mochi, lambda: EULER(invert_sigmas=True),
         words(16) | {"height": 16, "width": 16, "num_frames": 7}, NONE,
     ),
-    Sample("LTXPipeline", ltx, EULER, words(16) | {"height": 64, "width": 64, "num_frames": 9}, NONE),
     Sample("AuraFlowPipeline", aura, EULER, words(16) | PIXELS, NONE),
     Sample(
         "SanaPipeline", sana, lambda: diffusers.DPMSolverMultistepScheduler(**FLOW),

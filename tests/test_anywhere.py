@@ -27,7 +27,7 @@ each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
 each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 every_third = Forecast(3, ramp=False)
 STEPS = 9
-LTX = next(sample for sample in SAMPLES if sample.cls == "LTXPipeline")
+AURA = next(sample for sample in SAMPLES if sample.cls == "AuraFlowPipeline")
 
 
 @pytest.fixture(scope="module")
@@ -219,15 +219,15 @@ def test_strength_enters_where_stock_does(made: Any) -> None:
 
 
 def test_a_solver_without_an_adapter(made: Any) -> None:
-    pipe, stock = made[str(LTX)]
+    pipe, stock = made[str(AURA)]
     with accelerate(pipe, solver="multistep") as handle:
-        found = LTX.run(pipe)
+        found = AURA.run(pipe)
         assert found.isfinite().all() and not torch.equal(found, stock)
         assert handle.report.solver == "multistep" and handle.report.called_steps == STEPS
     with accelerate(pipe, temporal=every_third, solver="dpm") as handle:
-        assert LTX.run(pipe).isfinite().all()
+        assert AURA.run(pipe).isfinite().all()
         assert handle.report.called_steps == 3 and len(handle.report.steps) == STEPS
-    assert torch.equal(LTX.run(pipe), stock)
+    assert torch.equal(AURA.run(pipe), stock)
 
 
 @pytest.mark.parametrize(("solver", "cls"), [("multistep", "UniPCMultistepScheduler"),
@@ -256,7 +256,7 @@ def curved_flow(latents: Tensor, t: Any) -> Tensor:
 
 
 def test_nothing_of_a_run_outlives_its_call(made: Any) -> None:
-    pipe, _ = made[str(LTX)]
+    pipe, _ = made[str(AURA)]
     alive: list[weakref.ref[Any]] = []
 
     def note(given: Any, number: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -266,8 +266,8 @@ def test_nothing_of_a_run_outlives_its_call(made: Any) -> None:
     with accelerate(pipe, temporal=every_third):
         gc.disable()
         try:
-            LTX.run(pipe, callback_on_step_end=lambda *given: given[3])
-            LTX.run(pipe, callback_on_step_end=inside(pipe, note))
+            AURA.run(pipe, callback_on_step_end=lambda *given: given[3])
+            AURA.run(pipe, callback_on_step_end=inside(pipe, note))
             assert alive and all(reference() is None for reference in alive)
         finally:
             gc.enable()
