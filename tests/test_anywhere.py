@@ -73,7 +73,7 @@ def test_levels_and_outputs_are_the_schedulers_own(name: str) -> None:
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(list(SCHEDULERS)), quantity=st.sampled_from(["clean", "velocity"]),
-    interval=st.integers(2, 6), steps=st.integers(7, 24), seed=st.integers(0, 99),
+    interval=st.integers(2, 4), steps=st.integers(12, 24), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_a_denoiser_linear_in_the_level_is_integrated_exactly(
     name: str, quantity: str, interval: int, steps: int, seed: int
@@ -87,7 +87,7 @@ def test_a_denoiser_linear_in_the_level_is_integrated_exactly(
     with accelerate(pipe, temporal=setting):
         found = pipe(model, model.latents, steps)
     assert asked > len(model.asked)
-    rounding = 1e-4 if name == "pndm" else 1e-5  # which adds up differences of outputs
+    rounding = 1e-4 if name == "pndm" else 3e-6  # which adds up differences of outputs
     assert (found - expected).abs().max() <= rounding * model.latents.abs().max(), "of the largest sample, in float32"
 
 
