@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ralu_cache.adapters.finding import Finding, Place
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import Adapter, Probed
+from ralu_cache.adapters.protocols import Adapter, Probed, Setting
 
 TIMES = ("timestep", "sigma", "time", "t", "step")
 """How the names of arguments begin or end that hold the noise level of a call."""
@@ -44,6 +44,13 @@ class ProbedAdapter(Adapter, Probed):
 
     def keep(self, finding: Finding | None) -> None:
         self._finding = finding
+
+    def check(self, call: Mapping[str, Any], setting: Setting) -> None:
+        if not isinstance(latents := call.get(self.takes), Tensor):
+            raise TypeError(
+                f"{self.family} is given its latents {self.takes!r} as {type(latents).__name__}, and a probe needs one "
+                "tensor; what works with it: temporal='forecast:3', which leaves out whole calls"
+            )
 
     def landmarks(self, module: Any) -> list[nn.Module]:
         return [part for part in module.modules() if isinstance(part, nn.ModuleList)] + [
@@ -131,8 +138,8 @@ def at(place: Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The first tensor of numbers among a module's arguments."""
-    return next(tensor for _, tensor in tensors_in([args, kwargs]) if tensor.is_floating_point())
+    """The first tokens among a module's arguments."""
+    return next(tensor for _, tensor in tensors_in([args, kwargs]) if tensor.is_floating_point() and tensor.ndim > 2)
 
 
 def latents_argument(transformer: Any) -> str:

@@ -17,16 +17,16 @@ from tests import surroundings
 one_thread = surroundings.one_thread
 
 SAMPLE = (
-    "AuraFlowPipeline", "CogVideoXPipeline", "CogView4Pipeline", "HunyuanVideoPipeline", "Kandinsky5T2VPipeline",
-    "LattePipeline", "Lumina2Pipeline", "MochiPipeline", "PixArtSigmaPipeline", "SanaPipeline",
+    "AllegroPipeline", "AuraFlowPipeline", "CogVideoXPipeline", "CogView4Pipeline",
+    "Kandinsky5T2VPipeline", "Krea2Pipeline", "MochiPipeline", "PixArtSigmaPipeline", "SkyReelsV2Pipeline",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_sample_of_the_table_holds(name: str) -> None:
     row = survey(name)
-    assert (row.runs, row.tier1, row.tier2) == (WORKS, WORKS, WORKS) and not row.written
-    assert "kept is" in row.finding
+    assert (row.runs, row.tier1, row.tier2) == (WORKS, WORKS, WORKS)
+    assert row.written or "kept is" in row.finding
 
 
 def test_a_model_without_a_stack_of_blocks_has_forecasts_alone() -> None:

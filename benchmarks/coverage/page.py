@@ -15,8 +15,8 @@ RANDOM = "stock itself draws another"
 
 
 def is_visual(row: Row) -> bool:
-    """True for a pipeline that makes pictures or videos."""
-    return not any(fnmatch.fnmatchcase(row.pipeline, pattern) for pattern in NOT_VISUAL)
+    """True for a pipeline that makes pictures or videos, step by step."""
+    return bool(row.scheduler) and not any(fnmatch.fnmatchcase(row.pipeline, pattern) for pattern in NOT_VISUAL)
 
 
 def ran(row: Row) -> bool:

@@ -121,6 +121,7 @@ COMPONENTS: dict[str, dict[str, Any]] = {
     "Kandinsky6SRTransformer3DModel": {},
 }  # fmt: skip
 
+DETERMINISTIC = {"scheduler": {"class": "DDIMScheduler"}}  # in place of DDPM, which draws noise at every step
 DEEP = {"vae": {"latent_channels": 16}}  # latents of 16 channels
 
 XL = {
@@ -154,7 +155,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
         "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "cross_attention_norm": "group_norm",
         "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "time_embedding_type": "positional"},
-        "scheduler": {"class": "DDPMScheduler", "variance_type": "learned_range"}},
+        "scheduler": {"class": "DPMSolverMultistepScheduler"}},
     "IF*SuperResolution*": {"unet": {"in_channels": 6, "class_embed_type": "timestep"}},
     "*Cosmos*": {"safety_checker": Permissive},
     "Cosmos2[TV]*": {"scheduler": {"use_karras_sigmas": True}},
@@ -183,7 +184,8 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "LucyEdit*": {"transformer": {"in_channels": 32}},
     "HunyuanSkyreels*": {"transformer": {"in_channels": 32}},
     "HunyuanVideoImage*": {"transformer": {"image_condition_type": "token_replace"}},
-    "HunyuanDiT*": {"scheduler": {"class": "DDIMScheduler"}},  # stock's is stochastic, and refused
+    "HunyuanDiT*": DETERMINISTIC, "KandinskyV22*Pipeline": DETERMINISTIC,
+    "PNDM*": {"scheduler": {"skip_prk_steps": True}},
     "MotifVideo*": {"guider": {"class": "ClassifierFreeGuidance"}},
     "SanaSprint*": {"scheduler": {"class": "SCMScheduler"}},
     "SanaVideo*": {"vae": {"class": "AutoencoderKLWan"}},

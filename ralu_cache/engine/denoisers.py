@@ -83,8 +83,7 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
             f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
             "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
         )
-    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in transformer.modules())
-    if compiled and policy is not None and issubclass(family, Probed):
+    if policy is not None and issubclass(family, Probed) and any(map(_is_compiled, transformer.modules())):
         raise RuntimeError(
             f"blocks of {stock_of(type(transformer)).__name__} are compiled, and a probe cannot look into those; "
             "call the pipeline without compile_repeated_blocks(), or use temporal='forecast:3'"
@@ -93,12 +92,16 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
         return
     adapter = family(transformer)
     assert isinstance(adapter, Layers)
-    if any(getattr(block, "_compiled_call_impl", None) is not None for block in adapter.blocks(transformer)):
+    if any(map(_is_compiled, adapter.blocks(transformer))):
         raise RuntimeError(
             "a temporal policy that reaches into the blocks (row-sparse recompute, layer caches) does not work in "
             "compiled ones, which would be compiled again and again; leave out compile_repeated_blocks(), or use "
             "teacache, seacache or taylorseer"
         )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _transformers(pipe: Any) -> list[Any]:

@@ -213,7 +213,8 @@ def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
     names = ("vae_scale_factor_spatial", "vae_scale_factor", "vae_spatial_compression_ratio")
     scale: int = next((found for name in names if (found := getattr(pipe, name, None))), 1)
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
-    return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill)
+    known = not isinstance(adapter, Probed)
+    return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill, known)
 
 
 def _reset_stock_caches(modules: list[Any]) -> None:

@@ -18,6 +18,7 @@ class Geometry:
     `prediction_image(prediction, layout)` does so for the model's predictions, which may be arranged otherwise;
     `patch` is latent pixels per token side, `pixels` image pixels per token side; image tokens are padded to whole
     multiples of `fill`.
+    `known` is False where nothing is known of how tokens lie in a picture: then the grid is a stand-in.
     """
 
     to_image: Callable[[Tensor, tuple[int, int]], Tensor]
@@ -26,3 +27,4 @@ class Geometry:
     patch: int
     pixels: int
     fill: int = 1
+    known: bool = True

@@ -172,6 +172,11 @@ class Run(Course):
         if self._settled:
             return
         assert self.layout is not None
+        if batch > self.layout.batch:
+            raise RuntimeError(
+                f"the scheduler steps with {batch} samples, the denoiser was called on {self.layout.batch}: this "
+                "pipeline goes on in a way of its own, which is not supported; disable it"
+            )
         self._settled = True
         self.report.batch = batch
         if self._numbers and len(self._numbers) != batch:
@@ -413,7 +418,7 @@ class Run(Course):
         layout = layout or self.layout
         assert layout is not None
         notes = self.branches.notes(self.tally.costs) if branches is None else branches
-        self.tally.close(self, layout.tokens, notes, sample.device)
+        self.tally.close(self, layout.tokens if self.geometry.known else 0, notes, sample.device)
         self.branches.close_step()
         self._conditions.close_step()
         self.canvas.latest = sample
@@ -424,7 +429,7 @@ class Run(Course):
 
     def _open(self, grid: tuple[int, int], batch: int, device: torch.device) -> TokenLayout:
         self.grid = grid
-        self.report.size, self.report.batch = grid, batch
+        self.report.size, self.report.batch = grid if self.geometry.known else (0, 0), batch
         self.layout = first_layout(self.method, self.stage.kind, grid, batch, self.geometry, self.frames, device)
         return self.layout
 

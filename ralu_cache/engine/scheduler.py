@@ -247,7 +247,8 @@ def _step_outside(self: Any, run: SchedulerRun, stock: Any, given: Mapping[str, 
 
 def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> Any:
     """A step of a run that the denoiser's hooks take part in."""
-    if given.get("per_token_timesteps") is not None:
+    ours = run.method is not None or run.prediction is not None  # else the stock step is made as it is
+    if ours and given.get("per_token_timesteps") is not None:
         raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
     if not run.asked:
         raise RuntimeError(
