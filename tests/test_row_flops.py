@@ -1,5 +1,7 @@
 """Costs by rows: what adds up, and what is refused."""
 
+from itertools import pairwise
+
 import pytest
 from torch import nn
 
@@ -18,7 +20,7 @@ STACK = StackCost(
 def test_all_tokens_fresh_is_the_whole_and_each_fresh_token_costs_the_same() -> None:
     assert STACK.forward(12, 5, 12) == STACK.forward(12, 5)
     costs = [STACK.forward(12, 5, fresh) for fresh in range(13)]
-    assert len({after - before for before, after in zip(costs, costs[1:], strict=False)}) == 1
+    assert len({after - before for before, after in pairwise(costs)}) == 1
 
 
 def test_by_hand() -> None:
