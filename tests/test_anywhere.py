@@ -168,6 +168,7 @@ def test_pipelines_call_the_model_at_computed_steps_alone(sample: Sample, made: 
     assert f"{computed} of {steps} steps" in text and "unknown" in text and type(pipe.scheduler).__name__ in text
     if sample is SAMPLES[-1]:
         report.plot(tmp_path / "run.png"), report.save(tmp_path / "run.json")
+        assert pickle.loads(pickle.dumps(report)).to_dict() == copy.deepcopy(report).to_dict() == report.to_dict()
         assert (tmp_path / "run.png").stat().st_size > 1000 and "null" in (tmp_path / "run.json").read_text()
     assert report.to_dict()["flops"] is None and 0 < report.peak_cached_bytes <= 4 * 4 * found.numel() + 4096
 
@@ -250,6 +251,15 @@ def test_the_solver_is_that_of_diffusers(solver: str, cls: str) -> None:
 
 def curved_flow(latents: Tensor, t: Any) -> Tensor:
     return torch.tanh(latents * 0.5) + float(t) / 1000 * latents
+
+
+def test_a_report_that_nobody_read_yet_is_copied_and_pickled_whole() -> None:
+    pipe, model = loop("dpm")
+    with accelerate(pipe, temporal=every_third) as handle:
+        pipe(curved, model.latents)
+    copies = [copy.deepcopy(handle.report), pickle.loads(pickle.dumps(handle.report))]
+    assert all(other.to_dict() == handle.report.to_dict() for other in copies)
+    assert len(handle.report.steps) == 12
 
 
 # ---- ownership

@@ -134,10 +134,10 @@ class Acceleration:
     def finish(self, run: Run | SchedulerRun) -> None:
         """A run is over, at its end or before."""
         report = run.report
-        if report is not None and report.completed and len(report.steps) <= FEW and not self._changes(report):
+        if report is not None and report.completed and run.steps <= FEW and not self._changes(report):
             self._tell(
                 report,
-                f"temporal={report.temporal!r} changed nothing in this call: it has {len(report.steps)} steps, and all "
+                f"temporal={report.temporal!r} changed nothing in this call: it has {run.steps} steps, and all "
                 f"of them are computed; reuse in time is for models that make more than {FEW}",
             )
 

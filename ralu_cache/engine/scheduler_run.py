@@ -126,9 +126,14 @@ class SchedulerRun:
         return 0 if self.index is None else self.index - self.start
 
     @property
-    def total(self) -> int:
+    def steps(self) -> int:
         """How many are made in all."""
         return self.count - self.start
+
+    @property
+    def total(self) -> int:
+        """The same: those that `strength` cut aren't counted."""
+        return self.steps
 
     @property
     def passed(self) -> int:
