@@ -234,11 +234,11 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
             for trial in trials:
                 bar.set_description(f"round {repeat + 1}/{plan.repeats}, {trial.name}")
                 start = perf_counter()
-                pictures, report = _sample(plan, pipe, trial, seed, bar)
+                pictures, told = _sample(plan, pipe, trial, seed, bar)
                 trial.seconds.append(perf_counter() - start)
                 trial.pictures.setdefault(seed, pictures)
-                if report is not None:
-                    trial.reports.setdefault(seed, report)
+                if told is not None:
+                    trial.reports.setdefault(seed, told)
     for trial in fast:  # what is reused differs from seed to seed
         trial.flops = fmean(_flops(report, step) for report in trial.reports.values())
     return trials

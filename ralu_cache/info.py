@@ -102,6 +102,12 @@ def _text(sections: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
 
 
+def _schedulers(quantity: str) -> str:
+    """Those of which so much is forecast."""
+    names = (name for name, stepper in STEPPERS.items() if stepper.quantity == quantity)
+    return ", ".join(name.removesuffix("Scheduler") for name in names)
+
+
 def describe_model(request: Request) -> str:
     """What works with a pipeline, a line each: by its adapter, or by what a probe finds when it draws two steps."""
     pipe = load(request)
@@ -115,12 +121,6 @@ def describe_model(request: Request) -> str:
         works = "its blocks can be reused (temporal='teacache', 'seacache', 'taylorseer')"
         lines += [f"{works}: {finding}" for finding in handle.findings]
     return "\n".join(lines)
-
-
-def _schedulers(quantity: str) -> str:
-    """Those of which so much is forecast."""
-    names = (name for name, stepper in STEPPERS.items() if stepper.quantity == quantity)
-    return ", ".join(name.removesuffix("Scheduler") for name in names)
 
 
 def _policies() -> list[str]:

@@ -111,7 +111,10 @@ def test_docstrings_become_lists() -> None:
     pytest.importorskip("griffe")
     from docs.docstrings import readable
 
-    text = "First line.\n\nImportant\n    one: a\n        thing.\n    two, three: others\nRaises it.\n\nhow: what\n  more."
+    text = (
+        "First line.\n\nImportant\n    one: a\n        thing.\n    "
+        "two, three: others\nRaises it.\n\nhow: what\n  more."
+    )
     assert readable(text) == (
         "First line.\n\n\n**Important**\n\n\n- **one**: a thing.\n- **two, three**: others\n\nRaises it.\n\n\n"
         "- **how**: what more."

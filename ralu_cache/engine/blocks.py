@@ -150,27 +150,33 @@ class BlockStack:
             return None
         stack: StackState = state.stack
         if stack.residual is not None:
-            image, others = self.adapter.image_tokens(args[0], stack.residual.shape[1])
-            replaces = self.adapter.replaces()
-            residual = stack.residual if image.ndim == 3 else stack.residual.reshape(image.shape)
-            if not replaces and residual.shape != image.shape:
-                raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")
-            return (_joined(residual.to(image.dtype) if replaces else _sum(image, residual), others), *args[1:])
+            return (self._stood_in(args[0], stack.residual), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
-        ran = (stack.entered if stack.tokens is None else stack.tokens).shape[1]
-        image, others = self.adapter.image_tokens(args[0], ran)
-        stack.entered = self.adapter.head_part(stack.entered, image.shape[1])
-        stack.left = image.to(stack.entered.dtype)  # Wan's head is given what the blocks made in float32
-        if stack.left.ndim > 3:  # frames, rows and columns of tokens
-            stack.left = stack.left.flatten(1, -2)
-            stack.entered = stack.entered.flatten(1, -2) if stack.entered.ndim else stack.entered
+        entered = self.adapter.head_part(stack.entered, args[0].shape[1])
+        ran = args[0] if not entered.ndim else entered if stack.tokens is None else stack.tokens
+        image, others = self.adapter.image_tokens(args[0], ran.shape[1])
+        left = image.to(entered.dtype)  # Wan's head is given what the blocks made in float32
+        if left.ndim > 3:  # frames, rows and columns of tokens
+            left, entered = left.flatten(1, -2), entered.flatten(1, -2) if entered.ndim else entered
+        stack.entered, stack.left = entered, left
         if stack.tokens is None:
             return None
         assert stack.stale is not None
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
         return (_joined(put(whole, stack.tokens, stack.left).to(image.dtype), others), *args[1:])
+
+    def _stood_in(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """What the head is given in place of `hidden`, which the blocks have not changed."""
+        if hidden.ndim > 3:  # frames, rows and columns of tokens
+            residual = residual.reshape(hidden.shape)
+        if self.adapter.replaces():
+            return residual.to(hidden.dtype)
+        image, others = self.adapter.image_tokens(hidden, residual.shape[1])
+        if residual.shape != image.shape:
+            raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")
+        return _joined(_sum(image, residual), others)
 
 
 def _joined(image: Tensor, others: Tensor | None) -> Tensor:
