@@ -56,9 +56,8 @@ diffusers exports, by what its constructor asks for, and draws with it, stock an
 equal to stock bit for bit. **Tier 2**, `temporal="taylorseer:2"` and `"teacache:0"`: finite, blocks left out, the same
 picture when drawn again, nothing reused and disabled equal to stock bit for bit; "probe" where the blocks were found by
 running the model, "written" where an adapter tells them. **Tier 3**, `spatial="ralu"` by a written adapter: finite,
-disabled equal to stock. A scheduler is
-the first that the constructor's hint names, and DDIM where that is DDPM. None of it says what a picture of released
-weights looks like."""
+disabled equal to stock. A scheduler is the first that the constructor's hint names, and DDIM where that is DDPM. None
+of it says what a picture of released weights looks like."""
 
 
 def _table(rows: Sequence[Row]) -> str:
