@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.counted import CountedAdapter, flux_blocks, row_flops
-from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.hooks import Hook, is_first_placed, placed_after
 from ralu_cache.adapters.packed import PackedAdapter
 from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
@@ -68,31 +68,25 @@ class Flux2Adapter(CountedAdapter, PackedAdapter):
         return {**self.pack(call, layout, tokens), "img_ids": torch.cat([own, ids[count:].to(own)])}
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
-        """The image's tables are made once a layout, those of samples that differ per sample; the text's are stock."""
-
-        def image_of(ids: Tensor) -> LayoutCall | None:
-            call = active()
-            return call if call is not None and _are(ids, call.call["img_ids"], call.call["txt_ids"]) else None
-
-        def shrink(embed: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            current = image_of(args[0])
-            return None if current is None or _key(embed, current) not in current.tables else (args[0][:1],)
+        """The image's tables are those of the layout, made once for it; the text's, which follow, are stock."""
 
         def rotary(embed: Any, args: tuple[Tensor, ...], table: tuple[Tensor, Tensor]) -> Any:
-            current = image_of(args[0])
-            if current is None:
+            current = active()
+            if current is None or not is_first_placed():
                 return None
-            shared = current.positions is None or current.layout.shared
+            key, shared = (id(embed), id(current.layout)), current.positions is None or current.layout.shared
             tables = kept_tables(
-                current, _key(embed, current), lambda: table if shared else _per_sample_tables(embed, args[0], current)
+                current, (*key, len(args[0])), lambda: table if shared else _per_sample_tables(embed, args[0], current)
             )
             if current.fresh is None:
                 return tables
             assert current.fresh.tokens is not None
             return tuple(pick(table, current.fresh.tokens) for table in tables)
 
-        embed = module.pos_embed
-        return [embed.register_forward_pre_hook(Hook(shrink)), embed.register_forward_hook(Hook(rotary))]
+        return [placed_after(module.x_embedder, active), module.pos_embed.register_forward_hook(Hook(rotary))]
+
+    def landmarks(self, module: Any) -> list[nn.Module]:
+        return [*super().landmarks(module), module.x_embedder]
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
@@ -132,25 +126,6 @@ def _costs(transformer: Any) -> StackCost:
 def _of_one(ids: Tensor) -> Tensor:
     """(N, 4): the ids of one sample; they are the same for all."""
     return ids[0] if ids.ndim == 3 else ids
-
-
-def _are(ids: Tensor, image: Tensor, text: Tensor) -> bool:
-    """Whether the ids that are to be embedded are the image's; views of what the model was given.
-
-    Raises ValueError where they are neither the image's nor the text's.
-    """
-    of_text, of_image = (ids.untyped_storage().data_ptr() == own.untyped_storage().data_ptr() for own in (text, image))
-    if of_text == of_image:
-        raise ValueError(
-            f"img_ids on {image.device} and txt_ids on {text.device} can't be told apart: give both as tensors of "
-            "their own on the device of the transformer"
-        )
-    return of_image
-
-
-def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
-    """Of a table: whose it is, for which layout, and how many position ids the image has, references included."""
-    return id(embed), id(call.layout), call.call["img_ids"].shape[-2]
 
 
 def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:

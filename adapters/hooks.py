@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+_embedded: ContextVar[bool] = ContextVar("_embedded", default=False)
 
 
 class Gone:
@@ -26,3 +32,21 @@ class Hook:
 
     def __reduce__(self) -> Any:
         return Gone, ()
+
+
+def placed_after(embedder: nn.Module, active: Callable[[], object]) -> RemovableHandle:
+    """A hook for models whose one module places image and text in turn: what it places first, once `embedder` has run
+    for a call of ours, is what `is_first_placed` is true for."""
+
+    def embedded(*_: Any) -> None:
+        if active() is not None:
+            _embedded.set(True)
+
+    return embedder.register_forward_pre_hook(Hook(embedded))
+
+
+def is_first_placed() -> bool:
+    """True once after each run of the embedder, in this context."""
+    first = _embedded.get()
+    _embedded.set(False)
+    return first

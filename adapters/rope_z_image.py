@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.hooks import is_first_placed, placed_after
 from ralu_cache.adapters.protocols import LayoutCall
 
 Active = Callable[[], LayoutCall | None]
-_image_next: ContextVar[bool] = ContextVar("_image_next", default=False)  # the image was embedded, and is to be placed
 
 
 def placed_ropes(transformer: Any, embedder: nn.Module, active: Active) -> list[Any]:
-    """What places the image's tokens where `active` says; the image is what is placed next after its `embedder` ran."""
-
-    def embedded(*_: Any) -> None:
-        if active() is not None:
-            _image_next.set(True)
-
-    return [embedder.register_forward_pre_hook(Hook(embedded)), _Standing(transformer, active)]
+    """What places the image's tokens where `active` says; they are placed first after their `embedder` ran."""
+    return [placed_after(embedder, active), _Standing(transformer, active)]
 
 
 class _Rope:
@@ -41,10 +34,9 @@ class _Rope:
 
     def __call__(self, ids: Tensor) -> Tensor:
         call = next((call for active in self.users if (call := active()) is not None), None)
-        if call is None or not _image_next.get():
+        if call is None or not is_first_placed() or call.positions is None:
             return self.stock(ids)
-        _image_next.set(False)
-        return self.stock(ids) if call.positions is None else _factors(self.stock, ids, call)
+        return _factors(self.stock, ids, call)
 
 
 class _Standing:

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,15 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
 
-def executed(folder: Path) -> Any:
-    """The notebook with its outputs; raises nbclient's CellExecutionError for a cell that fails."""
+def executed(folder: Path, instead: Mapping[str, str] | None = None) -> Any:
+    """The notebook with its outputs; raises nbclient's CellExecutionError for a cell that fails.
+
+    instead: what stands for what in its lines, to be done sooner.
+    """
     notebook = nbformat.read(TOUR, as_version=4)
+    for cell in notebook.cells:
+        for old, new in (instead or {}).items():
+            cell.source = cell.source.replace(old, new)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     client = NotebookClient(
         notebook, timeout=300, kernel_manager_class=ThisPython, resources={"metadata": {"path": str(folder)}}

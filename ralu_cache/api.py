@@ -63,8 +63,8 @@ def accelerate(
     max_loss: instead of all of these, the fastest setting measured on this model whose mean loss of quality surely (at
         95 %) is at most this much, in the profile's measure (0 is the full run). Calls that were not measured run in
         full, and say so.
-    profile: the file of `ralu-cache tune` to ask for both, or a `Profile`; else the one beside the model, in the user's
-        cache folder, or shipped. Given alone, it is its own choice that is taken.
+    profile: the file of `ralu-cache tune` to ask for both, or a `Profile`; else the one beside the model, or in the
+        user's cache folder. Given alone, it is its own choice that is taken.
 
     Returns the handle: `report`, `disable()`, and a context manager that disables on exit. A second call replaces the
     first, it never stacks. Raises TypeError for an unsupported pipeline or scheduler and ValueError for an unknown

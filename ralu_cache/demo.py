@@ -222,8 +222,8 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
         fast = _accelerated(plan.methods)
         reports = [_report(_sample(plan, pipe, trial, plan.seeds[0], bar)[1]) for trial in fast]
         step = _step_flops(reports)
-        for trial, report in zip(fast, reports, strict=True):
-            trial.steps, trial.flops = len(report.steps), _flops(report, step)
+        for trial, made in zip(fast, reports, strict=True):
+            trial.steps, trial.flops = len(made.steps), _flops(made, step)
         equal = sorted({max(1, round(trial.flops / step)) for trial in fast} - {plan.steps}, reverse=True)
         plain = [Trial(f"{steps} plain steps", steps, steps * step) for steps in equal]
         trials = [Trial("full", plan.steps, plan.steps * step), *fast, *plain]

@@ -29,6 +29,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ralu-cache recommend --results out/sweep/results.jsonl --speedup 4x",
         "ralu-cache recommend --results out/sweep/results.jsonl --min-quality psnr=25",
     ),
+    "tune": (
+        "ralu-cache tune --prompts prompts.txt --true-cfg-scale 6 --steps 28 --minutes 15 --quality attributes",
+        "ralu-cache tune --model FOLDER --prompts prompts.txt --cost flops --out profile.json",
+    ),
     "sweep": (
         "ralu-cache sweep --spatial none ralu-8x ralu-12x --plain-steps 8 5 --true-cfg-scale 6 --out out/sweep",
         "ralu-cache sweep --spatial none ralu-4x --temporal none seacache --thresholds 0.3 0.5",

@@ -15,7 +15,7 @@ from ralu_cache.adapters import known_adapters
 from ralu_cache.adapters.parts import PARTS, parts_of
 from ralu_cache.adapters.registry import matching_adapter
 from ralu_cache.api import accelerate
-from ralu_cache.engine.steppers import CLEAN, STEPPERS, VELOCITY
+from ralu_cache.engine.steppers import STEPPERS
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.plane.guidance import EARLY
 from ralu_cache.plane.presets import LATE_PLANS, PRESETS
@@ -75,7 +75,7 @@ def describe() -> str:
         ],
         "any other pipeline": [
             "temporal='forecast' where the scheduler is one of these, or derives from one; solver= on the first",
-            *(f"forecasts of the {quantity}: {_schedulers(quantity)}" for quantity in (CLEAN, VELOCITY)),
+            ", ".join(name.removesuffix("Scheduler") for name in STEPPERS),
         ],
         "guidance": [
             "all        as the call says",
@@ -100,12 +100,6 @@ def installation() -> str:
 
 def _text(sections: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items())
-
-
-def _schedulers(quantity: str) -> str:
-    """Those of which so much is forecast."""
-    names = (name for name, stepper in STEPPERS.items() if stepper.quantity == quantity)
-    return ", ".join(name.removesuffix("Scheduler") for name in names)
 
 
 def describe_model(request: Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lms": ("LMSDiscreteScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "ipndm": ("IPNDMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+    "minimax": ("MiniMaxH3Scheduler", {}),
 }  # fmt: skip
 
 
@@ -64,13 +67,14 @@ class LoopPipeline(DiffusionPipeline):
         model: Model,
         latents: Tensor,
         num_inference_steps: int = 12,
-        eta: float | None = None,
+        eta: float = 0.0,
         denoising_end: float | None = None,
         callback_on_step_end: Any = None,
         step_arguments: Callable[[Any, Any], dict[str, Any]] = lambda scheduler, t: {},
     ) -> Tensor:
         self.scheduler.set_timesteps(num_inference_steps)
-        steps = {} if eta is None else {"eta": eta}
+        takes_eta = "eta" in inspect.signature(self.scheduler.step).parameters  # as pipelines look it up
+        steps = {"eta": eta} if takes_eta else {}
         with self.progress_bar(total=num_inference_steps) as bar:
             for i, t in enumerate(self.scheduler.timesteps):
                 output = model(self.scheduler.scale_model_input(latents, t), t) if hasattr(

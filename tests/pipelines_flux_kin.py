@@ -57,7 +57,7 @@ class _OfEmbeddings:
     """LongCat-Image's stock `encode_prompt` fails for embeddings alone; this one hands them on."""
 
     def encode_prompt(self, prompt_embeds: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-        words = torch.arange(prompt_embeds.shape[1], dtype=torch.float32)
+        words = torch.arange(prompt_embeds.shape[1], dtype=torch.float32, device=prompt_embeds.device)
         return prompt_embeds, torch.stack([torch.zeros_like(words), words, words], -1)
 
 

@@ -37,6 +37,12 @@ def test_a_budget_is_kept_and_not_wasted(speedup: float, steps: int, coarse: flo
     assert low * coarse + fine > budget - 1.1
 
 
+@pytest.mark.parametrize(("speedup", "steps"), [(12, (8, 2)), (18, (7, 1)), (8.3, (12, 3))])
+def test_it_is_divided_as_the_plans_that_drew_well(speedup: float, steps: tuple[int, int]) -> None:
+    """As "ralu-12x" is; half of the budget was fine in "ralu-8x" and "ralu-18x" too."""
+    assert Budget(speedup).steps(50, 0.25) == steps
+
+
 def test_a_coarse_step_costs_a_quarter_and_the_text() -> None:
     assert coarse_cost(400, 0) == 0.25 and coarse_cost(400, 400) == 0.625
 

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import diffusers
-import pytest
 import torch
 
 from ralu_cache import RALU, accelerate
@@ -67,20 +66,3 @@ def test_text_as_long_as_the_image_keeps_its_own_places() -> None:
     check_a_permuted_ribbon_is_the_stock_forward(
         Family("flux2-words", make_flux2_pipeline, prompts, 96, GUIDED, UNGUIDED, held=packed)
     )
-
-
-def test_ids_that_cannot_be_told_apart_are_refused() -> None:
-    pipe = make_flux2_pipeline()
-    handle = accelerate(pipe, temporal="taylorseer:2")
-    ids = torch.zeros(96, 4)
-    with (
-        pytest.raises(ValueError, match="can't be told apart"),
-        handle.call(height=32, width=48),
-        torch.no_grad(),
-    ):
-        pipe.scheduler.set_timesteps(8, mu=0.6)
-        ids[:, 1:3] = torch.cartesian_prod(torch.arange(8.0), torch.arange(12.0))
-        pipe.transformer(
-            hidden_states=torch.zeros(1, 96, 16), encoder_hidden_states=torch.zeros(1, 96, 32),
-            timestep=torch.ones(1), img_ids=ids, txt_ids=ids,
-        )  # fmt: skip

@@ -21,6 +21,7 @@ from ralu_cache.engine.run import Run
 from ralu_cache.history.attention import KeyValueMemory
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal import Policy, resolve_temporal
+from tests.adapter_conformance import LATER, Family
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
 from tests.simulated_device import DEVICE, OnDevice, Simulated, Wait, move
 
@@ -206,3 +207,27 @@ def test_the_log_knows_what_waits() -> None:
             assert len(device.log.waits) == before + 1, device.log.waits
         with pytest.raises(RuntimeError, match="both host and device"):
             _ = there + torch.ones(6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", LATER, ids=str)
+def test_later_families_bring_everything_to_the_device(simulated: Simulated, family: Family) -> None:
+    """What stands on the host where a tensor of the device is needed raises."""
+    pipe = family.make()
+    for model in (pipe.transformer, getattr(pipe, "vae", None)):
+        if model is not None:
+            move(model)
+
+    def there(value: Any) -> Any:
+        return [OnDevice(part) for part in value] if isinstance(value[0], Tensor) else value
+
+    given = family.pictures((0, 1), **family.guided)
+    given = {
+        name: OnDevice(value) if isinstance(value, Tensor) else there(value) if isinstance(value, list) else value
+        for name, value in given.items()
+    }
+    for temporal in ("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2"):
+        again = {**given, "generator": [torch.Generator().manual_seed(sample) for sample in (0, 1)]}
+        with accelerate(pipe, spatial=family.plan(STAGES), temporal=temporal) as handle:
+            pipe(**again, return_dict=False)
+        assert handle.report is not None and any(step.computed < step.asked for step in handle.report.steps)

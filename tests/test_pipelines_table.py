@@ -43,6 +43,8 @@ COLUMNS = ("pipeline", "stages", *POLICIES, "strength", "guidance", "off = stock
 PLAN, STEPS = RALU(steps=(2, 2, 2)), 6
 INTRODUCTION = """# Pipelines
 
+Those that an adapter serves in full; what works on any other, and on which schedulers, says [anywhere.md](anywhere.md).
+
 Written by a test run on small models of random weights (`WRITE_PIPELINES=1 pytest tests/test_pipelines_table.py`); the
 test fails where a pipeline that an adapter lists is missing here, or does otherwise than is said. In every other cell
 than "off = stock" the run was complete, its picture finite, and what the column says happened:

@@ -46,3 +46,8 @@ def test_it_is_drawn_in_a_terminal_and_markdown_elsewhere(monkeypatch: pytest.Mo
     text = written.getvalue()
     assert ("\x1b[1m" in text) == terminal and (text == TABLE.markdown() + "\n") != terminal
     assert "31.2" in text and "[bold]two" in text, "what looks like markup is text"
+
+
+def test_plain_text_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Table(("stage", "steps"), [("coarse", "8")]).plain() == "stage   steps\ncoarse      8"

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+import PIL.Image
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ from ralu_cache.cli import main
 from ralu_cache.profiles.profile import Point
 from ralu_cache.profiles.setting import Setting, read_setting
 from ralu_cache.quality.base import MetricInfo
-from ralu_cache.tune.bench import Bench, subjects_of
+from ralu_cache.tune.bench import Bench, subjects_of, told_call
 from ralu_cache.tune.command import read_prompts
 from ralu_cache.tune.front import Measured, chosen, front, hopeless, hypervolume, told_front
 from ralu_cache.tune.options import add_tune
@@ -229,6 +231,17 @@ def test_the_first_calls_hold_two_prompts_together(count: int, batch: int, expec
     chunks = bench.chunks(2)
     assert [len(chunk) for chunk in chunks] == expected
     assert [index for chunk in chunks for index in chunk] == list(range(count))
+
+
+def test_a_study_knows_its_call_by_what_is_in_it() -> None:
+    """Not by where it lies in memory: the same command goes on."""
+
+    def told(shade: int) -> Any:
+        image = PIL.Image.new("RGB", (4, 4), (shade, 0, 0))
+        return told_call({"image": image, "latents": torch.full((2,), shade), "strength": 0.6, "guidance_scale": None})
+
+    assert told(3) == told(3) != told(4)
+    assert json.loads(json.dumps(told(3))) == told(3)
 
 
 # ---- command

@@ -446,4 +446,4 @@ def test_other_patches_and_pipelines() -> None:
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )  # fmt: skip
     with pytest.raises(TypeError, match=r"WanVideoToVideoPipeline .* is not supported"):
-        accelerate(other, temporal="teacache")
+        accelerate(other, spatial="ralu")

@@ -61,7 +61,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "the autoencoder of the first call",
             "The autoencoder is the one that the pipeline has now.",
-            "ralu_cache/engine/handle.py",
+            "ralu_cache/engine/family.py",
             "autoencoder_of(call.pipe)",
             'vars(self).setdefault("_first", autoencoder_of(call.pipe))',
             (REPLACED + "test_another_autoencoder[flux-regions]",),
@@ -111,7 +111,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "sigmas of the caller's own are passed over",
             "The caller's own levels are those that a plan divides.",
-            "ralu_cache/engine/handle.py",
+            "ralu_cache/engine/family.py",
             "        return redivided(stages, sigmas)",
             "        return stages",
             (LEVELS + "test_a_plan_is_laid_out_along_levels_of_the_callers_own[flux]",),
@@ -188,8 +188,9 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "the first handle goes before the second is made",
             "A refused second accelerate() leaves the first in force.",
             "ralu_cache/api.py",
-            "    handle = FamilyAcceleration(",
-            "    if (first := handle_of(pipe)) is not None:\n        first.disable()\n    handle = FamilyAcceleration(",
+            "    return _installed(pipe, FamilyAcceleration(",
+            "    if (first := handle_of(pipe)) is not None:\n        first.disable()\n"
+            "    return _installed(pipe, FamilyAcceleration(",
             (REFUSED + "test_a_second_accelerate_that_the_model_refuses_leaves_the_first_in_force[flux]",),
         ),
         Mutant(
@@ -236,7 +237,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "slower without a word",
             "A setting that makes a call slower than stock says so.",
-            "ralu_cache/engine/handle.py",
+            "ralu_cache/engine/family.py",
             "run.tally.flops > 1.001 * report.baseline_flops",
             "run.tally.flops > 1000 * report.baseline_flops",
             (REFUSED + "test_a_setting_that_is_slower_than_stock_says_so_once[flux]",),
@@ -258,7 +259,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "another factor",
             "A scale of guidance is that of the call with this scale.",
             "ralu_cache/plane/guidance.py",
-            "(wanted - 1) / (scale - 1)",
+            "(wanted - none) / (scale - none)",
             "wanted / scale",
             (GUIDANCE + "test_a_scale_of_a_stage_is_that_of_the_call[flux]",),
         ),

@@ -20,7 +20,7 @@ from torch import Tensor
 from ralu_cache.engine.clock import Clock
 from ralu_cache.engine.identity import Snapshot
 from ralu_cache.engine.levels import StockSchedule
-from ralu_cache.engine.steppers import check_eta, kind_of, places_of, stepper_of
+from ralu_cache.engine.steppers import check_eta, kind_of, places_of
 from ralu_cache.history.conversions import Reading
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.history.trail import Leap, Trail, leap, mend
@@ -54,9 +54,7 @@ class SchedulerRun:
         self.full: dict[str, Tensor] = {
             name: vars(scheduler)[name] for name in SHOWN if torch.is_tensor(vars(scheduler).get(name))
         }
-        stepper = stepper_of(scheduler)
-        assert stepper is not None
-        quantity = stepper.quantity if setting.forecast.quantity == "auto" else setting.forecast.quantity
+        quantity = setting.forecast.quantity_of(stages=1)
         scale = float(scheduler.config.get("sigma_data", 1.0))
         self._reading = Reading(kind_of(scheduler), "clean" if setting.solver is not None else quantity, scale)
         self._places = places_of(scheduler, self.full)
@@ -249,18 +247,11 @@ class SchedulerRun:
         )
 
     def _matches(self, t: Any, index: int) -> bool:
-        """Whether the pipeline's `t` is the time of a place; waits for the device at the run's first step at most."""
-        shown = self.shown["timesteps"]
-        if torch.is_tensor(t) and t.device == shown.device and t.dtype == shown.dtype and t.numel():
-            offset = t.data_ptr() - shown.data_ptr()
-            position, rest = divmod(offset, shown.element_size() * shown.stride(0))
-            if not rest and 0 <= position < len(self.places) and t.untyped_storage().data_ptr() == \
-                    shown.untyped_storage().data_ptr():  # a view of what it was shown
-                return self.places[position] == index
+        """Whether the pipeline's `t` is the time of a place; on a device it is looked at in the first step alone."""
         if torch.is_tensor(t) and t.device.type != "cpu" and self.index is not None:
             return True
         value = float(t.flatten()[0]) if torch.is_tensor(t) else float(t)
-        return abs(value - self._times[index]) <= 0.5
+        return min(self._times, key=lambda time: abs(time - value)) == self._times[index]
 
     def _time(self, index: int, like: Any) -> Any:
         """The time step of a place, in the form in which the pipeline gives them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,43 +13,28 @@ from ralu_cache.engine.disguise import stock_of
 from ralu_cache.history.conversions import Place
 from ralu_cache.history.solvers import ORDERS, Multistep
 
-CLEAN, VELOCITY = "clean", "velocity"
-
-
-@dataclass(frozen=True)
-class Stepper:
-    """What is known of a scheduler class.
-
-    levels: how a sample stands at a level: "flow", x = (1 - sigma) x0 + sigma n; "unit", alpha^2 + sigma^2 = 1, told by
-    sigma / alpha; "noisy", x = x0 + sigma n; "trained", unit ones told by the time step; "angles", as IPNDM has them.
-    quantity: what lies on lines best: the "clean" estimate where a step reads one output, the "velocity" where it reads
-    several, which is a forecast already. Measured on tiny Wan against its own 50 steps, in dB, clean to velocity: on
-    Euler 29.4 to 29.1 at 5 calls and 39.8 to 38.6 at 11, on UniPC 27.9 to 29.5 at 5.
-    """
-
-    levels: str
-    quantity: str = CLEAN
-
-
-STEPPERS: Mapping[str, Stepper] = {
-    "FlowMatchEulerDiscreteScheduler": Stepper("flow"),
-    "EulerDiscreteScheduler": Stepper("noisy"),
-    "EDMEulerScheduler": Stepper("noisy"),
-    "DDIMScheduler": Stepper("trained"),
-    "DDIMParallelScheduler": Stepper("trained"),
-    "CogVideoXDDIMScheduler": Stepper("trained"),
-    "CogVideoXDPMScheduler": Stepper("trained"),
-    "TCDScheduler": Stepper("trained"),
-    "MiniMaxH3Scheduler": Stepper("flow"),
-    "UniPCMultistepScheduler": Stepper("unit", VELOCITY),
-    "DPMSolverMultistepScheduler": Stepper("unit", VELOCITY),
-    "DPMSolverSinglestepScheduler": Stepper("unit", VELOCITY),
-    "DEISMultistepScheduler": Stepper("unit", VELOCITY),
-    "EDMDPMSolverMultistepScheduler": Stepper("noisy", VELOCITY),
-    "LMSDiscreteScheduler": Stepper("noisy", VELOCITY),
-    "PNDMScheduler": Stepper("trained", VELOCITY),
-    "IPNDMScheduler": Stepper("angles", VELOCITY),
-}  # fmt: skip
+STEPPERS: Mapping[str, str] = {
+    "FlowMatchEulerDiscreteScheduler": "flow",
+    "EulerDiscreteScheduler": "noisy",
+    "EDMEulerScheduler": "noisy",
+    "DDIMScheduler": "trained",
+    "DDIMParallelScheduler": "trained",
+    "CogVideoXDDIMScheduler": "trained",
+    "CogVideoXDPMScheduler": "trained",
+    "TCDScheduler": "trained",
+    "MiniMaxH3Scheduler": "flow",
+    "UniPCMultistepScheduler": "unit",
+    "DPMSolverMultistepScheduler": "unit",
+    "DPMSolverSinglestepScheduler": "unit",
+    "DEISMultistepScheduler": "unit",
+    "EDMDPMSolverMultistepScheduler": "noisy",
+    "LMSDiscreteScheduler": "noisy",
+    "PNDMScheduler": "trained",
+    "IPNDMScheduler": "angles",
+}
+"""The classes that are served, and how a sample stands at their levels: "flow", x = (1 - sigma) x0 + sigma n; "unit",
+alpha^2 + sigma^2 = 1, told by sigma / alpha; "noisy", x = x0 + sigma n; "trained", unit ones told by the time step;
+"angles", as IPNDM has them."""
 _STOCHASTIC = {
     "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DDPMScheduler", "DDPMParallelScheduler",
     "DDPMWuerstchenScheduler", "LCMScheduler", "FlowMatchLCMScheduler", "SCMScheduler", "SASolverScheduler",
@@ -72,8 +56,8 @@ NOISY_STEPS = (
 )
 
 
-def stepper_of(scheduler: Any) -> Stepper | None:
-    """What is known of a scheduler, by its class or the nearest one that it derives from."""
+def levels_kind(scheduler: Any) -> str | None:
+    """How samples stand at a scheduler's levels, by its class or the nearest one that it derives from."""
     names = (cls.__name__ for cls in stock_of(type(scheduler)).__mro__)
     return next((STEPPERS[name] for name in names if name in STEPPERS), None)
 
@@ -100,7 +84,7 @@ def check_steps(scheduler: Any) -> None:
         raise TypeError(f"scheduler {name} calls the model several times a step, forecasts need one; {accepted}")
     if name in _STOCHASTIC:
         raise TypeError(f"scheduler {name} draws fresh noise at every step, which no forecast can know; {accepted}")
-    if stepper_of(scheduler) is None:
+    if levels_kind(scheduler) is None:
         raise TypeError(f"scheduler {name} steps in a way of its own; {accepted}")
     config = scheduler.config
     if str(config.get("algorithm_type")).startswith("sde"):
@@ -187,20 +171,18 @@ def kind_of(scheduler: Any) -> str:
 
 def places_of(scheduler: Any, full: Mapping[str, Tensor]) -> tuple[Place, ...]:
     """The noise level of every step. full: the stock schedule, "timesteps" and, of most, "sigmas"; read once."""
-    stepper = stepper_of(scheduler)
-    assert stepper is not None
-    times = full["timesteps"]
-    if stepper.levels == "trained":
+    kind, times = levels_kind(scheduler), full["timesteps"]
+    if kind == "trained":
         kept = scheduler.alphas_cumprod.double().cpu()[times.long().cpu()]
         return _places(kept**0.5, (1 - kept) ** 0.5)
-    if stepper.levels == "angles":
+    if kind == "angles":
         return _places(scheduler.alphas[: len(times)], scheduler.betas[: len(times)])
     sigmas = full["sigmas"][: len(times)].double().cpu()
     if scheduler.config.get("invert_sigmas"):  # Mochi's rise
         return _places(sigmas, 1 - sigmas)
-    if stepper.levels == "flow" or scheduler.config.get("use_flow_sigmas"):
+    if kind == "flow" or scheduler.config.get("use_flow_sigmas"):
         return _places(1 - sigmas, sigmas)
-    if stepper.levels == "unit":
+    if kind == "unit":
         alphas = 1 / (sigmas**2 + 1) ** 0.5
         return _places(alphas, sigmas * alphas)
     return _places(torch.ones_like(sigmas), sigmas)

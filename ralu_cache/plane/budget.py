@@ -13,7 +13,7 @@ from ralu_cache.plane.spatial import RALU
 
 BASE = RALU.preset("ralu-12x")  # whose steps are divided anew
 MOST_COARSE = 16  # more of them add little to what a coarse stage can decide
-FINE_SHARE = 0.3  # of the budget, at least one step
+FINE_SHARE = 0.5  # of the budget, at least one step: so "ralu-8x", "ralu-12x" and "ralu-18x" have it
 UNKNOWN = 0.5  # cost of a coarse step in fine ones where the call does not tell its size
 
 
@@ -57,7 +57,7 @@ class Budget:
                 f"speedup={self.speedup:g} can't be had with num_inference_steps={num_inference_steps}: at most "
                 f"{most:.1f}x with one coarse and one fine step; ask for less, or for more steps"
             )
-        fine = max(1, math.floor(FINE_SHARE * budget))
+        fine = max(1, min(round(FINE_SHARE * budget), math.floor(budget - coarse + 1e-9)))
         low = min(MOST_COARSE, math.floor((budget - fine) / coarse + 1e-9))
         return low, max(fine, math.floor(budget - low * coarse + 1e-9))
 

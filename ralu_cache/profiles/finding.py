@@ -1,4 +1,4 @@
-"""Where a model's profile lies: beside its files, in the user's cache folder, or shipped with the library."""
+"""Where a model's profile lies: beside its files, or in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -38,12 +38,11 @@ def place_for(pipe: Any) -> Path:
 
 
 def find_profiles(pipe: Any) -> list[tuple[Path, Profile]]:
-    """Those of this very model, the first to be asked first: beside it, in the cache folder, shipped.
+    """Those of this very model, the first to be asked first: beside it, then in the cache folder.
 
     Raises ValueError, with the path and why, for a file that is no profile.
     """
     model = Model.of(pipe)
-    shipped = LIBRARY / "profiles" / "shipped"
-    places = [file_beside(pipe.transformer, FILE), cached_file(model), *sorted(shipped.glob("*.json"))]
+    places = [file_beside(pipe.transformer, FILE), cached_file(model)]
     found = [(path, read_profile(path)) for path in dict.fromkeys(places) if path is not None and path.is_file()]
     return [(path, profile) for path, profile in found if profile.model == model]

@@ -37,7 +37,7 @@ class Table:
         """Aligned by spaces, `gap` of them between two columns; every line is as long as the longest."""
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=100_000, color_system=None)
+        console = Console(file=io.StringIO(), width=100_000, color_system=None, force_jupyter=False)
         console.print(self._rich(box=None, padding=(0, gap, 0, 0), pad_edge=False))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue().removesuffix("\n")

@@ -54,7 +54,7 @@ def _table(report: RunRecord) -> Table:
     rows, stages = [], report.stages
     for stage in stages:
         sigmas = f"{stage.sigma_start:.3f} -> {stage.sigma_end:.3f}"
-        head = (stage.kind, str(stage.steps), sigmas, str(stage.tokens), str(stage.calls))
+        head = (stage.kind, str(stage.steps), sigmas, str(stage.tokens or ""), str(stage.calls))
         rows.append([*head, *_steps([stage], stage.steps, kinds), readable_flops(stage.flops), f"{stage.seconds:.2f}"])
         for number, branch in enumerate(stage.branches if len(stage.branches) > 1 else (), 1):
             counts = _steps([branch], stage.steps, kinds)

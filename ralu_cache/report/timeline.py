@@ -140,9 +140,9 @@ def draw_sigmas(axis: Axes, report: RunRecord) -> None:
 def draw_work(axis: Axes, report: RunRecord) -> None:
     """A bar a step, as high as the layout has tokens, divided by what was done with them over samples and branches.
 
-    Of a run that doesn't cache, in the colours of the stages.
+    Of a run that doesn't cache, in the colours of the stages. Where nobody knows the tokens, bars are shares of 1.
     """
-    tokens = np.array([step.tokens for step in report.steps])
+    tokens = np.array([step.tokens or 1 for step in report.steps])
     if report.caches:
         _stack(axis, np.array([work(step) for step in report.steps]), tokens, list(WORK.values()))
     else:
@@ -154,10 +154,10 @@ def draw_work(axis: Axes, report: RunRecord) -> None:
     for stage in report.stages:
         end = start + stage.steps
         if share := fmean(step.reused_share for step in report.steps[start:end]):
-            place = ((start + end) / 2, 1.02 * stage.tokens)
+            place = ((start + end) / 2, 1.02 * (stage.tokens or 1))
             axis.text(*place, f"{share:.0%} reused", fontsize=7.5, color=INK, ha="center", va="bottom")
         start = end
-    axis.set_ylim(0, 1.12 * max([1, *(step.tokens for step in report.steps)]))  # 0 tokens: nobody knows
+    axis.set_ylim(0, 1.12 * max([1, *(step.tokens for step in report.steps)]))
     plain(axis)
 
 

@@ -11,7 +11,11 @@ from ralu_cache.plane.checks import check_choice, check_integer, check_number, c
 from ralu_cache.temporal.base import per_stage
 
 FEW = 4
-"""Runs of so few steps, or fewer, are computed whole: models made for them take a new turn at each."""
+"""Runs of so few steps, or fewer, are computed whole.
+
+Measured on tiny-flux, six prompts, every second step forecast, PSNR to 50 steps against as many plain steps as were
+computed: at 4 steps 0.4 dB more unguided and 4 dB less at guidance 3, at 3 steps 1.5 dB less in both.
+"""
 CARRIED = ("keep", "trend", "reset")
 
 

@@ -150,7 +150,7 @@ class Bench:
     def made(self) -> dict[str, Any]:
         """What must be the same in all parts of a study."""
         return {
-            "model": vars(Model.of(self.pipe)), "steps": self.steps, "call": _plain(self.call),
+            "model": vars(Model.of(self.pipe)), "steps": self.steps, "call": told_call(self.call),
             "subjects": [[subject.text, subject.seed] for subject in self.subjects], "quality": self.loss.name,
             "dtype": str(self.pipe.transformer.dtype),
         }  # fmt: skip
@@ -215,11 +215,14 @@ def _levels(report: Report | None) -> tuple[Level, ...]:
     )  # fmt: skip
 
 
-def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has it; tensors by their contents."""
+def told_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it; tensors, arrays and pictures by their contents."""
+
     def one(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return hashlib.sha256(value.detach().cpu().float().numpy().tobytes()).hexdigest()[:16]
+            value = value.detach().cpu().float().numpy()
+        if hasattr(value, "tobytes"):
+            return hashlib.sha256(value.tobytes()).hexdigest()[:16]
         return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
     return {name: one(value) for name, value in sorted(call.items())}
