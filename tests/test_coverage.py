@@ -65,3 +65,9 @@ def same_random_numbers() -> Iterator[None]:
     before = torch.random.get_rng_state()
     yield
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_given_video_enters_where_stock_enters() -> None:
+    """Wan's video-to-video cuts its schedule without telling the scheduler."""
+    row = survey("WanVideoToVideoPipeline")
+    assert (row.runs, row.tier1, row.tier2) == (WORKS, WORKS, WORKS)

@@ -97,7 +97,7 @@ def denoisers(pipe: Any) -> dict[str, Any]:
         module = getattr(pipe, name, None)
         if isinstance(module, torch.nn.Module):
             found[name] = module
-    return found
+    return {name: module for name, module in found.items() if name != "prior" or len(found) == 1}
 
 
 def _part(part: str, parameter: inspect.Parameter, given: Any, said: bool, recipe: Mapping[str, Any]) -> Any:

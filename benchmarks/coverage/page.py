@@ -11,11 +11,10 @@ from benchmarks.coverage.recipes import NOT_VISUAL
 from benchmarks.coverage.survey import WORKS, Row
 
 PAGE = Path("docs/coverage.md")
-RANDOM = "stock itself draws another"
 
 
 def is_visual(row: Row) -> bool:
-    """True for a pipeline that makes pictures or videos, step by step."""
+    """True for a pipeline that makes pictures or videos step by step, and not by pipelines of its own."""
     return bool(row.scheduler) and not any(fnmatch.fnmatchcase(row.pipeline, pattern) for pattern in NOT_VISUAL)
 
 
@@ -57,7 +56,8 @@ diffusers exports, by what its constructor asks for, and draws with it, stock an
 equal to stock bit for bit. **Tier 2**, `temporal="taylorseer:2"` and `"teacache:0"`: finite, blocks left out, the same
 picture when drawn again, nothing reused and disabled equal to stock bit for bit; "probe" where the blocks were found by
 running the model, "written" where an adapter tells them. **Tier 3**, `spatial="ralu"` by a written adapter: finite,
-disabled equal to stock. None of it says what a picture of released weights looks like."""
+disabled equal to stock. A scheduler is the first that the constructor's hint names, and DDIM where that is DDPM. None
+of it says what a picture of released weights looks like."""
 
 
 def _table(rows: Sequence[Row]) -> str:

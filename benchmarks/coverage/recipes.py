@@ -214,5 +214,6 @@ CALLS: dict[str, dict[str, Any]] = {
 
 NOT_VISUAL = (
     "*Audio*", "MusicLDM*", "ShapE*", "DanceDiffusion*", "AceStep*", "*Gemma*", "LLaDA*", "RFD4*", "*Prior*",
+    "*Combined*",
 )  # fmt: skip
 """Pipelines that make no pictures: sound, shapes, text, proteins, embeddings."""

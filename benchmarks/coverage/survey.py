@@ -18,6 +18,7 @@ from benchmarks.coverage.build import build, denoisers
 from benchmarks.coverage.inputs import arguments
 from ralu_cache import accelerate
 from ralu_cache.adapters.registry import matching_adapter
+from ralu_cache.temporal.prediction import FEW
 
 WORKS = "yes"
 
@@ -125,7 +126,8 @@ def forecasts_work(pipe: Any, given: Mapping[str, Any], stock: Tensor, calls: in
         if report is None or not report.steps:
             raise Failed("no step went through the scheduler")
         computed = sum(step.samples > 0 for step in report.steps)
-        if made * len(report.steps) != calls * computed or computed == len(report.steps):
+        nothing_left_out = computed == len(report.steps) and computed > FEW  # of few steps all are computed
+        if made * len(report.steps) != calls * computed or nothing_left_out:
             raise Failed(f"{made} calls of the denoiser for {computed} of {len(report.steps)} steps, stock {calls}")
     _equal("disabled", draw(pipe, given)[0], stock)
 

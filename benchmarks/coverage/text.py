@@ -13,7 +13,6 @@ import transformers
 from benchmarks.coverage.shrink import LONGEST, WIDTH, tiny
 
 WORDS = ("<unk>", "<pad>", "<s>", "</s>", "a", "red", "fox", "in", "the", "snow", "<image>")
-IMAGE_TOKEN = WORDS.index("<image>")
 CHAT = (
     "{% for message in messages %}{% if message.content is string %}{{ message.content }} {% else %}"
     "{% for part in message.content %}{{ part.text if part.text is defined else '<image>' }} {% endfor %}{% endif %}"

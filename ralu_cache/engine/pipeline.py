@@ -161,10 +161,15 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
         call = call_of(self)
         if call is not None and call.outside is not None:
             return _entered_outside(stock, call, signature.bind(self, *args, **kwargs))
-        if call is None or call.run is None or not call.run.lays_out:
+        if call is None or call.run is None:
             return stock.get_timesteps(self, *args, **kwargs)
         run, scheduler = call.run, call.scheduler
         steps = run.stock.steps
+        if not run.lays_out:
+            *more, rest, count = stock.get_timesteps(self, *args, **kwargs)
+            if 0 < len(rest) < steps and not run.stock.entry:  # the pipeline told the scheduler nothing
+                scheduler.set_begin_index(steps - len(rest))
+            return *more, rest, count
         bound = signature.bind(self, *args, **kwargs)
         bound.arguments["num_inference_steps"] = steps
         scheduler.timesteps = call.stock_timesteps
