@@ -74,7 +74,8 @@ class Counted:
 
 
 def package_of(spec: str) -> str:
-    """Whose it is. Each package has a pipeline of its own: after cache-dit, diffusers' caches fail on the same one."""
+    """Whose it is. Each package has a pipeline of its own: after cache-dit, diffusers' caches fail on the same one, and
+    its own, switched on again, breaks pictures that it draws well on a pipeline which was not called before."""
     return "cache-dit" if spec.startswith("dbcache") else "diffusers"
 
 

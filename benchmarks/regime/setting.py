@@ -180,8 +180,9 @@ def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: 
     from benchmarks.regime.peers import Counted, package_of, peer
 
     assert setting.peer is not None
-    pipe, call = pipeline(model, package_of(setting.peer)), arguments(model, setting)
-    stock = pipeline(model, "stock")  # cache-dit takes no pipeline that was called before
+    package, call = package_of(setting.peer), arguments(model, setting)
+    pipe = pipeline.__wrapped__(model, package) if package == "cache-dit" else pipeline(model, package)
+    stock = pipeline(model, "stock")
     with Counted(stock.transformer) as step:
         stock(**call | _asked(prompts, seeds) | {"num_inference_steps": 1, "sigmas": None})
     with (
