@@ -27,6 +27,7 @@ from ralu_cache.temporal import Forecast, Temporal, resolve_temporal
 
 __all__ = ["Acceleration", "accelerate"]
 CHOOSING = ("speedup", "max_loss", "profile")  # what chooses all others
+FIXED = ("spatial", "temporal", "guidance", "solver")
 
 
 def accelerate(
@@ -75,6 +76,7 @@ def accelerate(
         "max_loss": max_loss, "profile": profile,
     }  # fmt: skip
     again = partial(accelerate, **settings)
+    _check_together(settings)
     adapter, planner = matching_adapter(pipe) or _probed(pipe, settings), None
     if adapter is None:
         return _installed(pipe, _anywhere(pipe, settings, again))
@@ -95,15 +97,22 @@ def _installed(pipe: Any, handle: Acceleration) -> Acceleration:
     return handle
 
 
-def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planned:
-    """What gives each call a setting of its own. Raises ValueError for arguments that don't go together."""
+def _check_together(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for arguments that don't go together."""
     asked = {name: value for name, value in settings.items() if value is not None}
-    fixed = [name for name in ("spatial", "temporal", "guidance", "solver") if name in asked]
-    free = ["guidance", "solver"] if asked.keys().isdisjoint({"max_loss", "profile"}) else []
-    if clash := [name for name in fixed if name not in free]:
-        chooses = next(name for name in CHOOSING if name in asked)
+    chooses = next((name for name in CHOOSING if name in asked), None)
+    if chooses is None:
+        return
+    free = ("guidance", "solver") if asked.keys().isdisjoint({"max_loss", "profile"}) else ()
+    if clash := [name for name in FIXED if name in asked and name not in free]:
         told = " and ".join(f"{name}={asked[name]!r}" for name in clash)
         raise ValueError(f"{chooses}={asked[chooses]!r} chooses what is computed; leave out {told}")
+
+
+def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planned:
+    """What gives each call a setting of its own."""
+    asked = {name: value for name, value in settings.items() if value is not None}
+    fixed = not asked.keys().isdisjoint(FIXED)
     others = resolve_parts(pipe, adapter, guidance=asked.get("guidance"), solver=asked.get("solver")) if fixed else None
     wish = Wish.read(settings["speedup"], settings["max_loss"])
     return planned(pipe, adapter, wish, settings["profile"], others)

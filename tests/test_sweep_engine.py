@@ -202,9 +202,9 @@ def test_the_uncached_plan_of_a_setting() -> None:
 
 def test_guidance_is_passed_on(bench: Bench) -> None:
     with prepare(bench.pipe, replace(SETTINGS[0], method="ralu-7x+guidance=early")) as prepared:
-        assert handle_of(bench.pipe).guidance == Guidance(early=True) and prepared.steps == SETTINGS[0].steps
+        assert handle_of(bench.pipe)._parts.guidance == Guidance(early=True) and prepared.steps == SETTINGS[0].steps
     with prepare(bench.pipe, replace(SETTINGS[0], method="+guidance=early")):
-        assert handle_of(bench.pipe).guidance == Guidance(early=True), "guidance alone is an acceleration"
+        assert handle_of(bench.pipe)._parts.guidance == Guidance(early=True), "guidance alone is an acceleration"
 
 
 def test_finished_tasks_are_left_out(tmp_path: Path) -> None:
