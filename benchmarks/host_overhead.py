@@ -3,8 +3,10 @@
     python -m benchmarks.host_overhead [--repeats 25] [--out benchmarks/results/host_overhead.json]
 
 Time inside our hooks and our part of the scheduler's step, on a model that is all but nothing, so that tensors are
-small and what is left is the host's work. Told apart: the arithmetic (the residual taken, forecast and added, a tensor
-operation or two each) and the bookkeeping around it, which is the measure. Of every call the median of the repeats.
+small and what is left is the host's work: on 24 tokens, and on 1536, where the model's own work between two of our
+parts takes long enough to empty the processor's caches of them. Told apart: the arithmetic (the residual taken,
+forecast and added, a tensor operation or two each) and the bookkeeping around it, which is the measure. Of every call
+the median of the repeats.
 """
 
 from __future__ import annotations
@@ -42,16 +44,17 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "after the blocks": ((BlockStack, "_leave"),),
     "after the model": ((RootHook, "_after"),),
     "scheduler's step": ((_staged_class(SCHEDULER), "step"),),
-    "begin and end of the run": tuple(
-        (FamilyAcceleration, name) for name in ("new_run", "finish", "_refresh")
-    ),
+    "begin and end of the run": tuple((FamilyAcceleration, name) for name in ("new_run", "finish", "_refresh")),
     "arithmetic": ((branches, "extrapolate_uniform"), (blocks, "_sum"), (blocks.StackState, "take")),
     "stock": ((SCHEDULER, "step"),),
 }
 
 
+SIZES = {24: (8, 12), 1536: (64, 96)}  # pixels, by tokens
+
+
 def pipeline() -> Any:
-    """A FLUX of one block of each kind on 24 tokens."""
+    """A FLUX of one block of each kind, and an autoencoder that leaves pixels their size."""
     torch.manual_seed(0)
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
@@ -98,12 +101,13 @@ class Stopwatch:
         return timed
 
 
-def measure(options: dict[str, Any], repeats: int) -> dict[str, float]:
+def measure(options: dict[str, Any], repeats: int, size: tuple[int, int]) -> dict[str, float]:
     """Microseconds a denoiser call, by part, and of all the bookkeeping."""
     pipe = pipeline()
     given = {
-        "prompt_embeds": torch.randn(1, 7, 32), "pooled_prompt_embeds": torch.randn(1, 32), "height": 64, "width": 96,
-        "num_inference_steps": STEPS, "output_type": "latent", "generator": torch.Generator().manual_seed(0),
+        "prompt_embeds": torch.randn(1, 7, 32), "pooled_prompt_embeds": torch.randn(1, 32), "height": size[0],
+        "width": size[1], "num_inference_steps": STEPS, "output_type": "latent",
+        "generator": torch.Generator().manual_seed(0),
     }  # fmt: skip
     runs: list[list[tuple[str, float]]] = []
     with Stopwatch() as watch, accelerate(pipe, **options):
@@ -126,10 +130,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/host_overhead.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: measure(setting, options.repeats) for name, setting in SETTINGS.items()}
-    for name, parts in found.items():
-        told = ", ".join(f"{part} {value:.0f}" for part, value in parts.items() if part != "bookkeeping")
-        print(f"{name:28} {parts['bookkeeping']:6.0f} us of bookkeeping a call   ({told})")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for tokens, size in SIZES.items():
+        rows = {name: measure(setting, options.repeats, size) for name, setting in SETTINGS.items()}
+        found[f"{tokens} tokens"] = rows
+        for name, parts in rows.items():
+            told = ", ".join(f"{part} {value:.0f}" for part, value in parts.items() if part != "bookkeeping")
+            print(f"{tokens:5} tokens, {name:25} {parts['bookkeeping']:6.0f} us of bookkeeping a call   ({told})")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"unit": "us a denoiser call", "settings": found}, indent=2) + "\n")
 

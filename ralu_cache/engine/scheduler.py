@@ -207,25 +207,26 @@ def _scale_noise(stock: Any) -> Callable[..., Tensor]:
 
 
 def _step(stock: Any) -> Callable[..., Any]:
-    signature = inspect.signature(stock.step)
+    parameters = [p for p in inspect.signature(stock.step).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    names = [parameter.name for parameter in parameters]
+    defaults = {
+        parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
+    }
+    needed = frozenset(names) - defaults.keys()
 
     @wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, and on over what is not computed. RuntimeError, ValueError for what cannot be served."""
         run = _run(self)
-        if run is None:
+        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        if run is None or len(args) > len(names) or not needed <= given.keys():  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
-        del given["self"]
-        extra = given.pop("kwargs", {})
         call = _call(self)
         if isinstance(run, SchedulerRun):
             call.follow(run)
-            output = _step_outside(self, run, stock, {**given, **extra})
+            output = _step_outside(self, run, stock, given)
         else:
-            output = _step_inside(self, run, stock, {**given, **extra})
+            output = _step_inside(self, run, stock, given)
         call.stepped(run)
         return output
 
@@ -259,7 +260,7 @@ def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> A
     run.settle(sample.shape[0])
     if run.method is None and run.prediction is None:
         output = stock.step(self, **given)
-        run.close_step(output[0])
+        run.close_step(output.prev_sample if given["return_dict"] else output[0])
         return output
     plain = {**given, "return_dict": False}
     previous = run.advance(given["model_output"], sample, lambda: stock.step(self, **plain)[0])
