@@ -220,9 +220,8 @@ def test_results_are_found_and_clicked(sweep: Path) -> None:
     (sweep.parent / "other.jsonl").write_text(json.dumps({"else": 1}) + "\n")
     assert list(find_results([sweep.parent.parent]).values()) == [sweep]
     front = open_front(sweep)
-    for row in front.rows:
-        x, y = front.pixels[front.rows.index(row)]
-        assert front.nearest(x + 1, y - 1) == row
-        assert front.summary.label(row) in front.told(row)
-    plain, ringed = front._draw(None)[0], front.draw(front.rows[0])
+    for place, (x, y) in enumerate(front.points.pixels):
+        assert front.points.nearest(x + 1, y - 1) == place
+        assert front.names[place] in front.told(place)
+    plain, ringed = front.points.draw(None), front.points.draw(0)
     assert plain.size == ringed.size and plain.tobytes() != ringed.tobytes()

@@ -182,12 +182,12 @@ def test_another_model_and_a_point_on_the_front(visit: Any, results: Path) -> No
     page.locator("#model input").click()
     page.get_by_role("option", name="tiny-sd3").click()
     playwright.expect(page.locator("#height input")).to_have_value("128", timeout=SECONDS)
-    page.get_by_role("tab", name="Results of a sweep").click()
+    page.get_by_role("tab", name="Results").click()
     plot, front = page.locator("#front img"), open_front(results)
-    playwright.expect(page.locator("#told")).to_contain_text(front.told(front.rows[-1]), timeout=SECONDS)
-    box, picture = plot.bounding_box(), front.draw(front.rows[0])
-    x, y = front.pixels[3]
+    playwright.expect(page.locator("#told")).to_contain_text(front.told(len(front.names) - 1), timeout=SECONDS)
+    box, picture = plot.bounding_box(), front.points.draw(0)
+    x, y = front.points.pixels[3]
     page.mouse.click(box["x"] + x * box["width"] / picture.width, box["y"] + y * box["height"] / picture.height)
-    playwright.expect(page.locator("#told")).to_contain_text(front.told(front.rows[3]), timeout=SECONDS)
+    playwright.expect(page.locator("#told")).to_contain_text(front.told(3), timeout=SECONDS)
     playwright.expect(page.locator("#pictures img").first).to_be_visible(timeout=SECONDS)
     shot(page, "front")

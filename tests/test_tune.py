@@ -16,6 +16,7 @@ from optuna import load_study
 from optuna.trial import TrialState
 
 from ralu_cache import accelerate
+from ralu_cache.app.results import find_results, open_front
 from ralu_cache.engine.pipeline import handle_of
 from ralu_cache.profiles.facts import Model
 from ralu_cache.profiles.finding import cached_file, find_profiles
@@ -106,6 +107,22 @@ def test_the_page_holds_figures_pictures_and_what_mattered(tuned: Any) -> None:
     assert page.count("<svg") == 3 and page.count("data:image/png") > 1
     assert "a tiny one" in page and "What mattered" in page and "num_inference_steps=8" in page
     assert 'class="taken"' in page and "nan" not in page.partition("<svg")[0]
+
+
+def test_the_app_looks_through_it(tuned: Any) -> None:
+    """A point that is clicked has its loss with interval, and the pictures that were kept of it."""
+    folder = tuned.page.parent
+    ((_, file),) = find_results([folder]).items()
+    front, points = open_front(file), tuned.front.points
+    assert front.names == [point.setting.told for point in points] and front.metrics[0][1] == front.metric
+    for place, (x, y) in enumerate(front.points.pixels):
+        assert front.names[front.points.nearest(x, y)] == front.names[place]
+        assert f"{points[place].speedup:.3g}x fewer FLOPs, loss {points[place].loss:.3g}" in front.told(place)
+    assert [path for path, _ in front.full()] == [folder / "pictures/full.png"]
+    assert any(map(front.pictures, range(len(points))))
+    file.with_name("points.json").write_text("{}")
+    with pytest.raises(ValueError, match="no points of a study"):
+        open_front(file)
 
 
 @pytest.mark.usefixtures("pageless")

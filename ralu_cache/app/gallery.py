@@ -1,4 +1,4 @@
-"""The tab that looks through a sweep: its results, a point that is clicked, what that setting and the full run drew."""
+"""The tab that looks through a sweep or a study: a point that is clicked, what that setting and the full run drew."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 
 from ralu_cache.app.results import Front, open_front
+from ralu_cache.app.studies import StudyFront
 
 NONE = (
-    "No results yet. `ralu-cache sweep --out out/sweep` makes some; `ralu-cache app --results FOLDER` shows those of "
-    "another folder."
+    "No results yet. `ralu-cache sweep --out out/sweep` and `ralu-cache tune` make some; `ralu-cache app --results "
+    "FOLDER` shows those of another folder."
 )
 CLICK = "Click a point to see what that setting drew."
 
@@ -37,26 +38,24 @@ def add_gallery(results: Mapping[str, Path]) -> None:
             mine = gr.Gallery(label="this setting", columns=4, height=230, object_fit="contain", elem_id="pictures")
     shown = [plot, setting, told, full, mine]
 
-    def opened(name: str, wanted: str | None) -> Front:
+    def opened(name: str, wanted: str | None) -> Front | StudyFront:
         return open_front(results[name], wanted)
 
     def fresh(name: str) -> list[Any]:
         front = opened(name, None)
-        labels = {front.summary.header.metrics[key].label: key for key in front.summary.plotted}
-        return [gr.update(choices=list(labels.items()), value=front.metric), *_all(front, front.rows[-1])]
+        return [gr.update(choices=front.metrics, value=front.metric), *_all(front, len(front.names) - 1)]
 
     def by_metric(name: str, wanted: str) -> list[Any]:
         front = opened(name, wanted)
-        return _all(front, front.rows[-1])
+        return _all(front, len(front.names) - 1)
 
     def clicked(name: str, wanted: str, place: gr.SelectData) -> list[Any]:
         front = opened(name, wanted)
-        return _all(front, front.nearest(*place.index))
+        return _all(front, front.points.nearest(*place.index))
 
     def named(name: str, wanted: str, label: str) -> list[Any]:
         front = opened(name, wanted)
-        row = next((row for row in front.rows if front.summary.label(row) == label), front.rows[-1])
-        return _all(front, row)
+        return _all(front, front.names.index(label) if label in front.names else len(front.names) - 1)
 
     gr.on(None, fresh, chosen, [metric, *shown], api_visibility="private")
     chosen.input(fresh, chosen, [metric, *shown], api_visibility="private")
@@ -65,12 +64,11 @@ def add_gallery(results: Mapping[str, Path]) -> None:
     setting.input(named, [chosen, metric, setting], shown, api_visibility="private")
 
 
-def _all(front: Front, row: Any) -> list[Any]:
-    """The plot with a ring around a row, its name, and its pictures under those of the full run."""
-    label = front.summary.label
-    references = [one for one in front.summary.rows if one.family == "full" and one.setting.size == front.size]
-    pictures = [(str(file), caption) for file, caption in front.pictures(row)]
-    full = [(str(file), caption) for one in references for file, caption in front.pictures(one)]
+def _all(front: Front | StudyFront, place: int) -> list[Any]:
+    """The plot with a ring around a setting, its name, and its pictures under those of the full run."""
+    pictures, full = (
+        [(str(file), caption) for file, caption in some] for some in (front.pictures(place), front.full())
+    )
     note = "" if pictures else "\n\nNo pictures of it were kept."
-    names = [label(one) for one in front.rows]
-    return [front.draw(row), gr.update(choices=names, value=label(row)), f"**{front.told(row)}**{note}", full, pictures]
+    named = gr.update(choices=front.names, value=front.names[place])
+    return [front.points.draw(place), named, f"**{front.told(place)}**{note}", full, pictures]

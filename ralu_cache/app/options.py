@@ -19,7 +19,7 @@ def add_app(parser: argparse.ArgumentParser, prepare: Callable[[], None]) -> Non
     add("--device", help="default: cuda if there is one, else cpu")
     add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
     add("--results", type=Path, nargs="+", default=[Path("out")], metavar="FOLDER",
-        help="where to look for the results of sweeps (out)")  # fmt: skip
+        help="where to look for the results of sweeps and of tuning (out)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen at; default: %(default)s, this machine alone")
     add("--port", type=positive, default=7860, help="the next free one is used if it is taken; default: %(default)s")
     add("--share", action="store_true", help="a public link through Gradio's servers")

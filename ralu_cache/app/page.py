@@ -37,7 +37,7 @@ def build(studios: Studios, results: Mapping[str, Path]) -> gr.Blocks:
         gr.Markdown(HEAD, elem_id="head")
         with gr.Tab("Draw"):
             _add_drawing(page, studios, visitors)
-        with gr.Tab("Results of a sweep"):
+        with gr.Tab("Results"):
             add_gallery(results)
         page.unload(_of_session(visitors.leave))
     return page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -23,10 +24,8 @@ from ralu_cache.tune.strips import MOST, save_strip
 ENOUGH = 10  # trials, from which on importances are told
 
 
-def write_page(
-    folder: Path, study: Study, bench: Bench, front: Front, trials: Sequence[Measured], name: str
-) -> Path:
-    """Writes index.html into the study's folder, and the strip of the full run beside the others' pictures."""
+def write_page(folder: Path, study: Study, bench: Bench, front: Front, trials: Sequence[Measured], name: str) -> Path:
+    """Writes index.html and points.json into the study's folder, and the strip of the full run beside the others'."""
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("ralu_cache.tune").joinpath("page.html.j2").read_text()
     )
@@ -41,7 +40,23 @@ def write_page(
         strips=_strips(folder / "pictures", bench, front, trials),
         texts=[subject.text for subject in bench.subjects[:MOST]],
     ))  # fmt: skip
+    _write_points(folder, front, trials)
     return page
+
+
+def _write_points(folder: Path, front: Front, trials: Sequence[Measured]) -> None:
+    """points.json: the front as `ralu_cache.app.studies` shows it, and where the pictures are that `_strips` shows."""
+    numbers = {trial.setting: trial.number for trial in trials}
+    points = [
+        {
+            "told": point.setting.told, "speedup": point.speedup, "loss": point.loss, "low": point.low,
+            "high": point.high, "picture": f"pictures/{numbers[point.setting]}.png",
+        }
+        for point in front.points
+    ]  # fmt: skip
+    gain = "faster" if front.cost == "seconds" else "fewer FLOPs"
+    told = {"measure": front.measure.label, "unit": front.measure.unit, "gain": gain, "full": "pictures/full.png"}
+    (folder / "points.json").write_text(json.dumps({**told, "points": points}, indent=1) + "\n")
 
 
 def _importances(study: Study) -> Mapping[str, Mapping[str, float]]:
@@ -64,9 +79,7 @@ def _importances(study: Study) -> Mapping[str, Mapping[str, float]]:
         return {}
 
 
-def _strips(
-    folder: Path, bench: Bench, front: Front, trials: Sequence[Measured]
-) -> list[tuple[str, str]]:
+def _strips(folder: Path, bench: Bench, front: Front, trials: Sequence[Measured]) -> list[tuple[str, str]]:
     """(caption, PNG) of the full run and of the points whose pictures were kept."""
     full = folder / "full.png"
     save_strip(full, [bench.reference(chunk).pictures for chunk in bench.chunks(FEW)])
