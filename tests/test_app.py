@@ -218,7 +218,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
 
 def test_results_are_found_and_clicked(sweep: Path) -> None:
     (sweep.parent / "other.jsonl").write_text(json.dumps({"else": 1}) + "\n")
-    assert list(find_results([sweep.parent.parent]).values()) == [sweep]
+    assert list(find_results([sweep.parent]).values()) == [sweep]
     front = open_front(sweep)
     for place, (x, y) in enumerate(front.points.pixels):
         assert front.points.nearest(x + 1, y - 1) == place
