@@ -69,11 +69,12 @@ def front(some: Sequence[Way]) -> list[Way]:
 @dataclass(frozen=True, eq=False)
 class Rival:
     """What others draw at a cost: one way of theirs, or of the pictures of two each a share. beyond: none is so cheap,
-    and their cheapest stands here."""
+    and their cheapest stands here. ratio: the cost that it stands for, less where none of theirs is so dear."""
 
     told: str
     values: Mapping[str, Values]
     beyond: bool
+    ratio: float
 
     @property
     def mean(self) -> float:
@@ -86,11 +87,11 @@ def at_cost(theirs: Sequence[Way], ratio: float) -> Rival:
     cheaper = [way for way in theirs if way.ratio >= ratio]
     low = dearer[-1]
     if not cheaper or cheaper[0] is low:
-        return Rival(low.told, low.values, not cheaper)
+        return Rival(low.told, low.values, not cheaper, low.ratio)
     high = cheaper[0]
     share = math.log(ratio / low.ratio) / math.log(high.ratio / low.ratio)
     values = {name: (1 - share) * low.values[name] + share * high.values[name] for name in low.values}
-    return Rival(f"between {low.told} ({low.ratio:.3g}x) and {high.told} ({high.ratio:.3g}x)", values, False)
+    return Rival(f"between {low.told} ({low.ratio:.3g}x) and {high.told} ({high.ratio:.3g}x)", values, False, ratio)
 
 
 @dataclass(frozen=True, eq=False)
