@@ -24,7 +24,6 @@ from ralu_cache.adapters.protocols import (
     Layers,
     LayoutCall,
     Probed,
-    Setting,
     TextAttention,
     Tokens,
 )
@@ -43,6 +42,8 @@ from ralu_cache.engine.verdict import COMPUTED, Group
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
 from ralu_cache.temporal.policy import Policy
+
+NOBODY: frozenset[int] = frozenset()
 
 
 class Uncounted:
@@ -120,8 +121,10 @@ class RootHook:
 
     def _probe(self, state: RootState, given: Mapping[str, Any]) -> None:
         """Find the blocks of a denoiser that no adapter knows, by a call of it: once, for all calls to come."""
+        if self._probed is None:
+            return
         with self._probing:
-            if self._probed is not None and self._probed.found() is None and self.policy is not None:
+            if self._probed.found() is None and self.policy is not None:
                 self._probed.keep(find_stack(self.module, given, state.stack))
                 self._reach_blocks()
 
@@ -175,7 +178,7 @@ class RootHook:
     def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run: Run = call.run
-        self.adapter.check(given, _setting(run))
+        self.adapter.check(given, run.setting)
         self._probe(state, given)
         batch = given[self.adapter.takes].shape[0]
         self._begin(run, given)
@@ -183,13 +186,13 @@ class RootHook:
             given = self.adapter.select(given, _other_half_first(given[self.adapter.takes]))
         whole = given
         rows, layout = run.share(batch)
-        condition, skipped = None, frozenset[int]()
+        condition, skipped = None, NOBODY
         if run.prediction is not None and not self.reduce_only:
             condition = run.condition(rows, *self.adapter.conditioning(given))
             skipped = self._skipped(state, run, condition, given)
             if skipped.issuperset(rows):  # of a denoiser that has not run yet: the form of its answers is not known
                 run.compute_all()
-                skipped = frozenset()
+                skipped = NOBODY
         pair = None if run.guidance is None else self._pair(call, run, given, batch)
         forecast = Forecasted.of(rows, pair, skipped)
         index = forecast.index if forecast is not None else None if pair is None else pair.index
@@ -313,7 +316,7 @@ class RootHook:
             call.working, state.depth = working, 0
         if not skipped.issuperset(rows):
             return None
-        self.adapter.check(given, _setting(run))
+        self.adapter.check(given, run.setting)
         run.tally.count_call(partial(self._costs.flops, given), 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return stood_in(self.adapter, run, hidden, rows)
@@ -481,11 +484,6 @@ class RootHook:
                 "torch.no_grad()"
             )
         branch.record(group, state.stack.take(), pending.run.situation())
-
-
-def _setting(run: Run) -> Setting:
-    caches = None if run.policy is None else run.policy.caches
-    return Setting(run.method is not None, caches, len(run.places), run.believed_steps, run.leaves_out)
 
 
 def _other_half_first(rows: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ralu_cache.adapters.protocols import Setting
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branchbook import BranchBook
 from ralu_cache.engine.branches import Branch
@@ -110,6 +112,12 @@ class Run(Course):
         """True if the pipeline is not shown the stock levels."""
         return self.method is not None or len(self.shown) < self.steps
 
+    @cached_property
+    def setting(self) -> Setting:
+        """What adapters are told when they check a call; made anew where the run begins elsewhere."""
+        caches = None if self.policy is None else self.policy.caches
+        return Setting(self.method is not None, caches, len(self.places), self.believed_steps, self.leaves_out)
+
     @property
     def paired(self) -> bool:
         """True once a call was one of a pair, with and without the prompt."""
@@ -127,11 +135,13 @@ class Run(Course):
     def enter_at(self, entry: int) -> None:
         """See `Course.enter_at`."""
         super().enter_at(entry)
+        vars(self).pop("setting", None)
         self.report.baseline_steps = self.stock.steps
 
     def start_at(self, index: int) -> None:
         """See `Course.start_at`."""
         super().start_at(index)
+        vars(self).pop("setting", None)
         self.report.baseline_steps = self.stock.steps
 
     # ---- the denoiser's side

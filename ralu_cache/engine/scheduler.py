@@ -217,11 +217,11 @@ def _step(stock: Any) -> Callable[..., Any]:
     @wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, and on over what is not computed. RuntimeError, ValueError for what cannot be served."""
-        run = _run(self)
+        call = _call(self)
+        run = None if call is None else vars(self).get(_RUN) or call.run
         given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
         if run is None or len(args) > len(names) or not needed <= given.keys():  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
-        call = _call(self)
         if isinstance(run, SchedulerRun):
             call.follow(run)
             output = _step_outside(self, run, stock, given)

@@ -142,8 +142,9 @@ def levels_of(scheduler: Any) -> list[float]:
 
 def evenly_spaced(sigmas: Sequence[float]) -> bool:
     """True for the sigmas that pipelines fill in themselves: n levels from 1 to 1/n."""
-    given = torch.as_tensor(sigmas, dtype=torch.float64)
-    return torch.allclose(given, torch.linspace(1.0, 1.0 / len(given), len(given), dtype=torch.float64), atol=1e-6)
+    count = len(sigmas)
+    levels = (1 - step / count for step in range(count))
+    return all(abs(float(given) - level) <= 1e-6 + 1e-5 * level for given, level in zip(sigmas, levels, strict=True))
 
 
 def notice_of(scheduler: Any) -> str | None:
