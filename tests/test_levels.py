@@ -17,7 +17,7 @@ from ralu_cache.engine.levels import entering as entered
 from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.plane.spatial import Stage
 from tests import surroundings
-from tests.pipelines import random_image
+from tests.pipelines import make_pipeline, random_image
 from tests.surroundings import (
     CLOSE,
     CONTROLNETS,
@@ -391,3 +391,14 @@ def test_a_plan_is_laid_out_along_levels_of_the_callers_own(name: str) -> None:
     with accelerate(pipe, spatial=RALU(split=(1,), ends=(1.0,))) as handle:
         family.run(pipe, **given)
     assert [step.sigma for step in handle.report.steps] == pytest.approx(levels(calls), abs=1e-3)
+
+
+@pytest.mark.parametrize("bad", [{"nonsense": 1}, {"sample": torch.zeros(1)}], ids=["unknown", "twice"])
+def test_a_step_refuses_the_arguments_that_stock_refuses(bad: dict[str, Any]) -> None:
+    pipe, x = make_pipeline(), torch.zeros(1, 6, 16)
+    with accelerate(pipe, spatial=RALU(steps=(2, 2), ends=(0.5, 1.0))) as handle, handle.call():
+        pipe.scheduler.set_timesteps(4, mu=0.5)
+        with pytest.raises(TypeError, match=next(iter(bad))):
+            pipe.scheduler.step(x, pipe.scheduler.timesteps[0], x, **bad)
+        with pytest.raises(TypeError, match="'sample'"):
+            pipe.scheduler.step(x, pipe.scheduler.timesteps[0])

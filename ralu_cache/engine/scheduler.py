@@ -10,7 +10,7 @@ import copy
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
@@ -207,20 +207,26 @@ def _scale_noise(stock: Any) -> Callable[..., Tensor]:
 
 
 def _step(stock: Any) -> Callable[..., Any]:
-    parameters = [p for p in inspect.signature(stock.step).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-    names = [parameter.name for parameter in parameters]
-    defaults = {
-        parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
-    }
-    needed = frozenset(names) - defaults.keys()
+    _, *parameters = inspect.signature(stock.step).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    needed, takes_more = frozenset(names) - defaults.keys(), any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def bound(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """All arguments by name, as `inspect.Signature.bind` would have them; None for what it would refuse."""
+        placed = dict(zip(names, args, strict=False))
+        given = {**defaults, **placed, **kwargs}
+        twice = len(args) > len(names) or not placed.keys().isdisjoint(kwargs)
+        known = takes_more or all(name in defaults or name in needed for name in kwargs)
+        return given if known and not twice and needed <= given.keys() else None
 
     @wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, and on over what is not computed. RuntimeError, ValueError for what cannot be served."""
         call = _call(self)
         run = None if call is None else vars(self).get(_RUN) or call.run
-        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-        if run is None or len(args) > len(names) or not needed <= given.keys():  # stock says what is wrong
+        given = None if run is None else bound(args, kwargs)
+        if run is None or given is None:  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
         if isinstance(run, SchedulerRun):
             call.follow(run)
@@ -258,7 +264,7 @@ def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> A
         )
     sample = given["sample"]
     run.settle(sample.shape[0])
-    if run.method is None and run.prediction is None:
+    if not ours:
         output = stock.step(self, **given)
         run.close_step(output.prev_sample if given["return_dict"] else output[0])
         return output
