@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Acceleration, Report, TeaCache, accelerate
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.quality.likeness import EQUAL_DB, psnr, ssim
+from ralu_cache.report.notices import silent
 from ralu_cache.sweep.comparison import Pictures, describe_hardware
 from ralu_cache.temporal import Policy
 from ralu_cache.tune.calibration.fit import fit_profile, stage_pairs
@@ -197,6 +197,7 @@ def _reused(reports: Sequence[Report]) -> Tensor:
     return torch.cat(calls)
 
 
+@silent()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", metavar="ID_OR_FOLDER", help="may be repeated (tiny-flux)")
@@ -208,7 +209,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-sequence-length", type=int, help="of the prompt; default: the pipeline's")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/calibration"))
     options = parser.parse_args(arguments)
-    logging.getLogger("ralu_cache").setLevel(logging.ERROR)  # that a plan brings its own steps is the point here
     for model in options.model or ["tiny-flux"]:
         rng, name = np.random.default_rng(PROMPT_SEED), Path(model).name
         prompts = tuple(sample_scene(rng).prompt for _ in range(options.prompts + options.fit_prompts))

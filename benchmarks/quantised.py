@@ -8,7 +8,6 @@ Eight-bit weights of tiny-flux's transformer, by torchao and by optimum-quanto, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from benchmarks.gpu.joints import KINDS, drawn
 from ralu_cache import accelerate
 from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.report.notices import silent
 
 
 def torchao(transformer: Any) -> None:
@@ -54,8 +54,8 @@ def compared(quantise: Callable[[Any], None], settings: dict[str, Any], stock: T
     return torch.equal(first, second), torch.equal(drawn(after), stock)
 
 
+@silent()
 def main() -> None:
-    logging.getLogger("ralu_cache").setLevel(logging.ERROR)
     for package, quantise in PACKAGES.items():
         pipe = loaded()
         quantise(pipe.transformer)

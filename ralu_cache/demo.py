@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from os import PathLike
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ralu_cache.api import accelerate
 from ralu_cache.models.embedded import TINY_FLUX, TINY_SD3, TINY_WAN, EmbeddedModel
+from ralu_cache.report.notices import silent
 from ralu_cache.report.record import RegionMask, finite
 from ralu_cache.report.report import Report
 from ralu_cache.report.videos import beside, latent_frames, save_gif, side_by_side, still, to_images
@@ -218,7 +218,7 @@ def measure(plan: DemoPlan, pipe: Any) -> list[Trial]:
     """
     pipe.set_progress_bar_config(disable=True)
     pace = 0.1 if sys.stderr.isatty() else 10.0  # seconds between updates: a log file needs fewer lines
-    with tqdm(desc="warm-up", unit="step", mininterval=pace) as bar, _quiet():
+    with tqdm(desc="warm-up", unit="step", mininterval=pace) as bar, silent():
         fast = _accelerated(plan.methods)
         reports = [_report(_sample(plan, pipe, trial, plan.seeds[0], bar)[1]) for trial in fast]
         step = _step_flops(reports)
@@ -319,15 +319,3 @@ def _label(name: str, flop_ratio: float, width: int, digits: int) -> str:
     """A method and what it saves, in lines of so many letters."""
     lines = textwrap.wrap(name.replace("+", " +").replace(",", ", "), width)
     return "\n".join([*lines, f"{flop_ratio:.{digits}f}x fewer FLOPs"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the notice that a preset overrides the number of steps: here that is the point, and the report has it."""
-    logger = logging.getLogger("ralu_cache")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

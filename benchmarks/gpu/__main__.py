@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from benchmarks.gpu.models import SHAPES, Shape, build, call_arguments
 from benchmarks.gpu.page import page, plot
 from benchmarks.gpu.rows import rows
 from benchmarks.gpu.timing import Deadline
+from ralu_cache.report.notices import silent
 from ralu_cache.report.record import finite
 
 WATCHED = (
@@ -110,6 +110,7 @@ def begin(shape: Shape, device: torch.device, rounds: int, path: Path) -> dict[s
     return fresh
 
 
+@silent()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="flux-dev")
@@ -119,7 +120,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"by default {RESULTS} on a GPU, out/gpu elsewhere")
     options = parser.parse_args()
     deadline = Deadline(options.seconds)
-    logging.getLogger("ralu_cache").setLevel(logging.ERROR)  # plans would say of each call that they take fewer steps
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out = options.out or (RESULTS if device.type == "cuda" else Path("out/gpu"))
     out.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from ralu_cache.api import accelerate
 from ralu_cache.profiles.facts import Model
 from ralu_cache.profiles.setting import Setting
+from ralu_cache.report.notices import silent
 from ralu_cache.report.record import stage_kind
 from ralu_cache.report.report import Report
 from ralu_cache.tune.clock import Clock, clocked
@@ -169,18 +168,6 @@ class Bench:
         if subjects[0].arguments is not None:
             return given | dict(subjects[0].arguments)
         return given | {"prompt": [subject.text for subject in subjects]}
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Without the notices of every setting that is tried."""
-    logger = logging.getLogger("ralu_cache")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def subjects_of(prompts: Sequence[str | Mapping[str, Any]], seed: int) -> tuple[Subject, ...]:
