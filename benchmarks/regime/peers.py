@@ -73,10 +73,10 @@ class Counted:
         self.flops += mode.total
 
 
-def package_of(spec: str) -> str:
-    """Whose it is. Each package has a pipeline of its own: after cache-dit, diffusers' caches fail on the same one, and
-    its own, switched on again, breaks pictures that it draws well on a pipeline which was not called before."""
-    return "cache-dit" if spec.startswith("dbcache") else "diffusers"
+def fresh_for(spec: str) -> bool:
+    """True of a peer that needs a pipeline which was not called before: after cache-dit, diffusers' caches fail on the
+    same one, and its own, switched on again, breaks pictures that it draws well at first."""
+    return spec.startswith("dbcache")
 
 
 def peer(pipe: Any, spec: str, steps: int, call: dict[str, Any]) -> AbstractContextManager[None]:

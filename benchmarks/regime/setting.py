@@ -78,23 +78,33 @@ class Draw(Protocol):
     def __call__(self, model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn: ...
 
 
-@cache
-def pipeline(model: str, use: str = "compiled") -> Any:
-    """The shipped pipeline of this study, one for each use; its transformer takes and gives float32."""
+def load(model: str) -> Any:
+    """The shipped pipeline; its transformer computes in bfloat16, and takes and gives float32."""
     pipe = EMBEDDED[model].load()
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer.to(torch.bfloat16)
-    pipe.transformer.register_forward_pre_hook(halved, with_kwargs=True)
+    pipe.transformer.register_forward_pre_hook(_halved, with_kwargs=True)
     pipe.transformer.register_forward_hook(lambda module, arguments, output: (output[0].float(), *output[1:]))
-    if use != "compiled":
-        return pipe
+    return pipe
+
+
+@cache
+def pipeline(model: str) -> Any:
+    """The pipeline of this study alone, with its blocks compiled."""
+    pipe = load(model)
     torch._dynamo.config.recompile_limit = 64  # stages, halves of guided calls, last blocks: a shape each
     for block in (*pipe.transformer.transformer_blocks, *getattr(pipe.transformer, "single_transformer_blocks", ())):
         block.compile(fullgraph=True, dynamic=False)
     return pipe
 
 
-def halved(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+@cache
+def plain_pipeline(model: str) -> Any:
+    """One whose blocks are not compiled, for caches that hook them."""
+    return load(model)
+
+
+def _halved(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """All but levels, one a picture, and positions, three a token, in bfloat16."""
 
     def half(value: Any) -> Any:
@@ -175,20 +185,28 @@ def _asked(prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
+def _step_flops(model: str, scale: float, batch: int) -> float:
+    """Of a denoiser's guided step on so many pictures in full, by PyTorch's count."""
+    from benchmarks.regime.peers import Counted
+
+    pipe, setting = plain_pipeline(model), Setting("one step", scale, steps=1)
+    with Counted(pipe.transformer) as counted:
+        pipe(**arguments(model, setting) | _asked([""] * batch, range(batch)))
+    return counted.flops
+
+
 def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
     """As `draw`, by a peer's cache on blocks that are not compiled; FLOPs as counted against a full call's."""
-    from benchmarks.regime.peers import Counted, package_of, peer
+    from benchmarks.regime.peers import Counted, fresh_for, peer
 
     assert setting.peer is not None
-    package, call = package_of(setting.peer), arguments(model, setting)
-    pipe = pipeline.__wrapped__(model, package) if package == "cache-dit" else pipeline(model, package)
-    stock = pipeline(model, "stock")
-    with Counted(stock.transformer) as step:
-        stock(**call | _asked(prompts, seeds) | {"num_inference_steps": 1, "sigmas": None})
+    step = _step_flops(model, setting.scale, len(prompts))  # before the cache is on
+    pipe, call = load(model) if fresh_for(setting.peer) else plain_pipeline(model), arguments(model, setting)
     with (
         _sampler(pipe, setting), peer(pipe, setting.peer, setting.steps, call), Counted(pipe.transformer) as counted
     ):  # fmt: skip
         begun, computed = time.perf_counter(), time.process_time()
         pictures: Pictures = pipe(**call, **_asked(prompts, seeds)).images
         spent = time.perf_counter() - begun, time.process_time() - computed
-    return Drawn(pictures, FULL_STEPS * step.flops / counted.flops, *spent)
+    return Drawn(pictures, FULL_STEPS * step / counted.flops, *spent)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.regime.pictures import scene_prompts
-from benchmarks.regime.setting import halved
+from benchmarks.regime.setting import load
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.tune import tune
 from ralu_cache.tune.command import describe
@@ -25,16 +25,6 @@ from ralu_cache.tune.run import Tuned
 STRONG = 6.0
 MODELS = ("tiny-flux", "tiny-sd3")
 OUT = Path("out/tune")
-
-
-def pipeline(model: str) -> Any:
-    """The shipped one; its transformer computes in bfloat16, and takes and gives float32."""
-    pipe = EMBEDDED[model].load()
-    pipe.set_progress_bar_config(disable=True)
-    pipe.transformer.to(torch.bfloat16)
-    pipe.transformer.register_forward_pre_hook(halved, with_kwargs=True)
-    pipe.transformer.register_forward_hook(lambda module, arguments, output: (output[0].float(), *output[1:]))
-    return pipe
 
 
 def call_of(model: str, steps: int, scale: float = STRONG) -> dict[str, Any]:
@@ -49,7 +39,7 @@ def search(model: str, quality: str, minutes: float, prompts: int, steps: int, o
     """A study of its own for each model, quality and number of steps."""
     folder = out / f"{model}-{quality}-{steps}"
     return tune(
-        pipeline(model), scene_prompts("train", prompts), call_of(model, steps), minutes, quality=quality, cost="flops",
+        load(model), scene_prompts("train", prompts), call_of(model, steps), minutes, quality=quality, cost="flops",
         batch=8, study=folder, out=folder / "profile.json", name=model,
     )  # fmt: skip
 

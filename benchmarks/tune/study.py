@@ -24,8 +24,9 @@ from tqdm import tqdm
 from benchmarks.regime import study as regime
 from benchmarks.regime.measures import MEASURES
 from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.setting import load
 from benchmarks.regime.settings import FULL
-from benchmarks.tune.search import MODELS, call_of, pipeline
+from benchmarks.tune.search import MODELS, call_of
 from ralu_cache import accelerate
 from ralu_cache.profiles.profile import Profile, read_profile
 from ralu_cache.profiles.setting import Setting
@@ -58,7 +59,7 @@ class Line:
 def run(model: str, profile: Profile, count: int, path: Path) -> None:
     """Draws and measures what is missing of the full run and the profile's front."""
     done = {(row["start"], row["setting"]) for row in rows_of(path)}
-    pipe, prompts = pipeline(model), scene_prompts("study", count)
+    pipe, prompts = load(model), scene_prompts("study", count)
     (front,) = (front for front in profile.fronts if front.call.steps == STEPS)
     settings: dict[str, tuple[Setting, Row]] = {FULL: (Setting(), {})}
     for point in front.points:
