@@ -80,7 +80,7 @@ def accelerate(
     adapter, planner = matching_adapter(pipe) or _probed(pipe, settings), None
     if adapter is None:
         return _installed(pipe, _anywhere(pipe, settings, again))
-    if speedup is not None or max_loss is not None or profile is not None:
+    if any(settings[name] is not None for name in CHOOSING):
         planner = _planner(pipe, adapter, settings)
         parts = planner.base
     else:

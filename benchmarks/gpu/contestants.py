@@ -15,7 +15,7 @@ from diffusers import TaylorSeerCacheConfig, UniPCMultistepScheduler
 
 from benchmarks.forced import Forced
 from benchmarks.gpu.models import Shape
-from ralu_cache import Report, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache import Acceleration, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import Forecast, Policy, resolve_temporal
 
@@ -66,11 +66,11 @@ class Contestant:
         return self.stock is None and getattr(self.temporal, "caches", "stack") == "stack"
 
     @contextmanager
-    def on(self, pipe: Any) -> Iterator[Accelerated]:
-        """Within it the pipeline is called this way; the report is there after a call of ours."""
+    def on(self, pipe: Any) -> Iterator[Acceleration | None]:
+        """Within it the pipeline is called this way; gives the handle, whose report is there after a call of ours."""
         if self.stock is None:
             with accelerate(pipe, **self.parts) as handle:
-                yield Accelerated(handle if any(part is not None for part in self.parts.values()) else None)
+                yield handle
             return
         scheduler = pipe.scheduler
         cached = _taylorseer(pipe) if self.stock == "taylorseer" else nullcontext()
@@ -81,20 +81,9 @@ class Contestant:
             )  # fmt: skip
         try:
             with cached:
-                yield Accelerated(None)
+                yield None
         finally:
             pipe.scheduler = scheduler
-
-
-@dataclass(frozen=True)
-class Accelerated:
-    """handle: of an acceleration, None of a stock call."""
-
-    handle: Any
-
-    @property
-    def report(self) -> Report | None:
-        return None if self.handle is None else self.handle.report
 
 
 @contextmanager

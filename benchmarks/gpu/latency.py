@@ -15,9 +15,9 @@ from ralu_cache import Report
 
 
 def run(pipe: Any, contestant: Contestant, call: dict[str, Any]) -> tuple[Timed, Report | None]:
-    with contestant.on(pipe) as called:
+    with contestant.on(pipe) as handle:
         timed = time_call(pipe, {**call, "num_inference_steps": contestant.steps})
-        return timed, called.report
+        return timed, None if handle is None else handle.report
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def waits(pipe: Any, chosen: Sequence[Contestant], call: dict[str, Any]) -> dict
     """
     found = {}
     for contestant in chosen:
-        with contestant.on(pipe) as called:
+        with contestant.on(pipe) as handle:
             latent = {**call, "output_type": "latent", "num_inference_steps": contestant.steps}
             counts = waits_by_step(pipe, latent)
-            report = called.report
+            report = None if handle is None else handle.report
         ordinary = [n for place, n in enumerate(counts or []) if place and not _ends_stage(report, place)]
         found[contestant.label] = {
             "by_step": counts, "most": max(ordinary, default=None), "decides": contestant.decides

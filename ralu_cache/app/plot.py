@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,13 @@ class Points:
 
     def nearest(self, x: float, y: float) -> int:
         """The point nearest to a pixel of the picture, counted from its left upper corner."""
-        return int(np.hypot(*(self._draw(None)[1] - (x, y)).T).argmin())
+        return int(np.hypot(*(self.pixels - (x, y)).T).argmin())
 
     def draw(self, chosen: int | None) -> Image.Image:
         """All of them and their front; a ring around the chosen one."""
         return self._draw(chosen)[0]
 
-    @property
+    @cached_property
     def pixels(self) -> NDArray[np.float64]:
         """(n, 2): where they are in the picture, from its left upper corner."""
         return self._draw(None)[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -157,10 +156,9 @@ def _figures(fast: Drawing, full: Drawing | None, order: Order) -> str:
 
 def _saved(report: Report) -> tuple[str, str, str]:
     """In FLOPs; of a model whose FLOPs nobody knows, in calls."""
-    if math.isfinite(report.flop_ratio):
+    if report.counted:
         return "fewer FLOPs", f"{report.flop_ratio:.1f}×", "of the denoiser"
-    asked = sum(step.calls > 0 for step in report.steps)
-    return "model called", f"{asked} of {len(report.steps)}", "steps"
+    return "model called", f"{report.called_steps} of {len(report.steps)}", "steps"
 
 
 def _resized(drawing: Drawing, order: Order) -> list[str]:

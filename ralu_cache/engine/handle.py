@@ -17,9 +17,7 @@ from ralu_cache.engine.context import entered
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler_run import SchedulerRun, Setting
-from ralu_cache.engine.steppers import (
-    notice_of,
-)
+from ralu_cache.engine.steppers import notice_of
 from ralu_cache.report.glance import Glance
 from ralu_cache.report.report import Report
 from ralu_cache.temporal.prediction import FEW
