@@ -1,6 +1,6 @@
 """Distil the guidance of tiny FLUX into the tiny FLUX dev pipeline that ships with the library, with one command.
 
-    python -m benchmarks.train_tiny_flux_dev --out DIR [--minutes 78]
+    python -m benchmarks.train_tiny_flux_dev --out DIR [--minutes 78] [--first TRANSFORMER]
 
 Stages, each skipped when its output exists in DIR, so that a killed run continues where it was: `latents/` (rendered
 and encoded scenes, for mixed token sets), `transformer/`, `pipeline/`; at the end `transformer_log.json`, `loss.png`.
@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for all stages' outputs")
     parser.add_argument("--flux", type=Path, default=TINY_FLUX.folder, help="the teacher's pipeline (the shipped one)")
+    parser.add_argument("--first", type=Path, help="go on from this transformer, distilled before")
     parser.add_argument("--minutes", type=float, default=78.0, help="active minutes of training")
     parser.add_argument("--steps", type=int, help="steps, instead of minutes")
     parser.add_argument("--scenes", type=int, default=2500, help="number of rendered scenes for the mixed sets")
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch = {kind: max(1, round(size * options.batch_scale)) for kind, size in BATCH.items()}
         config = TrainingConfig(options.minutes, options.steps, batch, PHASES, options.rate, hold=options.hold)
         dtype = torch.float32 if options.float32 else torch.bfloat16
-        launch(train, "cpu", 1, config, flux, text, latents, out, dtype)
+        launch(train, "cpu", 1, config, flux, text, latents, out, dtype, options.first)
         plot_losses(out / "transformer_log.json", out / "loss.png", "tiny FLUX dev: weighted squared error")
     if not (out / "pipeline").exists():
         save_pipeline(transformer, flux / "vae", text, out / "pipeline")

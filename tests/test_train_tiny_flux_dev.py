@@ -21,7 +21,7 @@ from benchmarks.tiny_flux_dev.evaluate import compare
 from benchmarks.tiny_flux_dev.network import with_guidance
 from benchmarks.tiny_flux_dev.trajectories import GUIDANCE, Trajectories, Walk, levels, lift, pools
 from benchmarks.train_tiny_flux_dev import main
-from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.models.embedded import TINY_FLUX, TINY_FLUX_DEV
 
 CPU = torch.device("cpu")
 
@@ -193,6 +193,18 @@ def test_command_trains_once_and_gives_a_loadable_pipeline(tmp_path: Path) -> No
         for g in (1.0, 8.0)
     )
     assert weak.shape == (64, 64, 3) and np.abs(weak - strong).max() > 1e-3, "the guidance says something by now"
+
+
+def test_the_command_goes_on_from_a_student_that_was_trained_before(tmp_path: Path) -> None:
+    """With rates near 0 the weights are those that it began with, guidance embedding and all."""
+    first = TINY_FLUX_DEV.folder / "transformer"
+    command = ["--out", str(tmp_path), "--scenes", "2", "--batch-scale", "0.05", "--steps", "1", "--rate", "1e-6"]
+    main([*command, "--first", str(first)])
+    wanted, found = (
+        FluxTransformer2DModel.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (first, tmp_path / "transformer")
+    )
+    assert all(torch.allclose(found[name], value, atol=1e-3) for name, value in wanted.items())
 
 
 def test_the_evaluation_compares_the_same_seeds(tmp_path: Path) -> None:

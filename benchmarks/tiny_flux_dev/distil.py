@@ -121,12 +121,18 @@ class GuidanceTask:
 
 def train(
     worker: Worker, config: TrainingConfig, flux: Path, text: TextModels, latents: Path, folder: Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype, first: Path | None = None,
 ) -> None:  # fmt: skip
-    """Distil the pipeline in `flux`; the lead saves the averaged weights in `folder`/transformer and the log."""
+    """Distil the pipeline in `flux`; the lead saves the averaged weights in `folder`/transformer and the log.
+
+    first: a transformer that was distilled before, whose weights the student begins with instead of the teacher's.
+    """
     torch.manual_seed(config.seed)
     teacher = FluxTransformer2DModel.from_pretrained(flux / "transformer", dtype=torch.float32)
-    model = with_guidance(teacher)
+    if first is None:
+        model = with_guidance(teacher)
+    else:
+        model = FluxTransformer2DModel.from_pretrained(first, dtype=torch.float32)
     task = GuidanceTask(teacher, model, LatentData.load(latents, text, False), text, config.batch, dtype)
     trainer = Trainer(worker, config, task, folder)
     trainer.run()
