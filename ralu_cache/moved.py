@@ -20,7 +20,7 @@ MOVED = {
     "coefficients": "temporal.coefficients",
     "comparison": "sweep.comparison",
     "composition": "report.timeline",
-    "cross_flops": "report.cross_flops",
+    "cross_flops": "report.flops",
     "embedded": "models.embedded",
     "feature": "history.feature",
     "flops": "report.flops",
