@@ -42,8 +42,8 @@ def flux_cost(transformer: Any, sample: int) -> StackCost:
 def flux_blocks(transformer: Any) -> tuple[BlockCost, ...]:
     """Of double blocks, then of single ones, made as FLUX.1's, FLUX.2's or SD3's.
 
-    They are modulated by layers of their own or from outside; `attn2`, where there is one, attends once more among image
-    tokens (SD3.5 medium).
+    They are modulated by layers of their own or from outside; `attn2`, where there is one, attends once more among
+    image tokens (SD3.5 medium).
     """
     blocks = []
     for block in transformer.transformer_blocks:
