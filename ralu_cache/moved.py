@@ -30,7 +30,7 @@ MOVED = {
     "methods": "sweep.methods",
     "plots": "report.figures",
     "presets": "plane.presets",
-    "recommended": "sweep.recommended",
+    "recommended": "sweep.recommend",
     "regions": "plane.regions",
     "report_text": "report.text",
     "schedule": "plane.schedule",
