@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ralu_cache.quality.attributes import SCENE_METRICS
 from ralu_cache.quality.base import Metric, SetMetric
-from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.likeness import LIKENESS
 from ralu_cache.quality.perceptual import load_perceptual
-from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, MissingError
+from ralu_cache.quality.pretrained import MissingError, load_clip, load_image_reward, load_lpips
 from ralu_cache.quality.scene_prompts import read_prompt
 from ralu_cache.quality.texture import SPECTRUM
 
 _PRETRAINED: Mapping[str, Callable[[str], Metric]] = {
     "perceptual distance": load_perceptual,
-    "CLIP score": ClipScore.load,
-    "ImageReward": ImageReward.load,
-    "LPIPS": Lpips.load,
+    "CLIP score": load_clip,
+    "ImageReward": load_image_reward,
+    "LPIPS": load_lpips,
 }
 
 
@@ -39,7 +39,7 @@ def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metri
         notices.append(f"attribute accuracy and Fréchet distance are left out: {prompt!r} is not a tiny-flux scene")
     else:
         metrics += SCENE_METRICS
-        sets.append(FrechetDistance())
+        sets.append(distance_to_renders())
     for label, load in _PRETRAINED.items():
         try:
             metrics.append(load(device))
