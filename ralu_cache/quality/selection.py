@@ -21,13 +21,12 @@ _PRETRAINED: Mapping[str, Callable[[str], Metric]] = {
 }
 
 
-def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metric], list[SetMetric], list[str]]:
+def metrics_for(prompts: Iterable[str]) -> tuple[list[Metric], list[SetMetric], list[str]]:
     """(metrics, set metrics, notices of what was left out and why).
 
     PSNR, SSIM, MS-SSIM and spectral distance always; what attributes are shown and the Fréchet distance if every prompt
     is one of the embedded model's scenes; perceptual distance, CLIP score, ImageReward and LPIPS if their packages and
-    weights are on this machine: nothing is downloaded. device: where the metrics with downloaded weights run. Raises
-    ImportError without torchmetrics.
+    weights are on this machine: nothing is downloaded. All run on the CPU. Raises ImportError without torchmetrics.
     """
     metrics: list[Metric] = [*LIKENESS, SPECTRUM]
     sets: list[SetMetric] = []
@@ -42,7 +41,7 @@ def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metri
         sets.append(distance_to_renders())
     for label, load in _PRETRAINED.items():
         try:
-            metrics.append(load(device))
+            metrics.append(load("cpu"))
         except MissingError as error:
             notices.append(f"{label} is left out: {error}")
     return metrics, sets, notices
