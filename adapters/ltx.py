@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from diffusers import LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
+from ralu_cache.adapters.calls import Setting
 from ralu_cache.adapters.counted import CountedAdapter, row_flops
-from ralu_cache.adapters.protocols import Setting
 from ralu_cache.adapters.sparse_ltx import LTXSparseProcessor
 from ralu_cache.plane.canvas import patchify, unpatchify
 from ralu_cache.report.row_flops import BlockCost, Part, StackCost

@@ -14,7 +14,7 @@ from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, registe
 from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.history.marks import Mark
-from ralu_cache.report.record import BranchRecord
+from ralu_cache.report.steps import BranchRecord
 from ralu_cache.temporal.base import Rules, RuleState
 from ralu_cache.temporal.policy import Decision, Policy, Situation
 from tests.pipelines import (

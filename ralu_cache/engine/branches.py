@@ -26,7 +26,7 @@ from ralu_cache.history.residuals import History, extrapolate_uniform
 from ralu_cache.history.trends import RESIDUAL, TREND, residual_history, token_gaps, trend_of
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, map_tokens, take
-from ralu_cache.report.record import BranchRecord
+from ralu_cache.report.steps import BranchRecord
 from ralu_cache.temporal.base import Counting, RuleState
 from ralu_cache.temporal.policy import Policy, PolicyState, Situation, TokenView
 

@@ -16,17 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import (
-    Adapter,
-    Blocks,
-    Cost,
-    Layers,
-    LayoutCall,
-    Probed,
-    TextAttention,
-    Tokens,
-)
+from ralu_cache.adapters.protocols import Adapter, Blocks, Cost, Layers, Probed, TextAttention, Tokens
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.arguments import control_scale, guidance_scale
 from ralu_cache.engine.blocks import BlockStack, StackState

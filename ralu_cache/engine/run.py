@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ralu_cache.adapters.protocols import Setting
+from ralu_cache.adapters.calls import Setting
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.branchbook import BranchBook
 from ralu_cache.engine.branches import Branch

@@ -12,8 +12,8 @@ import torch
 
 from ralu_cache.engine.course import Course
 from ralu_cache.plane.spatial import Stage
-from ralu_cache.report.record import BranchRecord, StepRecord
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import BranchRecord, StepRecord
 
 BranchNotes = Sequence[Callable[[], BranchRecord]]
 _NONE = (0, 0.0)  # samples of calls that were answered by forecasts, and their FLOPs
