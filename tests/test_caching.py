@@ -240,7 +240,7 @@ def test_the_reported_marks_are_those_in_the_ledger(
     report = Branch.report
 
     def compare(branch: Branch, *cost: float) -> Callable[[], BranchRecord]:
-        record, held = report(branch, *cost), branch.ledger.get("residual", branch.layout)
+        record, held = report(branch, *cost), branch.cache.ledger.get("residual", branch.layout)
         assert held is not None
         seen.append((record().empty, record().inherited, record().valid))
         assert list(seen[-1]) == [int((held.mark == mark).sum()) for mark in Mark]

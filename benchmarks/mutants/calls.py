@@ -125,7 +125,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "a view of the tokens holds its branch",
             "No cycle of references holds what was cached.",
-            "ralu_cache/engine/branches.py",
+            "ralu_cache/engine/cache.py",
             "measure = partial(measured, self.ledger, self.layout, self.memory, self.layers)",
             "measure = lambda name: measured(self.ledger, self.layout, self.memory, self.layers, name)",
             (OWNERSHIP + "test_nothing_of_a_run_outlives_its_call[flux-adaptive-stages]",),

@@ -412,10 +412,10 @@ class RootHook:
 
         full: its FLOPs if all is computed.
         """
-        if branch.layers is not None:
-            return call, self._enter_layers(state, branch.layers, pending, group, call), None
+        if branch.cache.layers is not None:
+            return call, self._enter_layers(state, branch.cache.layers, pending, group, call), None
         rows = None
-        if branch.memory is not None:
+        if branch.cache.memory is not None:
             rows = branch.rows(group, pending.layout, self._text(call))
         if group.residual is None:
             state.stack.run(rows)
