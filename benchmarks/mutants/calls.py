@@ -176,9 +176,9 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "the first rows remain",
             "Of a batch that shrinks, the samples that remain go on, whichever they are.",
-            "ralu_cache/engine/run.py",
-            "kept = survivors(same, batch * own // max(before, 1))",
-            "kept = [*range(batch * own // max(before, 1))]",
+            "ralu_cache/engine/batch.py",
+            "kept = survivors(same, rows * own // most)",
+            "kept = [*range(rows * own // most)]",
             (BRANCHES + "test_a_batch_that_shrinks_in_a_loop_of_ones_own[flux-seacache-alone-(2,)]",),
         ),
         Mutant(
