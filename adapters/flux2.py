@@ -11,10 +11,10 @@ from diffusers import Flux2Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook, is_first_placed, placed_after
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
 from ralu_cache.adapters.sparse_flux2 import Flux2SparseProcessor
 from ralu_cache.plane.canvas import TokenLayout

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import flux_blocks, row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
 from ralu_cache.adapters.sparse_hunyuan import HunyuanSparseProcessor
 from ralu_cache.adapters.video import VideoAdapter, places_of

@@ -9,8 +9,8 @@ from diffusers import LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
 from ralu_cache.adapters.base import BlocksAdapter
+from ralu_cache.adapters.calls import Setting
 from ralu_cache.adapters.counted import row_flops
-from ralu_cache.adapters.protocols import Setting
 from ralu_cache.adapters.sparse_ltx import LTXSparseProcessor
 from ralu_cache.plane.canvas import patchify, unpatchify
 from ralu_cache.report.flops import BlockCost, Part, StackCost

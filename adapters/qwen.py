@@ -11,10 +11,10 @@ from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import joint_attention, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import TokenwiseAdapter
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter
+from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.adapters.counted import flux_blocks, row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.sparse_sd3 import SD3SparseProcessor
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify

@@ -15,9 +15,9 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.adapters.counted import row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.sparse_wan import WanSparseProcessor
 from ralu_cache.adapters.video import VideoAdapter, places_of
 from ralu_cache.plane.canvas import TokenLayout

@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ralu_cache.adapters.base import TransformerAdapter
+from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.adapters.counted import row_flops
-from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.rope_z_image import placed_ropes
 from ralu_cache.adapters.sparse_z_image import ZImageSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify

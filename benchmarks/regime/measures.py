@@ -33,6 +33,7 @@ from ralu_cache.quality.intervals import Interval, bootstrap, pictures_needed
 from ralu_cache.quality.likeness import psnr, ssim
 from ralu_cache.quality.perceptual import distance_to_pictures, perceptual_distance
 from ralu_cache.quality.texture import fine_power, mean_gradient, spectral_distance
+from ralu_cache.report.table import Table
 
 STEPS = (50, 14, 10, 7, 5, 4, 3, 2)
 OTHER = "other seeds"
@@ -225,14 +226,15 @@ def table(verdicts: Mapping[str, Verdict], needed: Mapping[str, int], guidance: 
         "own is the floor of so few pictures.",
         "Made by `python -m benchmarks.regime.measures`.",
         "",
-        f"| measure | grammar | {' | '.join(names)} | in order | means | over steps | over prompts |",
-        "|---|---|" + "---:|" * (len(names) + 4),
     ]
+    rows = []
     for name, found in verdicts.items():
         grammar = name in SCENES_ONLY or (name in MEASURES and MEASURES[name].grammar)
         cells = [cell(found, run) for run in names] + [f"{found.ordered:.0%}"]
         cells += ["–" if each is None else f"{each:.2f}" for each in (found.of_means, found.over_steps, found.within)]
-        lines.append(f"| {LABELS[name]} | {'yes' if grammar else 'no'} | {' | '.join(cells)} |")
+        rows.append([LABELS[name], "yes" if grammar else "no", *cells])
+    titles = ("measure", "grammar", *names, "in order", "means", "over steps", "over prompts")
+    lines.append(Table(titles, rows, left=(0, 1)).markdown())
     free = [name for name in verdicts if name not in SCENES_ONLY and not (name in MEASURES and MEASURES[name].grammar)]
     drawn = max(free, key=lambda name: verdicts[name].of_means)
     broken = max(free, key=lambda name: verdicts[name].within or 0)
