@@ -44,10 +44,10 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
     folder = Path(out)
     trials = measure(plan, plan.load())
     likeness = {"psnr": psnr, "ssim": ssim}
-    uncached = {trial.method: trial for trial in reversed(trials) if trial.temporal is None}
+    uncached = {trial.method: trial for trial in reversed(trials) if trial.method.temporal is None}
     rows = {
         trial.name: comparison_row(
-            trial, trials[0], likeness, uncached[trial.method.uncached] if trial.temporal else None
+            trial, trials[0], likeness, uncached[trial.method.uncached] if trial.method.temporal else None
         )
         for trial in trials
     }
@@ -155,10 +155,7 @@ def _accelerated(methods: Sequence[str]) -> list[Trial]:
         if method.temporal and method.uncached not in (Method(), *names):
             ordered.setdefault(method.uncached, str(method.uncached))
         ordered[method] = name
-    return [
-        Trial(name, 0, 0.0, method.spatial, method.temporal, method.guidance, method.solver)
-        for method, name in ordered.items()
-    ]
+    return [Trial(name, 0, 0.0, method) for method, name in ordered.items()]
 
 
 def _steps_asked(plan: DemoPlan, trial: Trial) -> int:

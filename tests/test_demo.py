@@ -130,7 +130,7 @@ def test_runs_are_interleaved_and_pictures_kept_by_seed(monkeypatch: pytest.Monk
     def sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: Any) -> tuple[np.ndarray, Report | None]:
         order.append((trial.name, seed))
         shown = np.full((2, 4, 4, 3), len(order), dtype=np.float32)
-        if trial.spatial is None and trial.temporal is None:
+        if not trial.method.parts:
             return shown, None
         return shown, Report("Pipe", trial.name, "none", baseline_steps=50, baseline_flops=50.0)
 

@@ -18,9 +18,9 @@ def load_summary(results: Path) -> Summary:
     kept = {name for record in loaded.records for name in record.features}
     if not kept:
         return summarise(loaded)
-    from ralu_cache.quality.frechet import FrechetDistance
+    from ralu_cache.quality.frechet import distance_to_renders
 
-    metric = FrechetDistance()
+    metric = distance_to_renders()
     return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
 
 
