@@ -11,13 +11,14 @@ import pytest
 from benchmarks.regime import clock, pictures, readme, search, study, study_page
 from benchmarks.regime import settings as chosen
 from benchmarks.regime.setting import Drawn, Setting, scheduler_of
-from benchmarks.regime.settings import FULL, REGIMES, settings
+from benchmarks.regime.settings import FULL, REFERENCE, REGIMES, settings
 from benchmarks.regime.study import Study, latest, remeasure, run, turns
 from benchmarks.regime.study_page import Compared, compared, write
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Guidance
 from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.quality.likeness import EQUAL_DB
 from tests.test_regime import blurred
 
 PROMPTS = pictures.scene_prompts("study", 32)
@@ -87,8 +88,23 @@ def test_both_regimes_full_runs_are_drawn_once_where_they_are_one(drawn: tuple[S
 
 def test_every_setting_comes_first_in_its_turn_and_full_runs_before_all() -> None:
     orders = [[one.name for _, one in turns("tiny-flux", True, batch)] for batch in range(40)]
-    assert all(order[:2] == [FULL, FULL] and sorted(order) == sorted(orders[0]) for order in orders)
-    assert {order[2] for order in orders} == set(orders[0]) - {FULL}
+    assert orders[0][2:4] == [REFERENCE, REFERENCE] and all(REFERENCE not in order for order in orders[4:])
+    later = orders[4:]
+    assert all(order[:2] == [FULL, FULL] and sorted(order) == sorted(later[0]) for order in later)
+    assert {order[2] for order in later} == set(later[0]) - {FULL}
+
+
+def test_sweeps_end_early_but_where_nothing_was_searched_beforehand() -> None:
+    def swept(model: str, batch: int) -> bool:
+        return "MagCache 0.06" in {one.name for _, one in turns(model, False, batch)}
+
+    assert swept("tiny-flux", 3) and not swept("tiny-flux", 4) and swept("tiny-flux-dev", 7)
+
+
+def test_nothing_that_only_moves_an_interval_stands_where_guidance_is_distilled() -> None:
+    for regime in REGIMES:
+        guided = [one for one in settings("tiny-flux-dev", regime) if one.guidance is not None]
+        assert not guided and "ralu-15x" not in {one.name for one in settings("tiny-flux-dev", regime)}
 
 
 def test_lines_of_a_setting_that_changed_its_meaning_do_not_count(drawn: tuple[Study, Fake]) -> None:
@@ -102,6 +118,27 @@ def test_lines_of_a_setting_that_changed_its_meaning_do_not_count(drawn: tuple[S
     assert set(whole["strong"]["ralu-15x"]) == {0, 16}
     a, b = (Setting("a", 6.0, spatial="ralu-15x", guidance=rule) for rule in (None, Guidance(end=0.5)))
     assert a.made != b.made and a.made == Setting("a", 6.0, spatial="ralu-15x").made
+
+
+def test_lines_of_other_weights_do_not_count(drawn: tuple[Study, Fake]) -> None:
+    made, _ = drawn
+    rows = made.rows()
+    assert {row["weights"] for row in rows} == {made.weights}
+    other = [row | {"weights": "others"} if row["start"] == 0 else row for row in rows]
+    made.path.write_text("".join(json.dumps(row) + "\n" for row in other))
+    assert {row["start"] for row in made.rows()} == {16}
+
+
+def test_likeness_is_told_to_the_reference_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen, "FEW", (FULL, REFERENCE, "ralu-12x"))
+    monkeypatch.setattr(study, "measured", lambda *_: {})
+    fake = Fake()
+    made = Study("tiny-flux", tmp_path, tmp_path / "shelf", fake)
+    run(made, few=True, count=16)
+    assert fake.calls.count(REFERENCE) == 1, "both regimes' is one, so it is drawn once"
+    rows = {row["setting"]: row for row in made.rows() if row["regime"] == "strong"}
+    assert not {"psnr_150", "ssim_150"} & rows[REFERENCE].keys()
+    assert np.mean(rows["ralu-12x"]["psnr_150"]) == EQUAL_DB, "the fake blurs both alike"
 
 
 def test_numbers_are_paired_with_the_full_run(drawn: tuple[Study, Fake]) -> None:

@@ -21,9 +21,11 @@ from ralu_cache.report.figures import save_grid
 
 DRAWN = ("attributes", "scenes", "probability", "shapes")
 LOOKS = ("sharpness", "spectrum", "perceptual")
-LIKENESS = ("psnr", "ssim")
-NAMES = LABELS | {"sharpness": "mean gradient, ‰"}
-DIGITS = {"ssim": 3, "spectrum": 2}
+LIKENESS = ("psnr", "ssim", "psnr_150", "ssim_150")
+NAMES = LABELS | {
+    "sharpness": "mean gradient, ‰", "psnr_150": "PSNR to 150 steps, dB", "ssim_150": "SSIM to 150 steps",
+}  # fmt: skip
+DIGITS = {"ssim": 3, "ssim_150": 3, "spectrum": 2}
 MAIN, ALL = 256, 1 << 20  # pictures of the main tables, and of those that some settings were drawn more of
 DRAWS = 200  # resamplings of a Fréchet distance
 COLUMNS = 8  # pictures of a strip
@@ -45,9 +47,9 @@ class Compared:
         return [start for start in sorted(set(self.parts) & set(self.full)) if start < self.within]
 
     def values(self, measure: str, parts: Parts | None = None) -> NDArray[np.float64]:
-        """(N,): of the setting, or of other parts, on the pictures that have this measure."""
+        """(N,): of the setting, or of other parts, on the pictures that have this measure; none if none has it."""
         rows = [(parts or self.parts)[start] for start in self.starts]
-        return np.concatenate([row[measure] for row in rows if measure in row])
+        return np.concatenate([np.empty(0), *(row[measure] for row in rows if measure in row)])
 
     @property
     def count(self) -> int:
@@ -123,7 +125,7 @@ def drawn_table(rows: Sequence[Compared]) -> list[str]:
 
 def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> list[str]:
     """How it looks, and how like the full run's picture of the same seed it is."""
-    names = (*LOOKS, *LIKENESS)
+    names = [measure for measure in (*LOOKS, *LIKENESS) if any(len(one.values(measure)) for one in rows)]
     titles = " | ".join(NAMES[measure] for measure in names[1:])
     lines = [
         f"| setting | Fréchet distance | mean gradient, ‰ | to the full run | {titles} |",
@@ -134,7 +136,9 @@ def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], whe
         cells = [one.name, "" if distance is None else shown(distance), f"{one.values('sharpness').mean():.1f}"]
         cells.append("" if one.name == FULL else shown(one.difference("sharpness"), 1, "+"))
         for measure in names[1:]:
-            cells.append("" if one.name == FULL else shown(bootstrap(one.values(measure)), DIGITS.get(measure, 1)))
+            values = one.values(measure)
+            known = len(values) > 1 and one.name != FULL
+            cells.append(shown(bootstrap(values), DIGITS.get(measure, 1)) if known else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -154,7 +158,8 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
         "classifier's features to those of real renders; it falls with the number of pictures. Mean gradient:",
         "sharpness, good up to the full run's. The spectral and the perceptual distance (of the first 64 pictures),",
         "PSNR and SSIM are to the full run's picture of the same seed: likeness, which says little of how well a",
-        "picture is drawn.",
+        "picture is drawn; the last two, where they are there, to 150 steps of the same seed (first 64 pictures),",
+        "to which the full run is as like as the row of the 150 steps says.",
         "Made by `python -m benchmarks.regime.study`.",
     ]
     for study in studies:
