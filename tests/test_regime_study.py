@@ -243,3 +243,16 @@ def test_the_clock_compares_within_rounds(tmp_path: Path, monkeypatch: pytest.Mo
     rounds = [orders[start : start + len(clock.SETTINGS)] for start in range(0, len(orders), len(clock.SETTINGS))]
     assert len(rounds) == 4 and all(each[0] == FULL for each in rounds) and len({each[1] for each in rounds[1:]}) == 3
     assert "| ralu-12x | 3 | 8.0x | 8.0x (" in (tmp_path / "clock.md").read_text()
+
+
+def test_what_is_held_is_told_beyond_the_full_run(drawn: tuple[Study, Fake]) -> None:
+    made, _ = drawn
+    rows = compared(made, "strong")
+    assert study_page.costs_table(made, rows) == []
+    costs = {
+        f"tiny-flux/{one.parts[0]['made']}": {"samples": 20, "held": 1024 * kept, "flux": kept << 20}
+        for one, kept in zip(rows, (16, 48), strict=False)
+    }  # fmt: skip
+    (made.out / "costs.json").write_text(json.dumps(costs))
+    lines = study_page.costs_table(made, rows)
+    assert "| ralu-12x | 10.0x | 10.0x | 20 | 32 KiB | 32 MiB |" in lines and "| 0 KiB | 0 MiB |" in lines[-2]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.regime.costs import read as read_costs
 from benchmarks.regime.measures import LABELS
 from benchmarks.regime.pictures import scene_prompts
 from benchmarks.regime.settings import FULL, REGIMES, settings
@@ -143,6 +144,29 @@ def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], whe
     return lines
 
 
+def costs_table(study: Study, rows: Sequence[Compared]) -> list[str]:
+    """What `benchmarks.regime.costs` found of the settings; none if it was not run."""
+    costs = read_costs(study.out)
+    known = {one.name: costs.get(f"{study.model}/{one.parts[one.starts[0]]['made']}") for one in rows}
+    full = known.get(FULL)
+    if full is None:
+        return []
+    computed = " FLUX.1-dev at 1024x1024, computed |" if "flux" in full else ""
+    lines = [
+        f"| setting | fewer FLOPs | faster | model calls a picture | held |{computed}",
+        f"|---|---:|---:|---:|---:|{'---:|' if computed else ''}",
+    ]
+    for one in rows:
+        if (cost := known[one.name]) is None:
+            continue
+        cells = [one.name, f"{one.ratio:.1f}x", f"{one.faster():.1f}x", str(cost["samples"])]
+        for name, unit in (("held", 1 << 10), *((("flux", 1 << 20),) if computed else ())):
+            more = max(0, cost[name] - full[name]) / unit
+            cells.append(f"{more:.0f} {'KiB' if unit == 1 << 10 else 'MiB'}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return ["", "What it costs:", "", *lines]
+
+
 def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
     """The Markdown page."""
     lines = [
@@ -160,6 +184,10 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
         "PSNR and SSIM are to the full run's picture of the same seed: likeness, which says little of how well a",
         "picture is drawn; the last two, where they are there, to 150 steps of the same seed (first 64 pictures),",
         "to which the full run is as like as the row of the 150 steps says.",
+        "Held: what caches, histories and multistep samplers keep between the model's calls beyond the full run, of",
+        "one picture, added up from the living tensors (`benchmarks.regime.costs`); guided twice, both halves keep",
+        "theirs. Its last column is no measurement: the same tensors with FLUX.1-dev's sizes. Model calls count every",
+        "picture that goes through the denoiser, also where a cache leaves blocks out: FLOPs tell that.",
         "Made by `python -m benchmarks.regime.study`.",
     ]
     for study in studies:
@@ -167,6 +195,7 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
             if rows := compared(study, regime):
                 lines += ["", f"## {study.model}, {TITLES[regime]}", "", *drawn_table(rows), ""]
                 lines += looks_table(rows, distances, f"{study.model}/{regime}")
+                lines += costs_table(study, rows)
             more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
             if len(more) > 1:
                 lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", *drawn_table(more)]
