@@ -182,9 +182,20 @@ def test_the_readmes_table_has_a_row_for_each_setting(
     monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None})
     monkeypatch.setattr(readme, "ROWS", (("strong", FULL), ("strong", "ralu-12x"), ("best", "4 plain steps")))
     lines = readme.main_table(made.out).splitlines()
-    assert lines[0].startswith("| | guidance")
+    assert lines[0].startswith("|  | guidance")
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 5
     assert lines[3].startswith("| `ralu-12x` | 6 | 10x | 10x |")
+    monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None, "tiny-sd3": None})
+    assert readme.main_table(made.out).splitlines() == lines, "a model of which nothing was drawn is left out"
+
+
+def test_what_a_model_lacks_is_an_empty_cell(drawn: tuple[Study, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = drawn
+    monkeypatch.setattr(readme, "ROWS", (("strong", "ralu-12x"), ("strong", "ralu-15x"), ("strong", "unknown")))
+    rows = compared(made, "strong")
+    few = [one for one in rows if one.name != "ralu-15x"]
+    lines = readme.table({"a": {"strong": rows}, "b": {"strong": few}}).splitlines()
+    assert len(lines) == 4 and lines[3].startswith("| `ralu-15x` |") and lines[3].endswith("| – | – | – | – |")
 
 
 def test_bad_settings_are_refused() -> None:
@@ -254,5 +265,5 @@ def test_what_is_held_is_told_beyond_the_full_run(drawn: tuple[Study, Fake]) -> 
         for one, kept in zip(rows, (16, 48), strict=False)
     }  # fmt: skip
     (made.out / "costs.json").write_text(json.dumps(costs))
-    lines = study_page.costs_table(made, rows)
-    assert "| ralu-12x | 10.0x | 10.0x | 20 | 32 KiB | 32 MiB |" in lines and "| 0 KiB | 0 MiB |" in lines[-2]
+    text = "\n".join(study_page.costs_table(made, rows))
+    assert "| ralu-12x | 10.0x | 10.0x | 20 | 32 KiB | 32 MiB |" in text and "| 20 | 0 KiB | 0 MiB |" in text

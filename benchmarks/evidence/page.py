@@ -14,36 +14,36 @@ from benchmarks.regime.study_page import shown
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.intervals import bootstrap
 from ralu_cache.report.figures import save_grid
+from ralu_cache.report.table import Bold, Table
 
 COLOURS = {OURS: "#1f77b4", FEWER: "#7f7f7f", CACHES: "#d62728"}
 TITLES = {OURS: "this library", FEWER: "fewer steps (Euler, UniPC, DPM++2M, each at its best)", CACHES: "other caches"}
 
 
-def duel_table(found: Sequence[Duel]) -> list[str]:
-    """A line for each of ours: what is drawn, and by how much the mean gradients differ."""
-    lines = [
-        "| ours | fewer FLOPs | the best of the others at this cost | attributes, % | theirs | difference (95 %) | "
-        "better on / equal / worse | mean gradient, ‰ | theirs | Fréchet distance | theirs |",
-        "|---|---:|---|---:|---:|---|---:|---:|---:|---:|---:|",
-    ]
+def duel_table(found: Sequence[Duel]) -> str:
+    """A line for each of ours: what is drawn, how sharp, and how far from real renders."""
+    titles = (
+        "ours", "fewer FLOPs", "the best of the others at this cost", "attributes, %", "theirs", "difference (95 %)",
+        "better on / equal / worse", "mean gradient, ‰", "theirs", "Fréchet distance", "theirs",
+    )  # fmt: skip
+    rows = []
     for duel in found:
         rival = duel.rival.told + (", their cheapest" if duel.rival.beyond else "")
         sharp = (way.values["gradient"].mean() for way in (duel.ours, duel.rival))
         distances = (way.frechet for way in (duel.ours, duel.rival))
-        lines.append(
-            f"| {duel.ours.told} | {duel.ours.ratio:.3g}x | {rival} | {duel.ours.mean:.1f} | {duel.rival.mean:.1f} | "
-            f"{shown(duel.difference(), 1, '+')} | {' / '.join(map(str, duel.wins()))} | "
-            f"{' | '.join(f'{value:.1f}' for value in sharp)} | "
-            f"{' | '.join('' if np.isnan(value) else f'{value:.0f}' for value in distances)} |"
-        )
-    return lines
+        rows.append([
+            duel.ours.told, f"{duel.ours.ratio:.3g}x", rival, f"{duel.ours.mean:.1f}", f"{duel.rival.mean:.1f}",
+            shown(duel.difference(), 1, "+"), " / ".join(map(str, duel.wins())), *(f"{value:.1f}" for value in sharp),
+            *("" if np.isnan(value) else f"{value:.0f}" for value in distances),
+        ])  # fmt: skip
+    return Table(titles, rows, left=(0, 2, 5)).markdown()
 
 
-def measures_table(found: Sequence[Duel]) -> list[str]:
+def measures_table(found: Sequence[Duel]) -> str:
     """A line for each of ours, a column for each measure: the paired difference, and on how many pictures ours is
     better, as good and worse; in bold what is told from even."""
-    titles = (f"{each.label}, {each.unit}" if each.unit else each.label for each in MEASURES.values())
-    lines = [f"| ours | fewer FLOPs | {' | '.join(titles)} |", "|---|---:|" + "---|" * len(MEASURES)]
+    measures = [f"{each.label}, {each.unit}" if each.unit else each.label for each in MEASURES.values()]
+    rows = []
     for duel in found:
         cells = [duel.ours.told, f"{duel.ours.ratio:.3g}x"]
         for name, each in MEASURES.items():
@@ -51,9 +51,9 @@ def measures_table(found: Sequence[Duel]) -> list[str]:
                 cells.append("")
                 continue
             text = f"{shown(duel.difference(name), each.digits, '+')}; {'/'.join(map(str, duel.wins(name)))}"
-            cells.append(text if duel.verdict(name) == "even" else f"**{text}**")
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            cells.append(text if duel.verdict(name) == "even" else Bold(text))
+        rows.append(cells)
+    return Table(("ours", "fewer FLOPs", *measures), rows, left=(0, *range(2, 2 + len(measures)))).markdown()
 
 
 def verdicts(found: Sequence[Duel]) -> list[str]:
@@ -75,21 +75,21 @@ def _pictures(duel: Duel, measure: str) -> int:
     return len(duel.ours.values[measure])
 
 
-def caches_table(found: Sequence[Duel]) -> list[str]:
+def caches_table(found: Sequence[Duel]) -> str:
     """A line for each of the others' caches, beside what ours draw at its cost."""
-    lines = [
-        "| cache | pictures | fewer FLOPs | attributes, % | ours at this cost, or for less | fewer FLOPs | ours, % | "
-        "difference (95 %) | perceptual distance, ‰ | ours |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|---:|",
-    ]
+    titles = (
+        "cache", "pictures", "fewer FLOPs", "attributes, %", "ours at this cost, or for less", "fewer FLOPs", "ours, %",
+        "difference (95 %)", "perceptual distance, ‰", "ours",
+    )  # fmt: skip
+    rows = []
     for duel in found:
-        like = [np.mean(way.values["perceptual"]) for way in (duel.ours, duel.rival) if len(way.values["perceptual"])]
-        lines.append(
-            f"| {duel.ours.told} | {_pictures(duel, 'attributes')} | {duel.ours.ratio:.3g}x | {duel.ours.mean:.1f} | "
-            f"{duel.rival.told} | {duel.rival.ratio:.3g}x | {duel.rival.mean:.1f} | "
-            f"{shown(duel.difference(), 1, '+')} | {' | '.join(f'{value:.0f}' for value in like) or ' | '} |"
-        )
-    return lines
+        like = [way.values["perceptual"] for way in (duel.ours, duel.rival)]
+        rows.append([
+            duel.ours.told, str(_pictures(duel, "attributes")), f"{duel.ours.ratio:.3g}x", f"{duel.ours.mean:.1f}",
+            duel.rival.told, f"{duel.rival.ratio:.3g}x", f"{duel.rival.mean:.1f}", shown(duel.difference(), 1, "+"),
+            *(f"{values.mean():.0f}" if len(values) else "" for values in like),
+        ])  # fmt: skip
+    return Table(titles, rows, left=(0, 4)).markdown()
 
 
 def page(models: Mapping[str, Sequence[Duel]], caches: Mapping[str, Sequence[Duel]]) -> str:
@@ -110,11 +110,11 @@ def page(models: Mapping[str, Sequence[Duel]], caches: Mapping[str, Sequence[Due
     for model, found in models.items():
         pictures = _pictures(found[0], "attributes")
         lines += ["", f"## {model}, {pictures} pictures", "", f"![fronts](fronts_{model}.png)", ""]
-        lines += [*duel_table(found), "", "By every measure, told from even in bold:", "", *measures_table(found)]
+        lines += [duel_table(found), "", "By every measure, told from even in bold:", "", measures_table(found)]
         lines += ["", "In words:", "", *verdicts(found)]
         if caches[model]:
             lines += ["", "Caches of diffusers' and of cache-dit's, and what was reimplemented from papers:", ""]
-            lines += caches_table(caches[model])
+            lines.append(caches_table(caches[model]))
         lines += ["", f"![the pictures on which ours lose most, and others](worst_{model}.png)"]
     return "\n".join(lines) + "\n"
 

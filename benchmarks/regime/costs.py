@@ -27,7 +27,7 @@ from tqdm import tqdm
 from benchmarks.regime.measures import OUT
 from benchmarks.regime.peers import fresh_for, peer
 from benchmarks.regime.pictures import scene_prompts
-from benchmarks.regime.setting import Setting, arguments, draw, load, plain_pipeline
+from benchmarks.regime.setting import Setting, arguments, draw, load, plain_pipeline, step_flops
 from benchmarks.regime.settings import FOUND, REFERENCE, REGIMES, settings
 
 MEASURED = (1, 2, 3, 4, 6, 8, 11, 14, 20, 28, 40, 56, 80)  # calls before which tensors are added up
@@ -111,6 +111,8 @@ def measure(model: str, setting: Setting) -> dict[str, int]:
     """samples: through the denoiser for one picture. held: bytes. flux: computed for FLUX.1-dev, of a FLUX alone."""
     fresh = setting.peer is not None and fresh_for(setting.peer)
     pipe = load(model) if fresh else plain_pipeline(model)
+    if setting.peer is not None:
+        step_flops(model, setting.scale, 1)  # which is measured once, by a call
     if setting.peer is not None and not fresh:
         with peer(pipe, setting.peer, setting.steps, arguments(model, setting)):
             pass  # what it calibrates is no part of a call

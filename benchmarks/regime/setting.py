@@ -186,7 +186,7 @@ def _asked(prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
 
 
 @cache
-def _step_flops(model: str, scale: float, batch: int) -> float:
+def step_flops(model: str, scale: float, batch: int) -> float:
     """Of a denoiser's guided step on so many pictures in full, by PyTorch's count."""
     from benchmarks.regime.peers import Counted
 
@@ -201,7 +201,7 @@ def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: 
     from benchmarks.regime.peers import Counted, fresh_for, peer
 
     assert setting.peer is not None
-    step = _step_flops(model, setting.scale, len(prompts))  # before the cache is on
+    step = step_flops(model, setting.scale, len(prompts))  # before the cache is on
     pipe, call = other, arguments(model, setting)
     if pipe is None:
         pipe = load(model) if fresh_for(setting.peer) else plain_pipeline(model)

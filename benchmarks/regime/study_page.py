@@ -19,6 +19,7 @@ from benchmarks.regime.study import Row, Study, latest
 from ralu_cache.quality.frechet import FrechetDistance
 from ralu_cache.quality.intervals import Interval, bootstrap
 from ralu_cache.report.figures import save_grid
+from ralu_cache.report.table import Table
 
 DRAWN = ("attributes", "scenes", "probability", "shapes")
 LOOKS = ("sharpness", "spectrum", "perceptual")
@@ -106,13 +107,14 @@ def compared(study: Study, regime: str, within: int = MAIN) -> list[Compared]:
     return [one for one in every if one.starts]
 
 
-def drawn_table(rows: Sequence[Compared]) -> list[str]:
+def drawn_table(rows: Sequence[Compared]) -> str:
     """What is drawn at what cost."""
-    titles = " | ".join(f"{NAMES[measure]} | to the full run" for measure in DRAWN)
-    lines = [
-        f"| setting | guidance | pictures | fewer FLOPs | faster | by processor time | {titles} |",
-        "|---|---:|---:|---:|---:|---:|" + "---:|---|" * len(DRAWN),
-    ]
+    titles = ["setting", "guidance", "pictures", "fewer FLOPs", "faster", "by processor time"]
+    words = [0]
+    for measure in DRAWN:
+        titles += [NAMES[measure], "to the full run"]
+        words.append(len(titles) - 1)
+    lines = []
     for one in rows:
         first = one.parts[one.starts[0]]
         cells = [one.name, f"{first['scale']:g}", str(one.count), f"{one.ratio:.1f}x"]
@@ -120,18 +122,16 @@ def drawn_table(rows: Sequence[Compared]) -> list[str]:
         for measure in DRAWN:
             cells.append(f"{one.values(measure).mean():.1f}")
             cells.append("" if one.name == FULL else shown(one.difference(measure), 1, "+"))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return Table(titles, lines, words).markdown()
 
 
-def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> list[str]:
+def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> str:
     """How it looks, and how like the full run's picture of the same seed it is."""
     names = [measure for measure in (*LOOKS, *LIKENESS) if any(len(one.values(measure)) for one in rows)]
-    titles = " | ".join(NAMES[measure] for measure in names[1:])
-    lines = [
-        f"| setting | Fréchet distance | mean gradient, ‰ | to the full run | {titles} |",
-        "|---|---:|---:|---|" + "---:|" * len(names[1:]),
-    ]
+    likeness = [NAMES[name] for name in names[1:]]
+    titles = ("setting", "Fréchet distance", "mean gradient, ‰", "to the full run", *likeness)
+    lines = []
     for one in rows:
         distance = distances.get(f"{where}/{one.name}/{one.count}")
         cells = [one.name, "" if distance is None else shown(distance), f"{one.values('sharpness').mean():.1f}"]
@@ -140,8 +140,8 @@ def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], whe
             values = one.values(measure)
             known = len(values) > 1 and one.name != FULL
             cells.append(shown(bootstrap(values), DIGITS.get(measure, 1)) if known else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return Table(titles, lines, left=(0, 3)).markdown()
 
 
 def costs_table(study: Study, rows: Sequence[Compared]) -> list[str]:
@@ -151,20 +151,19 @@ def costs_table(study: Study, rows: Sequence[Compared]) -> list[str]:
     full = known.get(FULL)
     if full is None:
         return []
-    computed = " FLUX.1-dev at 1024x1024, computed |" if "flux" in full else ""
-    lines = [
-        f"| setting | fewer FLOPs | faster | model calls a picture | held |{computed}",
-        f"|---|---:|---:|---:|---:|{'---:|' if computed else ''}",
-    ]
+    computed = "flux" in full
+    titles = ["setting", "fewer FLOPs", "faster", "model calls a picture", "held"]
+    titles += ["FLUX.1-dev at 1024x1024, computed"] * computed
+    lines = []
     for one in rows:
         if (cost := known[one.name]) is None:
             continue
         cells = [one.name, f"{one.ratio:.1f}x", f"{one.faster():.1f}x", str(cost["samples"])]
-        for name, unit in (("held", 1 << 10), *((("flux", 1 << 20),) if computed else ())):
-            more = max(0, cost[name] - full[name]) / unit
-            cells.append(f"{more:.0f} {'KiB' if unit == 1 << 10 else 'MiB'}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return ["", "What it costs:", "", *lines]
+        cells.append(f"{max(0, cost['held'] - full['held']) / 1024:.0f} KiB")
+        if computed:
+            cells.append(f"{max(0, cost['flux'] - full['flux']) / 1024**2:.0f} MiB")
+        lines.append(cells)
+    return ["", "What it costs:", "", Table(titles, lines).markdown()]
 
 
 def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
@@ -193,12 +192,12 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
     for study in studies:
         for regime in REGIMES:
             if rows := compared(study, regime):
-                lines += ["", f"## {study.model}, {TITLES[regime]}", "", *drawn_table(rows), ""]
-                lines += looks_table(rows, distances, f"{study.model}/{regime}")
+                lines += ["", f"## {study.model}, {TITLES[regime]}", "", drawn_table(rows), ""]
+                lines.append(looks_table(rows, distances, f"{study.model}/{regime}"))
                 lines += costs_table(study, rows)
             more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
             if len(more) > 1:
-                lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", *drawn_table(more)]
+                lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", drawn_table(more)]
     return "\n".join(lines) + "\n"
 
 

@@ -16,17 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import (
-    Adapter,
-    Blocks,
-    Cost,
-    Layers,
-    LayoutCall,
-    Probed,
-    TextAttention,
-    Tokens,
-)
+from ralu_cache.adapters.protocols import Adapter, Blocks, Cost, Layers, Probed, TextAttention, Tokens
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.arguments import control_scale, guidance_scale
 from ralu_cache.engine.blocks import BlockStack, StackState
@@ -420,10 +412,10 @@ class RootHook:
 
         full: its FLOPs if all is computed.
         """
-        if branch.layers is not None:
-            return call, self._enter_layers(state, branch.layers, pending, group, call), None
+        if branch.cache.layers is not None:
+            return call, self._enter_layers(state, branch.cache.layers, pending, group, call), None
         rows = None
-        if branch.memory is not None:
+        if branch.cache.memory is not None:
             rows = branch.rows(group, pending.layout, self._text(call))
         if group.residual is None:
             state.stack.run(rows)
