@@ -62,10 +62,10 @@ def _decibels(row: Mapping[str, Any] | None) -> str:
 def cures_table(rows: Rows) -> str:
     """A line for each try, against the plan as it is."""
     base = next(iter(rows.values()))
-    lines = [
-        [row["parts"]["cure"], f"{row['cost']:.1f}", _decibels(row), "" if row is base else difference(row, base, "full")]
-        for row in rows.values()
-    ]
+    lines = []
+    for row in rows.values():
+        gain = "" if row is base else difference(row, base, "full")
+        lines.append([row["parts"]["cure"], f"{row['cost']:.1f}", _decibels(row), gain])
     return Table((base["parts"]["plan"], "x", "PSNR, dB", "to the plan as it is"), lines, left=(0,)).markdown()
 
 
