@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ralu_cache.adapters.calls import Setting
+from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.deciding import Seen
 from ralu_cache.engine.passage import Passage
 from ralu_cache.engine.shares import Rows, Shares
+from ralu_cache.history.attention import Rows as FreshRows
 from ralu_cache.history.ledger import Samples
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Counting
@@ -160,6 +161,18 @@ class Run(Passage):
         """The current layout for a call on these of its samples; the same object all through a stage."""
         assert self.layout is not None
         return self.shares.layout_of(rows, self.layout)
+
+    def placed(
+        self,
+        layout: TokenLayout,
+        positions: Tensor | None,
+        call: Mapping[str, Any],
+        samples: Tensor | None = None,
+        fresh: FreshRows | None = None,
+    ) -> LayoutCall:
+        """What the model's own hooks are to know of a call, or of a group's part of it; see `LayoutCall`."""
+        staged = self.method is not None
+        return LayoutCall(layout, positions, call, self.shares.tables, self.extent, samples, fresh, staged)
 
     def guided(self, batch: int) -> list[bool]:
         """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
