@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ralu_cache import demo
-from ralu_cache.demo import DEMO, DEMOS, DemoPlan, demo_prompts, quick, run_demo
+from ralu_cache.demo import run_demo
+from ralu_cache.demo_plans import DEMO, DEMOS, DemoPlan, demo_prompts, quick
 from ralu_cache.models.embedded import EMBEDDED, TINY_FLUX_DEV, TINY_WAN, EmbeddedModel
 from ralu_cache.report.report import Report
 from ralu_cache.report.videos import BETWEEN, LABEL
@@ -129,7 +130,7 @@ def test_runs_are_interleaved_and_pictures_kept_by_seed(monkeypatch: pytest.Monk
     def sample(plan: DemoPlan, pipe: Any, trial: Trial, seed: int, bar: Any) -> tuple[np.ndarray, Report | None]:
         order.append((trial.name, seed))
         shown = np.full((2, 4, 4, 3), len(order), dtype=np.float32)
-        if trial.spatial is None and trial.temporal is None:
+        if not trial.method.parts:
             return shown, None
         return shown, Report("Pipe", trial.name, "none", baseline_steps=50, baseline_flops=50.0)
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.report.record import BranchRecord, StepRecord, finite, stage_kind
+from ralu_cache.report.record import finite, stage_kind
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import BranchRecord, StepRecord
 from ralu_cache.report.text import readable_bytes, readable_flops
 from ralu_cache.sweep.comparison import Trial, comparison_row
+from ralu_cache.sweep.methods import Method
 
 PLAN = ((2, 64), (3, 118), (5, 256))  # steps and tokens of the coarse, mixed and fine stage on a 16x16 grid
 
@@ -94,7 +96,7 @@ def test_a_run_without_partial_samples_has_no_column_for_them(cached: Report) ->
 def test_the_share_reused_is_one_of_tokens(cached: Report) -> None:
     """As a demo's table has it: the mean over samples and calls."""
     full = Trial("full", 10, 1.0, seconds=[1.0])
-    trial = Trial("fast", 10, 1.0, "ralu-4x", "seacache", seconds=[1.0], reports={0: cached})
+    trial = Trial("fast", 10, 1.0, Method("ralu-4x", "seacache"), seconds=[1.0], reports={0: cached})
     assert comparison_row(trial, full, {}, full)["reused_share"] == pytest.approx(15 / 40)
     fine = cached.steps[5]
     calls = tuple(dataclasses.replace(call, reused=(False, True), fresh=(192, 0)) for call in fine.branches)

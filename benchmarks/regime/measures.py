@@ -26,12 +26,12 @@ from benchmarks.regime.drawing import rounded
 from benchmarks.regime.options import read
 from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.models.embedded import TINY_FLUX
-from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
+from ralu_cache.quality.attributes import attribute_accuracy, probability_of_the_stated, scene_accuracy, shape_accuracy
 from ralu_cache.quality.base import Pictures
-from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.intervals import Interval, bootstrap, pictures_needed
 from ralu_cache.quality.likeness import psnr, ssim
-from ralu_cache.quality.perceptual import ImageFrechet, perceptual_distance
+from ralu_cache.quality.perceptual import distance_to_pictures, perceptual_distance
 from ralu_cache.quality.texture import fine_power, mean_gradient, spectral_distance
 from ralu_cache.report.table import Table
 
@@ -75,12 +75,12 @@ def softness(shown: Pictures, full: Pictures, prompts: Sequence[str]) -> list[fl
 
 
 MEASURES: Mapping[str, Measure] = {
-    "attributes": Measure("attributes", "%", True, True, False, lambda a, b, p: AttributeAccuracy()(a, None, p)),
-    "scenes": Measure("scenes wholly right", "%", True, True, False, lambda a, b, p: SceneAccuracy()(a, None, p)),
+    "attributes": Measure("attributes", "%", True, True, False, lambda a, b, p: attribute_accuracy(a, p)),
+    "scenes": Measure("scenes wholly right", "%", True, True, False, lambda a, b, p: scene_accuracy(a, p)),
     "probability": Measure(
-        "probability of the stated", "%", True, True, False, lambda a, b, p: StatedProbability()(a, None, p)
+        "probability of the stated", "%", True, True, False, lambda a, b, p: probability_of_the_stated(a, p)
     ),
-    "shapes": Measure("shapes right", "%", True, True, False, lambda a, b, p: ShapeAccuracy()(a, None, p)),
+    "shapes": Measure("shapes right", "%", True, True, False, lambda a, b, p: shape_accuracy(a, p)),
     "gradient": Measure("mean gradient to the full run's", "%", None, False, False, softness),
     "fine power": Measure("power of fine detail", "dB", None, False, True, lambda a, b, p: fine_power(a, b)),
     "spectrum": Measure("spectral distance", "dB", False, False, True, lambda a, b, p: spectral_distance(a, b)),
@@ -180,8 +180,8 @@ def study(shelf: Shelf, guidance: float, count: int) -> tuple[dict[str, Verdict]
         for name, measure in MEASURES.items()
     }
     found = {name: verdict(measure, values[name], values[JUDGE]) for name, measure in MEASURES.items()}
-    other = ImageFrechet(shown[OTHER])
-    own = FrechetDistance()
+    other = distance_to_pictures(shown[OTHER])
+    own = distance_to_renders()
     sets = {
         "frechet": SetMeasure("Fréchet, scene classifier", True, own.features, own.value),
         "image frechet": SetMeasure("Fréchet, image network", False, other.features, other.value),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ralu_cache.demo import DEMOS
+from ralu_cache.demo_plans import DEMOS
 from ralu_cache.generate import Request, call_arguments, device_of, makes_videos
 from ralu_cache.models.embedded import EMBEDDED
 
@@ -28,13 +28,9 @@ class Order:
         return self.request.height, self.request.width
 
     @property
-    def full(self) -> tuple[Any, ...]:
+    def full(self) -> str:
         """What the full run depends on: equal for orders that differ in their acceleration alone."""
-        asked = self.request
-        return (
-            asked.model, *asked.prompt, asked.negative_prompt, asked.true_cfg_scale, asked.guidance_scale,
-            asked.height, asked.width, asked.steps, asked.seed,
-        )  # fmt: skip
+        return repr(self.request)
 
 
 def guidance_of(model: str, pipe: Any) -> tuple[str, float] | None:

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ralu_cache.sweep.page import page
+from ralu_cache.sweep.pictures import save_strip, strips
 from ralu_cache.sweep.records import read_results
-from ralu_cache.sweep.strips import save_strip, strips
 from ralu_cache.sweep.summary import Summary, summarise
 from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
 
@@ -18,9 +18,9 @@ def load_summary(results: Path) -> Summary:
     kept = {name for record in loaded.records for name in record.features}
     if not kept:
         return summarise(loaded)
-    from ralu_cache.quality.frechet import FrechetDistance
+    from ralu_cache.quality.frechet import distance_to_renders
 
-    metric = FrechetDistance()
+    metric = distance_to_renders()
     return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
 
 
