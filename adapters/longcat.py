@@ -18,6 +18,7 @@ class LongCatAdapter(CountedAdapter, TokenwiseAdapter, FluxAdapter):
     """`LongCatImageTransformer2DModel` under text-to-image and edit pipelines, which append reference tokens."""
 
     family = "longcat-image"
+    ranked = False
     pipelines = ("LongCatImagePipeline", "LongCatImageEditPipeline")
     control = ()
     batched = ("hidden_states", "encoder_hidden_states", "timestep")

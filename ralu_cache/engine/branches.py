@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.engine.identity import Identity
+from ralu_cache.engine.ranked import agreed
 from ralu_cache.engine.signals import measured, signal_of, view_of
 from ralu_cache.engine.verdict import COMPUTED, Group, Verdict, branch_record, counted, indices_of
 from ralu_cache.history.attention import KeyValueMemory, Rows
@@ -120,6 +121,8 @@ class Branch:
             situation = self._situation = replace(situation, ages=_ages(situation, newest))
             signal = signal_of(self.policy, self.layout, modulated, canvas)
             decision = self.state.decide(situation, signal, self._last_signal(), self._readable(newest, compute))
+            if self.policy.signal is not None:
+                decision = agreed(decision)
             self._keep_signal(decision.signal, situation)
             fresh, valid = self._select(situation, newest, decision.reuse)
             verdict = Verdict.read(decision, fresh, valid)

@@ -8,6 +8,7 @@ from torch import nn
 
 from ralu_cache.adapters.protocols import Adapter, Layers, Probed
 from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.ranked import check_ranks
 from ralu_cache.engine.root import RootHook
 from ralu_cache.temporal.policy import Policy
 
@@ -31,6 +32,8 @@ class Denoisers:
         transformers = _transformers(pipe)
         for transformer in transformers:
             check(transformer, self._family, self._policy, self._reuses)
+            if self._policy is not None or self._handle.staged:
+                check_ranks(transformer, self._family, self._policy, self._handle.wants_text_attention)
         known = {id(root.module): root for root in self.roots}
         roots: list[RootHook] = []
         try:

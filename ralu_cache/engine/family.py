@@ -68,6 +68,11 @@ class FamilyAcceleration(Acceleration):
         """True if regions are chosen by it."""
         return any(parts.wants_text_attention for parts in self._possible)
 
+    @property
+    def staged(self) -> bool:
+        """True if a call may have spatial stages."""
+        return any(parts.method is not None for parts in self._possible)
+
     def check(self, scheduler: Any) -> None:
         """See `Acceleration.check`: what each setting needs of it."""
         if is_staged(scheduler):

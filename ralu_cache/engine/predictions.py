@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.engine.deciding import Chooser, Seen, Verifier, Watcher
+from ralu_cache.engine.ranked import common
 from ralu_cache.history.lines import forecast
 from ralu_cache.history.nodes import Predictions, Renoise
 from ralu_cache.history.solvers import Made, Multistep, correct, step
@@ -136,7 +137,7 @@ class Prediction:
         errors = [math.nan] * len(canvas)
         if known is not None and any(len(known.places(s)) > self.settings.order for s in rows):
             guess = self.velocity(canvas, sigma, layout)
-            errors = relative_change(velocity, guess).tolist()
+            errors = common(relative_change(velocity, guess)).tolist()
         for sample in rows:
             enough = known is not None and len(known.places(sample)) > self.settings.order
             self.chooser.learn(sample, place, sigma, errors[sample] if enough else math.nan, levels)

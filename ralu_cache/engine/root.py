@@ -27,6 +27,7 @@ from ralu_cache.adapters.protocols import (
     TextAttention,
     Tokens,
 )
+from ralu_cache.adapters.ranks import ranks_of
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.arguments import control_scale, guidance_scale
 from ralu_cache.engine.blocks import BlockStack, StackState
@@ -36,6 +37,7 @@ from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.forecasted import Forecasted, stood_in
 from ralu_cache.engine.guided import Pair, answering, known_answer, pair_of, whole, with_prediction
 from ralu_cache.engine.probing import find_stack
+from ralu_cache.engine.ranked import check_tokens
 from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.states import Pending, RootState
 from ralu_cache.engine.verdict import COMPUTED, Group
@@ -225,6 +227,8 @@ class RootHook:
             grid = run.grid or self.adapter.grid(given)
             batch, frames = given[self.adapter.takes].shape[0], self.adapter.frames(given)
             run.begin(grid, batch, lambda: self.adapter.latents(given, grid), frames)
+            if run.method is not None:
+                check_tokens(self.module, run.stages, grid, frames, given[self.adapter.takes])
 
     def _spare(self, pending: Pending, batch: int, computed: int) -> None:
         """Note what the samples of a call that are not computed would have cost: by a forecast, or by guidance."""
@@ -342,7 +346,9 @@ class RootHook:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
         assert self._blocks is not None
         with at_hand(self.module, self._blocks.blocks(self.module)[0]):
-            return self._blocks.modulated_input(self.module, call)
+            signal = self._blocks.modulated_input(self.module, call)
+        ranks = None if self._probed is None else ranks_of(self.module)  # what a probe finds, it finds in a rank's part
+        return signal if ranks is None else ranks.whole(signal, -1)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         call = current()
