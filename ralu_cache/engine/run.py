@@ -359,11 +359,13 @@ class Run(Course):
         clean = self.layout.project(image.float())
         return (1 - self.sigma) * clean + self.sigma * noise_on(self.layout, noise.float(), self.method)
 
-    def advance(self, velocity: Tensor, sample: Tensor, stock: Callable[[], Tensor]) -> Tensor:
-        """One step of the canvas and those behind it that are not computed; same form and dtype as `velocity`.
+    def advance(
+        self, velocity: Tensor, sample: Tensor, stock: Callable[[], Tensor], gives: torch.dtype | None = None
+    ) -> Tensor:
+        """One step of the canvas and those behind it that are not computed; same form as `velocity`.
 
         A stage's end is followed by the transition. stock: makes the stock step, which a computed one is where there
-        are neither stages nor a solver.
+        are neither stages nor a solver. gives: the dtype that it gives, that of `velocity` if None.
         """
         assert self.layout is not None
         x, ours = self.canvas.now(sample, None if self.method is None else self.layout, self._image)
@@ -389,7 +391,7 @@ class Run(Course):
                 x = self._transition(x, v, x0)
             self.canvas.value = x
             if step + 1 == last:
-                out = self.geometry.from_image(x, sample).to(velocity.dtype)
+                out = self.geometry.from_image(x, sample).to(gives or velocity.dtype)
                 self.canvas.emit(x, out, self.watched)
             self.close_step(out, layout, branches)
             if self.index == last:
