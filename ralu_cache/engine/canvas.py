@@ -83,7 +83,7 @@ def noise_on(layout: TokenLayout, noise: Tensor, method: SpatialMethod) -> Tenso
 
 
 def _is_ours(sample: Tensor, emitted: Snapshot, watched: bool) -> bool:
-    """True if the sample is what was handed out: the very tensor, what followed it into a smaller batch, or a copy of it
+    """True if the sample is what was handed out: the very tensor, or what followed it into a smaller batch, or a copy
     that a callback gave back."""
     if sample is emitted.tensor:
         return emitted.untouched
