@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,15 +18,14 @@ from ralu_cache.adapters.sites import Site
 from ralu_cache.adapters.sparse import SparseProcessor
 from ralu_cache.history.attention import Rows
 from ralu_cache.plane.token_map import take
-from ralu_cache.report.flops import TransformerShape, embedding_flops, forward_flops, replay_flops, sparse_flops
-
-_forward, _embedding = lru_cache(maxsize=256)(forward_flops), lru_cache(maxsize=256)(embedding_flops)
+from ralu_cache.report.flops import StackCost
 
 
 class BlocksAdapter(Adapter, Layers, Cost):
     """A transformer whose blocks are followed by `norm_out`. A family sets, besides what `Adapter` asks for:
 
     channels: of the latents, as the model returns them.
+    cost: what each sample of a call costs, read off the model's layers (`counted.py`).
     processor: its attention processor through which a call may bring some tokens alone.
     control: the arguments that hold ControlNet samples.
     batched: those whose first axis is the batch, `control` apart; lists of such tensors included.
@@ -35,6 +33,7 @@ class BlocksAdapter(Adapter, Layers, Cost):
     """
 
     channels: int
+    cost: StackCost
     processor: type[SparseProcessor]
     control: tuple[str, ...] = ()
     batched: tuple[str, ...]
@@ -94,6 +93,33 @@ class BlocksAdapter(Adapter, Layers, Cost):
     ) -> Projections:
         return Projections(attention, site, names, given)
 
+    def rows(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Samples, and the image and text tokens of each that cost something."""
+        return self.size(call)
+
+    def besides(self, call: Mapping[str, Any]) -> int:
+        """What all samples of a call cost outside of the blocks, where that is not the same for every call."""
+        return 0
+
+    def flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.rows(call)
+        return batch * self._cost(call).forward(image, text) + self.besides(call)
+
+    def skipped_flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.rows(call)
+        return batch * self.cost.skipped(image, text) + self.besides(call)
+
+    def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
+        batch, image, text = self.rows(call)
+        return batch * self._cost(call).forward(image, text, fresh) + self.besides(call)
+
+    def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
+        batch, tokens, words = self.rows(call)
+        return batch * self._cost(call).replay(tokens, words, image, text) + self.besides(call)
+
+    def _cost(self, call: Mapping[str, Any]) -> StackCost:
+        return self.cost.without(self.skipped(call))
+
 
 class TransformerAdapter(BlocksAdapter, Tokens):
     """One that runs on other sets of tokens too."""
@@ -103,10 +129,8 @@ class TextImageAdapter(TransformerAdapter, TextAttention):
     """Transformers of image and text tokens (FLUX, SD3, Qwen-Image).
 
     Their `transformer_blocks` take `hidden_states` (image) and `encoder_hidden_states` (text) by name and return (text,
-    image). A family sets `shape` too, and writes `size`.
+    image). A family writes `size` too.
     """
-
-    shape: TransformerShape
 
     def text_attention(self, attention: Any, **inputs: Any) -> Tensor:
         """Share of each image token's attention that falls on the text (B, n), from the inputs of an attention."""
@@ -115,22 +139,6 @@ class TextImageAdapter(TransformerAdapter, TextAttention):
         keys = turned(text_key, key, rotary)
         queries = turned(torch.zeros_like(text_key), query, rotary)[:, text:]
         return text_share(queries, keys[:, text:], keys[:, :text], text_mask(inputs, text))
-
-    def flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.size(call)
-        return batch * _forward(self.shape, image, text, tuple(self.skipped(call)))
-
-    def skipped_flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.size(call)
-        return batch * _embedding(self.shape, image, text)
-
-    def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
-        batch, image, text = self.size(call)
-        return batch * sparse_flops(self.shape, image, text, fresh, self.skipped(call))
-
-    def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
-        batch, tokens, words = self.size(call)
-        return batch * replay_flops(self.shape, tokens, words, image, text, self.skipped(call))
 
     def blocks(self, transformer: Any) -> list[nn.Module]:
         return list(transformer.transformer_blocks)

@@ -8,13 +8,12 @@ from typing import Any
 from diffusers import ChromaTransformer2DModel
 from torch import Tensor, nn
 
-from ralu_cache.adapters.counted import CountedAdapter, flux_blocks, row_flops
+from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.report.row_flops import Part, StackCost
 
 
-class ChromaAdapter(CountedAdapter, FluxAdapter):
+class ChromaAdapter(FluxAdapter):
     """`ChromaTransformer2DModel` under text-to-image, img2img and inpainting. Guidance is a second call."""
 
     family = "chroma"
@@ -25,12 +24,7 @@ class ChromaAdapter(CountedAdapter, FluxAdapter):
     def __init__(self, transformer: Any) -> None:
         self.channels = transformer.out_channels
         modulations = transformer.time_text_embed.mod_proj.shape[0]
-        outside = Part(
-            image=row_flops(transformer.x_embedder, transformer.proj_out),
-            text=row_flops(transformer.context_embedder),
-            sample=modulations * row_flops(transformer.distilled_guidance_layer),
-        )
-        self._stack = StackCost(outside, flux_blocks(transformer))
+        self.cost = flux_cost(transformer, modulations * row_flops(transformer.distilled_guidance_layer))
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -57,6 +51,3 @@ class ChromaAdapter(CountedAdapter, FluxAdapter):
         first = 3 * len(transformer.single_transformer_blocks)
         modulations = transformer.distilled_guidance_layer(inputs)[:, first : first + 6]
         return transformer.transformer_blocks[0].norm1(hidden, emb=modulations)[0]
-
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
-        return self._stack

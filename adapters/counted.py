@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ralu_cache.adapters.base import BlocksAdapter
-from ralu_cache.report.row_flops import BlockCost, Part, StackCost
+from ralu_cache.report.flops import BlockCost, Part, StackCost
 
 _FUSED = ("to_qkv", "to_kv", "to_added_qkv", "to_added_kv")  # copies of layers that are there one by one
 
@@ -28,46 +26,31 @@ def _of_row(module: Any) -> int:
     return sum(_of_row(child) for name, child in module.named_children() if name not in _FUSED)
 
 
-class CountedAdapter(BlocksAdapter):
-    """A family that says what its layers cost by `costs`, and writes `size`."""
+def joint_attention(attention: Any) -> Part:
+    """Of image and text tokens together; where text is only read, nothing leads out of it."""
+    image = row_flops(attention.to_q, attention.to_k, attention.to_v, attention.to_out)
+    text = row_flops(attention.add_q_proj, attention.add_k_proj, attention.add_v_proj, attention.to_add_out)
+    return Part(image=image, text=text, joint=attention.inner_dim)
 
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
-        """What each sample of a call costs."""
-        raise NotImplementedError
 
-    def rows(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Samples, and the image and text tokens of each that cost something."""
-        return self.size(call)
-
-    def ragged(self, call: Mapping[str, Any]) -> int:
-        """What a call costs besides, outside of the blocks, where its samples differ."""
-        return 0
-
-    def flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.rows(call)
-        return batch * self.costs(call).forward(image, text) + self.ragged(call)
-
-    def skipped_flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.rows(call)
-        return batch * self.costs(call).skipped(image, text) + self.ragged(call)
-
-    def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
-        batch, image, text = self.rows(call)
-        return batch * self.costs(call).forward(image, text, fresh) + self.ragged(call)
-
-    def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
-        batch, tokens, words = self.rows(call)
-        return batch * self.costs(call).replay(tokens, words, image, text) + self.ragged(call)
+def flux_cost(transformer: Any, sample: int) -> StackCost:
+    """Of a model made as FLUX.1; sample: of the layers outside of the blocks that each sample passes once."""
+    image, text = row_flops(transformer.x_embedder, transformer.proj_out), row_flops(transformer.context_embedder)
+    return StackCost(Part(image=image, text=text, sample=sample), flux_blocks(transformer))
 
 
 def flux_blocks(transformer: Any) -> tuple[BlockCost, ...]:
-    """Of double blocks, then of single ones, made as FLUX.1's or FLUX.2's, modulated by themselves or from outside."""
+    """Of double blocks, then of single ones, made as FLUX.1's, FLUX.2's or SD3's.
+
+    They are modulated by layers of their own or from outside; `attn2`, where there is one, attends once more among
+    image tokens (SD3.5 medium).
+    """
     blocks = []
     for block in transformer.transformer_blocks:
-        attn = block.attn
-        image = row_flops(attn.to_q, attn.to_k, attn.to_v, attn.to_out)
-        text = row_flops(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.to_add_out)
-        attention = Part(image=image, text=text, joint=block.attn.inner_dim)
+        attention = joint_attention(block.attn)
+        if (own := getattr(block, "attn2", None)) is not None:
+            around = row_flops(own.to_q, own.to_k, own.to_v, own.to_out)
+            attention += Part(image=around, among_image=own.inner_dim)
         mlp = Part(image=row_flops(block.ff), text=row_flops(block.ff_context))
         blocks.append(BlockCost(attention, mlp, Part(sample=row_flops(block.norm1, block.norm1_context))))
     for block in getattr(transformer, "single_transformer_blocks", ()):

@@ -11,14 +11,14 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.calls import LayoutCall
+from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_flux import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.report.flops import TransformerShape
 
 
 class FluxAdapter(PackedAdapter):
@@ -41,18 +41,8 @@ class FluxAdapter(PackedAdapter):
     batched: tuple[str, ...] = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
 
     def __init__(self, transformer: Any) -> None:
-        config = transformer.config
-        self.channels = config.out_channels or config.in_channels
-        self.shape = TransformerShape(
-            width=config.num_attention_heads * config.attention_head_dim,
-            double_blocks=config.num_layers,
-            single_blocks=config.num_single_layers,
-            in_channels=config.in_channels,
-            out_channels=self.channels,
-            context_channels=config.joint_attention_dim,
-            pooled_channels=config.pooled_projection_dim,
-            guidance=config.guidance_embeds,
-        )
+        self.channels = transformer.out_channels
+        self.cost = flux_cost(transformer, row_flops(transformer.time_text_embed, transformer.norm_out))
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,18 +11,17 @@ from diffusers import Flux2Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.counted import CountedAdapter, flux_blocks, row_flops
+from ralu_cache.adapters.calls import LayoutCall
+from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook, is_first_placed, placed_after
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_flux2 import Flux2SparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.report.row_flops import Part, StackCost
 
 
-class Flux2Adapter(CountedAdapter, PackedAdapter):
+class Flux2Adapter(PackedAdapter):
     """`Flux2Transformer2DModel` under the pipelines of dev and klein.
 
     The canvas has the autoencoder's channels at their own resolution, normalised as the pipelines have them: they pack
@@ -41,7 +38,11 @@ class Flux2Adapter(CountedAdapter, PackedAdapter):
 
     def __init__(self, transformer: Any) -> None:
         self.channels = transformer.out_channels
-        self._stack = _costs(transformer)
+        once = (  # the modulation of all blocks is computed before them
+            transformer.time_guidance_embed.timestep_embedder, transformer.double_stream_modulation_img,
+            transformer.double_stream_modulation_txt, transformer.single_stream_modulation, transformer.norm_out,
+        )  # fmt: skip
+        self.cost = flux_cost(transformer, row_flops(*once))
         self._guidance = row_flops(transformer.time_guidance_embed.guidance_embedder)
 
     @classmethod
@@ -105,27 +106,8 @@ class Flux2Adapter(CountedAdapter, PackedAdapter):
         shift, scale, *_ = levels[:, None].chunk(6, -1)
         return transformer.transformer_blocks[0].norm1(hidden) * (1 + scale) + shift
 
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
-        return self._guided if call.get("guidance") is not None else self._stack
-
-    @cached_property
-    def _guided(self) -> StackCost:
-        outside = replace(self._stack.outside, sample=self._stack.outside.sample + self._guidance)
-        return replace(self._stack, outside=outside)
-
-
-def _costs(transformer: Any) -> StackCost:
-    """What a call costs without guidance; the modulation of all blocks is computed once, before them."""
-    embedded = (
-        transformer.time_guidance_embed.timestep_embedder, transformer.double_stream_modulation_img,
-        transformer.double_stream_modulation_txt, transformer.single_stream_modulation, transformer.norm_out,
-    )  # fmt: skip
-    outside = Part(
-        image=row_flops(transformer.x_embedder, transformer.proj_out),
-        text=row_flops(transformer.context_embedder),
-        sample=row_flops(*embedded),
-    )
-    return StackCost(outside, flux_blocks(transformer))
+    def besides(self, call: Mapping[str, Any]) -> int:
+        return 0 if call.get("guidance") is None else len(call["hidden_states"]) * self._guidance
 
 
 def _of_one(ids: Tensor) -> Tensor:

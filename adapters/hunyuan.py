@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,18 +12,18 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter
-from ralu_cache.adapters.counted import CountedAdapter, flux_blocks, row_flops
+from ralu_cache.adapters.calls import LayoutCall
+from ralu_cache.adapters.counted import flux_blocks, row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
 from ralu_cache.adapters.sparse_hunyuan import HunyuanSparseProcessor
 from ralu_cache.adapters.video import VideoAdapter, places_of
-from ralu_cache.report.row_flops import Part, StackCost
+from ralu_cache.report.flops import Part, StackCost
 
 TEXTS = ("encoder_hidden_states", "encoder_hidden_states_2", "image_embeds")
 
 
-class HunyuanAdapter(CountedAdapter, VideoAdapter, TextImageAdapter):
+class HunyuanAdapter(VideoAdapter, TextImageAdapter):
     """`HunyuanVideo15Transformer3DModel` under text-to-video and image-to-video.
 
     Conditioning channels ride behind the latents: coarse tokens get their block means. Guidance is what the pipeline's
@@ -43,7 +42,12 @@ class HunyuanAdapter(CountedAdapter, VideoAdapter, TextImageAdapter):
         if config.patch_size_t != 1:
             raise ValueError(f"patch_size_t={config.patch_size_t} is not supported, only 1")
         self.patch, self.channels = config.patch_size, config.out_channels or config.in_channels
-        self._blocks, self._outside = flux_blocks(transformer), lru_cache(maxsize=16)(_outside_of(transformer))
+        time = transformer.time_embed
+        image = row_flops(transformer.x_embedder, transformer.proj_out)
+        once = row_flops(time.timestep_embedder, transformer.norm_out)
+        self.cost = StackCost(Part(image=image, sample=once), flux_blocks(transformer))
+        self._meanflow, self._refining = row_flops(time.timestep_embedder_r), _refining(transformer)
+        self._others = row_flops(transformer.context_embedder_2), row_flops(transformer.image_embedder)
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -78,30 +82,22 @@ class HunyuanAdapter(CountedAdapter, VideoAdapter, TextImageAdapter):
         rows, columns = self.grid(call)
         return len(call["hidden_states"]), rows * columns, sum(call[name].shape[1] for name in TEXTS)
 
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
-        lengths = tuple(call[name].shape[1] for name in TEXTS)
-        return StackCost(self._outside(lengths, call.get("timestep_r") is not None), self._blocks)
+    def besides(self, call: Mapping[str, Any]) -> int:
+        """Each kind of text has layers of its own."""
+        words, glyphs, seen = (call[name].shape[1] for name in TEXTS)
+        second, picture = self._others
+        texts = self._refining.flops(0, words) + second * glyphs + picture * seen
+        return len(call["hidden_states"]) * (texts + self._meanflow * (call.get("timestep_r") is not None))
 
 
-def _outside_of(transformer: Any) -> Callable[[tuple[int, ...], bool], Part]:
-    """What lies outside of the blocks, for so many tokens of each text, which are counted as the sample's own."""
+def _refining(transformer: Any) -> Part:
+    """Of the first kind of text."""
     first, refined = transformer.context_embedder, transformer.context_embedder.token_refiner.refiner_blocks
-    refining = Part(
+    return Part(
         text=row_flops(first.proj_in) + sum(row_flops(block.attn, block.ff) for block in refined),
         sample=row_flops(first.time_text_embed) + sum(row_flops(block.norm_out) for block in refined),
         among_text=transformer.norm_out.linear.in_features * len(refined),
     )
-    image = row_flops(transformer.x_embedder, transformer.proj_out)
-    time = transformer.time_embed
-    once, meanflow = row_flops(time.timestep_embedder, transformer.norm_out), row_flops(time.timestep_embedder_r)
-    second, picture = row_flops(transformer.context_embedder_2), row_flops(transformer.image_embedder)
-
-    def outside(lengths: tuple[int, ...], flows: bool) -> Part:
-        words, glyphs, seen = lengths
-        texts = refining.flops(0, words) + second * glyphs + picture * seen
-        return Part(image=image, sample=once + texts + meanflow * flows)
-
-    return outside
 
 
 def _tables(rope: Any, call: LayoutCall) -> tuple[Any, ...]:

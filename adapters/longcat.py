@@ -8,13 +8,12 @@ from typing import Any
 from diffusers import LongCatImageTransformer2DModel
 from torch import Tensor, nn
 
-from ralu_cache.adapters.counted import CountedAdapter, flux_blocks, row_flops
+from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.adapters.packed import TokenwiseAdapter
-from ralu_cache.report.row_flops import Part, StackCost
 
 
-class LongCatAdapter(CountedAdapter, TokenwiseAdapter, FluxAdapter):
+class LongCatAdapter(TokenwiseAdapter, FluxAdapter):
     """`LongCatImageTransformer2DModel` under text-to-image and edit pipelines, which append reference tokens."""
 
     family = "longcat-image"
@@ -25,12 +24,7 @@ class LongCatAdapter(CountedAdapter, TokenwiseAdapter, FluxAdapter):
 
     def __init__(self, transformer: Any) -> None:
         self.channels = transformer.out_channels
-        outside = Part(
-            image=row_flops(transformer.x_embedder, transformer.proj_out),
-            text=row_flops(transformer.context_embedder),
-            sample=row_flops(transformer.time_embed, transformer.norm_out),
-        )
-        self._stack = StackCost(outside, flux_blocks(transformer))
+        self.cost = flux_cost(transformer, row_flops(transformer.time_embed, transformer.norm_out))
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -40,6 +34,3 @@ class LongCatAdapter(CountedAdapter, TokenwiseAdapter, FluxAdapter):
         hidden = transformer.x_embedder(call["hidden_states"])
         embedding = transformer.time_embed(call["timestep"].to(hidden.dtype) * 1000, hidden.dtype)
         return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
-
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
-        return self._stack

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from diffusers import LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
-from ralu_cache.adapters.counted import CountedAdapter, row_flops
-from ralu_cache.adapters.protocols import Setting
+from ralu_cache.adapters.base import BlocksAdapter
+from ralu_cache.adapters.calls import Setting
+from ralu_cache.adapters.counted import row_flops
 from ralu_cache.adapters.sparse_ltx import LTXSparseProcessor
 from ralu_cache.plane.canvas import patchify, unpatchify
-from ralu_cache.report.row_flops import BlockCost, Part, StackCost
+from ralu_cache.report.flops import BlockCost, Part, StackCost
 
 
-class LTXAdapter(CountedAdapter):
+class LTXAdapter(BlocksAdapter):
     """`LTXVideoTransformer3DModel` under text-to-video. Guidance is one call on the stack [negative, positive].
 
     Image-to-video steps the scheduler on all frames but the first, which is another canvas than the model's.
@@ -41,7 +41,7 @@ class LTXAdapter(CountedAdapter):
         if (config.patch_size, config.patch_size_t) != (1, 1):
             raise ValueError(f"patches of {config.patch_size_t} frames x {config.patch_size} are not supported, only 1")
         self.channels = config.out_channels or config.in_channels
-        self._stack, self._time = _costs(transformer), row_flops(transformer.time_embed)
+        self.cost, self._time = _cost(transformer), row_flops(transformer.time_embed)
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -86,12 +86,13 @@ class LTXAdapter(CountedAdapter):
     def rows(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         return *call["hidden_states"].shape[:2], call["encoder_hidden_states"].shape[1]
 
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
+    def besides(self, call: Mapping[str, Any]) -> int:
+        """A time step for each sample, or for each token."""
         levels = call["timestep"].numel() // len(call["timestep"])
-        return replace(self._stack, outside=replace(self._stack.outside, sample=self._time * levels))
+        return len(call["hidden_states"]) * levels * self._time
 
 
-def _costs(transformer: Any) -> StackCost:
+def _cost(transformer: Any) -> StackCost:
     blocks = []
     for block in transformer.transformer_blocks:
         own, text = block.attn1, block.attn2

@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ralu_cache.adapters.calls import Setting
 from ralu_cache.adapters.finding import Finding, Place
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import Adapter, Probed, Setting
+from ralu_cache.adapters.protocols import Adapter, Probed
 
 TIMES = ("timestep", "sigma", "time", "t", "step")
 """How the names of arguments begin or end that hold the noise level of a call."""

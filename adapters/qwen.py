@@ -11,14 +11,15 @@ from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ralu_cache.adapters.calls import LayoutCall
+from ralu_cache.adapters.counted import joint_attention, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import TokenwiseAdapter
-from ralu_cache.adapters.protocols import LayoutCall
 from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.report.flops import TransformerShape
+from ralu_cache.report.flops import BlockCost, Part, StackCost
 
 
 class QwenAdapter(TokenwiseAdapter):
@@ -40,17 +41,8 @@ class QwenAdapter(TokenwiseAdapter):
     batched = ("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask", "timestep")
 
     def __init__(self, transformer: Any) -> None:
-        config = transformer.config
         self.channels = transformer.out_channels * self.patch**2
-        self.shape = TransformerShape(
-            width=transformer.inner_dim,
-            double_blocks=config.num_layers,
-            single_blocks=0,
-            in_channels=config.in_channels,
-            out_channels=self.channels,
-            context_channels=config.joint_attention_dim,
-            clean_references=config.zero_cond_t,
-        )
+        self.cost = _cost(transformer)
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -124,6 +116,25 @@ class QwenAdapter(TokenwiseAdapter):
         embedding = transformer.time_text_embed(call["timestep"].to(hidden.dtype), hidden)
         shift, scale, *_ = block.img_mod(embedding)[:, None].chunk(6, -1)
         return block.img_norm1(hidden) * (1 + scale) + shift
+
+
+def _cost(transformer: Any) -> StackCost:
+    """With `zero_cond_t` a second time step, 0, modulates the reference tokens (Qwen-Image-Edit)."""
+    levels = 1 + transformer.config.zero_cond_t
+    outside = Part(
+        image=row_flops(transformer.img_in, transformer.proj_out),
+        text=row_flops(transformer.txt_in),
+        sample=levels * row_flops(transformer.time_text_embed) + row_flops(transformer.norm_out),
+    )
+    blocks = [
+        BlockCost(
+            joint_attention(block.attn),
+            Part(image=row_flops(block.img_mlp), text=row_flops(block.txt_mlp)),
+            Part(sample=levels * row_flops(block.img_mod) + row_flops(block.txt_mod)),
+        )
+        for block in transformer.transformer_blocks
+    ]
+    return StackCost(outside, blocks)
 
 
 def _images(shapes: Any) -> list[tuple[int, int, int]]:

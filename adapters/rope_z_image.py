@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.hooks import is_first_placed, placed_after
-from ralu_cache.adapters.protocols import LayoutCall
 
 Active = Callable[[], LayoutCall | None]
 

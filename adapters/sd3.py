@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ralu_cache.adapters.base import TextImageAdapter
+from ralu_cache.adapters.calls import LayoutCall, Setting
+from ralu_cache.adapters.counted import flux_blocks, row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.sparse_sd3 import SD3SparseProcessor
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.report.flops import TransformerShape
+from ralu_cache.report.flops import Part, StackCost
 
 
 class SD3Adapter(TextImageAdapter):
@@ -46,17 +47,12 @@ class SD3Adapter(TextImageAdapter):
         self.patch = config.patch_size
         self.channels = transformer.out_channels
         self.largest = config.pos_embed_max_size
-        self.shape = TransformerShape(
-            width=transformer.inner_dim,
-            double_blocks=config.num_layers,
-            single_blocks=0,
-            in_channels=config.in_channels * self.patch**2,
-            out_channels=self.channels * self.patch**2,
-            context_channels=config.joint_attention_dim,
-            pooled_channels=config.pooled_projection_dim,
-            drops_text=True,
-            dual_attention_blocks=len(config.dual_attention_layers),
+        outside = Part(
+            image=row_flops(transformer.pos_embed.proj, transformer.proj_out),
+            text=row_flops(transformer.context_embedder),
+            sample=row_flops(transformer.time_text_embed, transformer.norm_out),
         )
+        self.cost = StackCost(outside, flux_blocks(transformer))
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.adapters.base import TransformerAdapter
-from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 
 

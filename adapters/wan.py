@@ -7,7 +7,7 @@ own positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -15,18 +15,18 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ralu_cache.adapters.cross import CrossTextAdapter
+from ralu_cache.adapters.calls import LayoutCall, Setting
+from ralu_cache.adapters.counted import row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import LayoutCall, Setting
 from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.adapters.sparse_wan import WanSparseProcessor
 from ralu_cache.adapters.video import VideoAdapter, places_of
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import take
-from ralu_cache.report.cross_flops import CrossInputs, CrossShape
+from ralu_cache.report.flops import BlockCost, Part, StackCost
 
 
-class WanAdapter(VideoAdapter, CrossTextAdapter):
+class WanAdapter(VideoAdapter):
     """`WanTransformer3DModel` under text-to-video and image-to-video pipelines, one transformer or two (2.2).
 
     Image-to-video concatenates conditioning channels to the latents: coarse tokens get their block means. The tokens of
@@ -39,6 +39,9 @@ class WanAdapter(VideoAdapter, CrossTextAdapter):
     processor = WanSparseProcessor
     ranked = True
     batched = ("hidden_states", "encoder_hidden_states", "timestep")
+    lacks: ClassVar[Mapping[str, str]] = {
+        "text attention": "the text has an attention of its own, of which all tokens give it the same share"
+    }
 
     def __init__(self, transformer: Any) -> None:
         config = transformer.config
@@ -46,16 +49,9 @@ class WanAdapter(VideoAdapter, CrossTextAdapter):
         if frames != 1 or width != self.patch:
             raise ValueError(f"patch_size {tuple(config.patch_size)} is not supported, only (1, p, p)")
         self.channels = config.out_channels or config.in_channels
-        self.cross = CrossShape(
-            width=config.num_attention_heads * config.attention_head_dim,
-            blocks=config.num_layers,
-            mlp_width=config.ffn_dim,
-            in_channels=config.in_channels * self.patch**2,
-            out_channels=self.channels * self.patch**2,
-            context_channels=config.text_dim,
-            time_channels=config.freq_dim,
-            picture_channels=config.image_dim or 0,
-        )
+        self.cost, embedder = _cost(transformer), transformer.condition_embedder
+        self._time = row_flops(embedder.time_embedder, embedder.time_proj)
+        self._text, self._picture = row_flops(embedder.text_embedder), row_flops(embedder.image_embedder)
 
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
@@ -115,15 +111,23 @@ class WanAdapter(VideoAdapter, CrossTextAdapter):
 
         return [module.rope.register_forward_pre_hook(Hook(spare)), module.rope.register_forward_hook(Hook(rotary))]
 
-    def inputs(self, call: Mapping[str, Any]) -> CrossInputs:
+    def blocks(self, transformer: Any) -> list[nn.Module]:
+        return list(transformer.blocks)
+
+    def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        """The text is read by the blocks, and does not run through them: no text tokens."""
         rows, columns = self.grid(call)
-        picture, timestep = call.get("encoder_hidden_states_image"), call["timestep"]
-        return CrossInputs(
-            image=rows * columns,
-            text=call["encoder_hidden_states"].shape[1],
-            picture=0 if picture is None else picture.shape[0] * picture.shape[1] // len(timestep),
-            timesteps=timestep.numel() // len(timestep),
-        )
+        return len(call["hidden_states"]), rows * columns, 0
+
+    def rows(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        batch, image, _ = self.size(call)
+        return batch, image, call["encoder_hidden_states"].shape[1] + _picture_tokens(call)
+
+    def besides(self, call: Mapping[str, Any]) -> int:
+        """A time step for each sample or for each token, the text, and a conditioning picture."""
+        steps = call["timestep"].numel() // len(call["timestep"])
+        read = self._text * call["encoder_hidden_states"].shape[1] + self._picture * _picture_tokens(call)
+        return len(call["hidden_states"]) * (self._time * steps + read)
 
     def select(self, call: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
         chosen = super().select(call, samples)
@@ -145,6 +149,24 @@ class WanAdapter(VideoAdapter, CrossTextAdapter):
 def _divided(tables: tuple[Tensor, Tensor], ranks: Ranks | None) -> tuple[Tensor, Tensor]:
     """Of tables (B, n, 1, d) the part that this rank's tokens need."""
     return tables if ranks is None else (ranks.own(tables[0]), ranks.own(tables[1]))
+
+
+def _picture_tokens(call: Mapping[str, Any]) -> int:
+    """Of the conditioning picture, or of a first and a last one, of each sample."""
+    picture = call.get("encoder_hidden_states_image")
+    return 0 if picture is None else picture.shape[0] * picture.shape[1] // len(call["timestep"])
+
+
+def _cost(transformer: Any) -> StackCost:
+    """Text and picture tokens have no blocks of their own, but each block projects them anew."""
+    blocks = []
+    for block in transformer.blocks:
+        own, text = block.attn1, block.attn2
+        image = row_flops(own.to_q, own.to_k, own.to_v, own.to_out, text.to_q, text.to_out)
+        read = row_flops(text.to_k, text.to_v)
+        attention = Part(image=image, text=read, among_image=own.inner_dim, cross=text.inner_dim)
+        blocks.append(BlockCost(attention, Part(image=row_flops(block.ffn))))
+    return StackCost(Part(image=row_flops(transformer.patch_embedding, transformer.proj_out)), blocks)
 
 
 def rotary_tables(rope: Any, call: LayoutCall) -> tuple[Tensor, Tensor]:

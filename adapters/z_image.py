@@ -18,15 +18,15 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ralu_cache.adapters.base import TransformerAdapter
-from ralu_cache.adapters.counted import CountedAdapter, row_flops
-from ralu_cache.adapters.protocols import LayoutCall, Setting
+from ralu_cache.adapters.calls import LayoutCall, Setting
+from ralu_cache.adapters.counted import row_flops
 from ralu_cache.adapters.rope_z_image import placed_ropes
 from ralu_cache.adapters.sparse_z_image import ZImageSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
-from ralu_cache.report.row_flops import BlockCost, Part, StackCost
+from ralu_cache.report.flops import BlockCost, Part, StackCost
 
 
-class ZImageAdapter(CountedAdapter, TransformerAdapter):
+class ZImageAdapter(TransformerAdapter):
     """`ZImageTransformer2DModel` under text-to-image, img2img and inpainting.
 
     The model gives the velocity with its sign turned, the pipelines turn it back. Guidance is one call on the stack
@@ -50,7 +50,7 @@ class ZImageAdapter(CountedAdapter, TransformerAdapter):
         if (2, 1) not in zip(*sizes, strict=True):
             raise ValueError(f"patch sizes {sizes} are not supported: expected 2, and 1 for frames, among them")
         self.patch, self.channels = 2, transformer.in_channels
-        self._stack, self._caption = _costs(transformer), row_flops(transformer.cap_embedder)
+        self.cost, self._caption = _cost(transformer), row_flops(transformer.cap_embedder)
         self._out = row_flops(self.head(transformer).linear)
         self._padded: Any = WeakTensorKeyDictionary()
 
@@ -156,16 +156,13 @@ class ZImageAdapter(CountedAdapter, TransformerAdapter):
         rows, columns = self.grid(call)
         return len(call["hidden_states"]), _padded(rows * columns), max(_caption_lengths(call))
 
-    def costs(self, call: Mapping[str, Any]) -> StackCost:
-        return self._stack
-
     def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
         """Without the image's padding, which the head isn't given then."""
         rows, columns = self.grid(call)
         batch, padded, _ = self.size(call)
         return super().sparse_flops(call, fresh) - batch * (padded - rows * columns) * self._out
 
-    def ragged(self, call: Mapping[str, Any]) -> int:
+    def besides(self, call: Mapping[str, Any]) -> int:
         """Captions are embedded one behind the other, each as long as it is."""
         return self._caption * sum(_caption_lengths(call))
 
@@ -179,7 +176,7 @@ def _caption_lengths(call: Mapping[str, Any]) -> list[int]:
     return [_padded(len(caption)) for caption in call["captions"]]
 
 
-def _costs(transformer: Any) -> StackCost:
+def _cost(transformer: Any) -> StackCost:
     """Of image tokens and caption tokens that are padded; to embed captions apart."""
     width, head = transformer.dim, transformer.all_final_layer["2-1"]
     refined = sum(row_flops(block.attention, block.feed_forward) for block in transformer.context_refiner)

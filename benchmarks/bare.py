@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.context import current, entered
 from ralu_cache.engine.root import RootState

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from ralu_cache.report.table import Table
 from ralu_cache.sweep.summary import Row, Summary
 
 UNCACHED = "ralu-4x"
@@ -27,10 +28,10 @@ def questions_text(summary: Summary, questions: Mapping[str, Sequence[str]], gui
         "`python -m benchmarks.composition`; ± is the standard error over the pictures.", "",
         'FLOPs: so many times fewer than the uncached "4x" plan.',
     ]  # fmt: skip
-    titles = "| method | FLOPs | PSNR to uncached plan | SSIM to it | PSNR to full run | attributes |"
+    titles = ("method", "FLOPs", "PSNR to uncached plan", "SSIM to it", "PSNR to full run", "attributes")
     for question, methods in questions.items():
-        lines += ["", f"## {question}", "", titles, "|---|---:|---:|---:|---:|---:|"]
-        lines += [_line(rows[method], rows[UNCACHED]) for method in methods if method in rows]
+        cells = [_cells(rows[method], rows[UNCACHED]) for method in methods if method in rows]
+        lines += ["", f"## {question}", "", Table(titles, cells).markdown()]
     return "\n".join([*lines, *_equal_fidelity(summary, rows[UNCACHED])]) + "\n"
 
 
@@ -100,9 +101,8 @@ def _equal_fidelity(summary: Summary, uncached: Row) -> list[str]:
         "", "## As near as what forgets, and how much cheaper", "",
         "Against the front of all methods that forget at transitions (plans without caching among them), interpolated "
         "in dB and log FLOPs; - where that front does not reach.", "",
-        "| method | FLOPs | times cheaper, as near to the uncached plan | times cheaper, as near to the full run |",
-        "|---|---:|---:|---:|",
     ]  # fmt: skip
+    rows = []
     fronts = {metric: front(forgetting(summary), metric) for metric in LIKENESS}
     for row in continuing(summary):
         gains = []
@@ -110,8 +110,9 @@ def _equal_fidelity(summary: Summary, uncached: Row) -> list[str]:
             quality = row.quality.get(metric)
             gain = math.nan if quality is None else row.flop_ratio / ratio_at(points, quality.mean)
             gains.append("-" if math.isnan(gain) else f"{gain:.2f}x")
-        lines.append(f"| `{row.setting.method}` | {row.flop_ratio / uncached.flop_ratio:.2f}x | {' | '.join(gains)} |")
-    return lines
+        rows.append([f"`{row.setting.method}`", f"{row.flop_ratio / uncached.flop_ratio:.2f}x", *gains])
+    titles = ("method", "FLOPs", *(f"times cheaper, as near to {target}" for target in LIKENESS.values()))
+    return [*lines, Table(titles, rows).markdown()]
 
 
 def _ours(row: Row) -> bool:
@@ -124,13 +125,12 @@ def _plain(row: Row) -> bool:
     return method.startswith("ralu-") and "+" not in method
 
 
-def _line(row: Row, uncached: Row) -> str:
+def _cells(row: Row, uncached: Row) -> tuple[str, ...]:
     def figure(name: str, unit: str = "", digits: int = 1) -> str:
         quality = row.quality.get(name)
         return "-" if quality is None else f"{quality.mean:.{digits}f} ± {quality.error:.{digits}f}{unit}"
 
-    cells = (
+    return (
         f"`{row.setting.method}`", f"{row.flop_ratio / uncached.flop_ratio:.2f}x", figure("psnr_uncached", " dB"),
         figure("ssim_uncached", digits=3), figure("psnr", " dB"), figure("attributes", " %"),
     )  # fmt: skip
-    return f"| {' | '.join(cells)} |"

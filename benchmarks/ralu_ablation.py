@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.lab import GUIDANCE, Lab, compare, strip
 from ralu_cache import RALU
+from ralu_cache.report.table import Table
 
 STEPS = 50
 SCORERS = (
@@ -71,16 +72,16 @@ def table(rows: list[Row]) -> str:
     lines = []
     for preset in dict.fromkeys(row.preset for row in rows):
         mine = [row for row in rows if row.preset == preset]
-        lines += [f"## {preset}", "", f"| variant | FLOPs | {' | '.join(f'{g} PSNR, SSIM' for g in GUIDANCE)} |"]
-        lines += ["|---|---|" + "---|" * len(GUIDANCE)]
+        cells = []
         for variant in dict.fromkeys(row.variant for row in mine):
             found = {row.guidance: row for row in mine if row.variant == variant}
-            cells = [
+            qualities = [
                 f"{r.psnr:.2f} ± {r.psnr_error:.2f} dB, {r.ssim:.3f}" if (r := found.get(g)) else "" for g in GUIDANCE
             ]
             ratio = next(iter(found.values())).flop_ratio
-            lines.append(f"| {variant} | {ratio:.2f}x fewer | {' | '.join(cells)} |")
-        lines.append("")
+            cells.append([variant, f"{ratio:.2f}x fewer", *qualities])
+        titles = ("variant", "FLOPs", *(f"{g} PSNR, SSIM" for g in GUIDANCE))
+        lines += [f"## {preset}", "", Table(titles, cells, left=range(len(titles))).markdown(), ""]
     return "\n".join(lines)
 
 

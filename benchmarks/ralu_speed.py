@@ -26,6 +26,7 @@ from tqdm import tqdm
 from benchmarks.composition import both
 from benchmarks.lab import Lab
 from ralu_cache import accelerate
+from ralu_cache.report.table import Table
 from ralu_cache.sweep.methods import parse_method
 
 STEPS = 50
@@ -87,16 +88,13 @@ def measure(lab: Lab, rounds: int, chosen: Sequence[str]) -> list[Speed]:
 
 
 def table(rows: list[Speed]) -> str:
-    lines = [
-        "| batch | pixels | method | wall-clock | range | FLOPs | wall-clock / FLOPs |",
-        "|---|---|---|---:|---|---:|---:|",
-    ]
-    lines += [
-        f"| {r.batch} | {r.size} | {r.method} | {r.wall_ratio:.2f}x | {r.spread[0]:.2f}-{r.spread[1]:.2f} "
-        f"| {r.flop_ratio:.2f}x | {r.share:.2f} |"
+    titles = ("batch", "pixels", "method", "wall-clock", "range", "FLOPs", "wall-clock / FLOPs")
+    cells = [
+        (str(r.batch), str(r.size), r.method, f"{r.wall_ratio:.2f}x", f"{r.spread[0]:.2f}-{r.spread[1]:.2f}",
+         f"{r.flop_ratio:.2f}x", f"{r.share:.2f}")
         for r in rows
-    ]
-    return "\n".join(lines) + "\n"
+    ]  # fmt: skip
+    return Table(titles, cells, left=(0, 1, 2, 4)).markdown() + "\n"
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import torch
 from ralu_cache import Adaptive, TaylorSeer, accelerate
 from ralu_cache.generate import Request, load
 from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.report.table import Table
 from ralu_cache.sweep.comparison import describe_hardware
 from ralu_cache.temporal import Policy
 
@@ -74,12 +75,12 @@ def main() -> None:
         for name, slot in times.items()
     }
     hardware = describe_hardware("cpu")
+    cells = [(name, f"{mid:.0%} ({low:.0%} to {high:.0%})") for name, (low, mid, high) in ratios.items()]
     lines = [
         "# A row-sparse step at 1024 image tokens", "",
         f"{options.rounds} interleaved rounds, batch 1, {hardware['name']}, {hardware['threads']} threads. Made by "
         "`python -m benchmarks.row_sparse_step`.", "",
-        "| step | time, share of a full step (quartiles) |", "|---|---:|",
-        *(f"| {name} | {mid:.0%} ({low:.0%} to {high:.0%}) |" for name, (low, mid, high) in ratios.items()),
+        Table(("step", "time, share of a full step (quartiles)"), cells).markdown(),
     ]  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     data = {"rounds": options.rounds, "size": SIZE, "hardware": hardware, "seconds": times}

@@ -22,6 +22,7 @@ from benchmarks.lab import GUIDANCE, Lab, strip
 from benchmarks.readme_table import shrink
 from ralu_cache.quality.base import Metric, MetricInfo, Pictures, SetMetric
 from ralu_cache.quality.selection import metrics_for
+from ralu_cache.report.table import Table
 
 STEPS = (50, 28, 18, 12, 10, 8, 6, 5, 4)
 
@@ -75,12 +76,12 @@ def measure(lab: Lab, steps: Sequence[int], out: Path) -> tuple[list[Value], dic
 def table(values: Sequence[Value], infos: dict[str, MetricInfo]) -> str:
     """One Markdown row for each guidance and step count."""
     titles = [f"{info.label}, {info.unit}" if info.unit else info.label for info in infos.values()]
-    lines = [f"| guidance | steps | {' | '.join(titles)} |", "|---|---:|" + "---:|" * len(titles)]
+    lines = []
     found = {(value.guidance, value.steps, value.metric): value for value in values}
     for guidance, steps in dict.fromkeys((value.guidance, value.steps) for value in values):
         cells = [_cell(found.get((guidance, steps, name))) for name in infos]
-        lines.append(f"| {guidance} | {steps} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([guidance, str(steps), *cells])
+    return Table(("guidance", "steps", *titles), lines).markdown() + "\n"
 
 
 def _cell(value: Value | None) -> str:

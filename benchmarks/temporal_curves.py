@@ -29,6 +29,7 @@ from ralu_cache import SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.engine.blocks import BlockStack
 from ralu_cache.engine.root import RootHook
 from ralu_cache.engine.run import Run
+from ralu_cache.report.table import Table
 from ralu_cache.temporal import Policy
 
 PLANS: dict[str, str | None] = {"28 plain steps": None, "ralu-4x": "ralu-4x", "ralu-7x": "ralu-7x"}
@@ -164,28 +165,25 @@ def overhead(lab: Lab, rounds: int) -> dict[str, tuple[float, float]]:
 
 
 def table(points: list[Point], costs: dict[str, tuple[float, float]]) -> str:
+    titles = ("policy", "setting", "PSNR to uncached", "SSIM", "FLOPs", "wall-clock", "skips by stage")
     lines = []
     for plan in PLANS:
-        lines += [
-            f"## {plan}",
-            "",
-            "| policy | setting | PSNR to uncached | SSIM | FLOPs | wall-clock | skips by stage |",
-        ]
-        lines += ["|---|---|---:|---:|---:|---:|---|"]
-        lines += [
-            f"| {p.family} | {p.policy} | {p.psnr:.1f} dB | {p.ssim:.3f} | {p.flop_ratio:.2f}x | {p.wall_ratio:.2f}x "
-            f"| {', '.join(p.skips)} |"
+        rows = [
+            (p.family, p.policy, f"{p.psnr:.1f} dB", f"{p.ssim:.3f}", f"{p.flop_ratio:.2f}x", f"{p.wall_ratio:.2f}x",
+             ", ".join(p.skips))
             for p in points
             if p.plan == plan
-        ]
-        lines.append("")
+        ]  # fmt: skip
+        lines += [f"## {plan}", "", Table(titles, rows, left=(0, 1, 6)).markdown(), ""]
     lines += [
         "## Cost of our code when every step is computed: share of the run's time, timed from inside",
         "",
-        "| run | spatial part alone | with policy and ledger | policy and ledger |",
-        "|---|---:|---:|---:|",
+        Table(
+            ("run", "spatial part alone", "with policy and ledger", "policy and ledger"),
+            [(name, f"{a:.1%}", f"{b:.1%}", f"{b - a:.1%}") for name, (a, b) in costs.items()],
+        ).markdown(),
     ]
-    return "\n".join(lines + [f"| {n} | {a:.1%} | {b:.1%} | {b - a:.1%} |" for n, (a, b) in costs.items()]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def plot(points: list[Point], path: Path) -> None:

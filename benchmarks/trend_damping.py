@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 from benchmarks.composition import seer
 from benchmarks.lab import GUIDANCE, Lab, compare
+from ralu_cache.report.table import Table
 from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import forecast
 
@@ -27,20 +28,21 @@ METHODS = (
 SEED = 77  # of the prompts
 
 
-def lines_of(lab: Lab, name: str, guidance: str) -> list[str]:
-    """A line of the table for each damping."""
+def rows_of(lab: Lab, name: str, guidance: str) -> list[tuple[str, ...]]:
+    """A row of the table for each damping."""
     method = parse_method(name)
     uncached, _ = lab.accelerated(50, guidance, method.spatial, None, method.guidance)
-    lines, without = [], None
+    rows: list[tuple[str, ...]] = []
+    without = None
     for damping in DAMPINGS:
         with patch.object(forecast, "DAMPING", damping):
             images, _ = lab.accelerated(50, guidance, method.spatial, method.temporal, method.guidance)
         psnr = compare(images, uncached)[0].clamp_max(60.0)
         without = psnr if without is None else without
         gain = psnr - without
-        told = f"{gain.mean():+.1f} ± {gain.std() / len(gain) ** 0.5:.1f} dB | {int((gain < 0).sum())} of {len(gain)}"
-        lines.append(f"| `{name}` | {damping:g} | {psnr.mean():.1f} dB | {told if damping else ' | '} |")
-    return lines
+        told = f"{gain.mean():+.1f} ± {gain.std() / len(gain) ** 0.5:.1f} dB", f"{int((gain < 0).sum())} of {len(gain)}"
+        rows.append((f"`{name}`", f"{damping:g}", f"{psnr.mean():.1f} dB", *(told if damping else ("", ""))))
+    return rows
 
 
 def main() -> None:
@@ -54,10 +56,9 @@ def main() -> None:
         "# How much of a trend goes on behind a transition", "",
         f"{options.prompts} pictures, {options.guidance}, PSNR to the uncached run of the same plan (60 dB at most). "
         "Made by `python -m benchmarks.trend_damping`; ± is the standard error of the paired differences.", "",
-        "| method | damping | PSNR | gain over none | worse |", "|---|---:|---:|---:|---:|",
     ]  # fmt: skip
-    for name in METHODS:
-        lines += lines_of(lab, name, options.guidance)
+    rows = [row for name in METHODS for row in rows_of(lab, name, options.guidance)]
+    lines.append(Table(("method", "damping", "PSNR", "gain over none", "worse"), rows).markdown())
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "damping.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ralu_cache import accelerate
-from ralu_cache.demo import DEMO
+from ralu_cache.demo_plans import DEMO
 from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.report.figures import save_grid
 from ralu_cache.report.report import Report

@@ -135,7 +135,8 @@ def _demo(args: argparse.Namespace) -> None:
     _silence_loading()
     from dataclasses import replace
 
-    from ralu_cache.demo import DEMOS, quick, run_demo
+    from ralu_cache.demo import run_demo
+    from ralu_cache.demo_plans import DEMOS, quick
     from ralu_cache.report.table import show
     from ralu_cache.sweep.comparison import caption, comparison_table
 

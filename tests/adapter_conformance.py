@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ralu_cache import RALU, Adaptive, SeaCache, TaylorSeer, TeaCache, ToCa, accelerate
 from ralu_cache.adapters import Adapter, find_adapter
-from ralu_cache.adapters.protocols import Layers, LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
+from ralu_cache.adapters.protocols import Layers
 from ralu_cache.adapters.sites import Role
 from ralu_cache.plane.canvas import TokenLayout
 from tests.pipelines import make_pipeline, make_sd3_pipeline, nothing_under_way, pictures

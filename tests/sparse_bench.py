@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.bare import BareCall
 from ralu_cache.adapters import find_adapter
-from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.engine.blocks import BlockStack, StackState
 from ralu_cache.history.attention import KeyValueMemory, Rows
 from ralu_cache.plane.canvas import TokenLayout, patchify

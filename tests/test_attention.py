@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.history import attention
-from ralu_cache.history.attention import KeyValueMemory, Packing, Rows, packed_attention, packs
+from ralu_cache.history.attention import KeyValueMemory, Rows
 from ralu_cache.history.feature import StaleFeature
+from ralu_cache.history.packing import Packing, packed_attention, packs
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, map_tokens, put, take
 from tests.strategies import layouts, pairs

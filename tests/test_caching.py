@@ -14,7 +14,7 @@ from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate, registe
 from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.history.marks import Mark
-from ralu_cache.report.record import BranchRecord
+from ralu_cache.report.steps import BranchRecord
 from ralu_cache.temporal.base import Rules, RuleState
 from ralu_cache.temporal.policy import Decision, Policy, Situation
 from tests.pipelines import (
@@ -240,7 +240,7 @@ def test_the_reported_marks_are_those_in_the_ledger(
     report = Branch.report
 
     def compare(branch: Branch, *cost: float) -> Callable[[], BranchRecord]:
-        record, held = report(branch, *cost), branch.ledger.get("residual", branch.layout)
+        record, held = report(branch, *cost), branch.cache.ledger.get("residual", branch.layout)
         assert held is not None
         seen.append((record().empty, record().inherited, record().valid))
         assert list(seen[-1]) == [int((held.mark == mark).sum()) for mark in Mark]

@@ -153,10 +153,10 @@ def test_traceback_shows_the_source() -> None:
 
 
 def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from ralu_cache import demo
+    from ralu_cache import demo, demo_plans
     from ralu_cache.sweep import comparison
 
-    plans: list[tuple[demo.DemoPlan, Path]] = []
+    plans: list[tuple[demo_plans.DemoPlan, Path]] = []
     monkeypatch.setattr(demo, "run_demo", lambda plan, out: plans.append((plan, out)))
     monkeypatch.setattr(comparison, "comparison_table", lambda summary: Table(("table",), []))
     monkeypatch.setattr(comparison, "caption", lambda summary: "as measured")
@@ -165,21 +165,21 @@ def test_demo_passes_on_what_was_given(monkeypatch: pytest.MonkeyPatch, capsys: 
         (name, Path("there") / name) for name in ("tiny-flux", "tiny-sd3", "tiny-wan", "tiny-wan-unipc")
     ]
     assert [(plan.seeds, plan.methods, plan.prompts) for plan, _ in plans] == [
-        ((3, 5), ("ralu-5x", "+seacache:0.3"), demo.quick(plan).prompts) for plan in demo.DEMOS
+        ((3, 5), ("ralu-5x", "+seacache:0.3"), demo_plans.quick(plan).prompts) for plan in demo_plans.DEMOS
     ]
     plans.clear()
     run("demo", "--models", "tiny-sd3", "--steps", "20", "--size", "64", "--repeats", "2")
     ((full, default),) = plans
     assert (full.model.name, full.steps, full.size, full.repeats) == ("tiny-sd3", 20, 64, 2)
-    assert full.prompts == demo.DEMO.prompts and default == Path("out/demo/tiny-sd3")
+    assert full.prompts == demo_plans.DEMO.prompts and default == Path("out/demo/tiny-sd3")
     assert capsys.readouterr().out.count("| table |\n|---|\n\nas measured\n") == 5
 
 
 def test_the_command_line_knows_the_embedded_models() -> None:
-    from ralu_cache import demo
+    from ralu_cache import demo_plans
 
     assert tuple(EMBEDDED) == cli.EMBEDDED
-    assert tuple(plan.name for plan in demo.DEMOS) == cli.DEMO_MODELS
+    assert tuple(plan.name for plan in demo_plans.DEMOS) == cli.DEMO_MODELS
 
 
 class PlainPipeline:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ralu_cache import demo
-from ralu_cache.demo import DEMO, DEMOS, DemoPlan, demo_prompts, quick, run_demo
+from ralu_cache.demo import run_demo
+from ralu_cache.demo_plans import DEMO, DEMOS, DemoPlan, demo_prompts, quick
 from ralu_cache.models.embedded import EMBEDDED, TINY_FLUX_DEV, TINY_WAN, EmbeddedModel
 from ralu_cache.report.report import Report
 from ralu_cache.report.videos import BETWEEN, LABEL

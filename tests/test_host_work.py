@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, accelerate
 from ralu_cache.history.residuals import _weights, uniform_weights
-from ralu_cache.report.record import StepRecord
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import StepRecord
 from ralu_cache.temporal import seacache
 from tests.pipelines import call_arguments, make_controlnet, make_pipeline, random_image
 from tests.strategies import situations

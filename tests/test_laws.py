@@ -163,7 +163,7 @@ def test_law_1_a_branch_reads_nothing_of_another_layout(layout: TokenLayout, pol
     """(1) Not even on a layout that refines the same cells: it must be transferred, or forgotten."""
     branch, seen = Branch(policy, layout), draw(layout, 0)
     step(branch, situation(0), seen)
-    branch.layout = TokenLayout(layout.refined.clone(), layout.patch)
+    branch.cache.layout = TokenLayout(layout.refined.clone(), layout.patch)
     with pytest.raises(StaleFeature):
         branch.plan(situation(1), lambda: seen[0], lambda: seen[1])
 
@@ -180,10 +180,10 @@ def test_law_3_inherited_only_where_the_policy_says_so_and_empty_never(
     changed, late = (torch.rand(2, new.batch, new.tokens, generator=generator) < 0.1).unbind()
     early = torch.rand(old.batch, old.tokens, generator=generator) < 0.05
     if transition == "inherit":
-        branch.ledger.store("residual", emptied_at(branch.ledger.get("residual", old), early))
+        branch.cache.ledger.store("residual", emptied_at(branch.cache.ledger.get("residual", old), early))
     branch.transfer(new, changed)
     if transition == "inherit":
-        branch.ledger.store("residual", emptied_at(branch.ledger.get("residual", new), late))
+        branch.cache.ledger.store("residual", emptied_at(branch.cache.ledger.get("residual", new), late))
     found, added = step(branch, situation(1, stage_step=0), draw(new, seed))
     if transition == "reset":
         assert not found.any()

@@ -467,7 +467,7 @@ def test_a_failure_in_a_transition_frees_the_run() -> None:
     """(8)"""
     pipe = make_pipeline()
     accelerate(pipe, spatial=PLAN, temporal=EVERY_SECOND)
-    with mock.patch("ralu_cache.engine.run.renoise_rewind", broken), pytest.raises(Broken):
+    with mock.patch("ralu_cache.engine.crossing.renoise_rewind", broken), pytest.raises(Broken):
         latents(pipe)
     assert nothing_under_way(pipe)
     assert torch.equal(latents(pipe), alone(PLAN, EVERY_SECOND, Call()))

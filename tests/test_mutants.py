@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutants import MUTANTS, Mutant
+from benchmarks.mutants import MUTANTS, Mutant, runner
+from benchmarks.mutants.__main__ import WHOLE, page, run
+from benchmarks.mutants.runner import Outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,3 +47,28 @@ def test_a_fault_is_planted_and_taken_out_again(tmp_path: Path) -> None:
         assert file.read_text() == "two\n"
         raise RuntimeError
     assert file.read_text() == "one\n"
+
+
+def test_it_goes_on_where_it_was_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was noticed is not tried again; what survived is. The page tells all."""
+    some, asked = MUTANTS[:3], []
+    answers = {some[0].tests: "a|test", some[1].tests: None, some[2].tests: "another"}
+
+    def run_tests(tree: Path, tests: tuple[str, ...], **_: object) -> Outcome:
+        asked.append(tests)
+        if tests == some[2].tests and len(asked) < 5:
+            raise KeyboardInterrupt
+        return Outcome(answers.get(tuple(tests)), 1.0)
+
+    for name, stand_in in {"run_tests": run_tests, "warm_up": lambda: None}.items():
+        monkeypatch.setattr(runner, name, stand_in)
+    with pytest.raises(KeyboardInterrupt):
+        run(some, tmp_path / "log")
+    assert asked[1:] == [mutant.tests for mutant in some]
+    asked.clear()
+    asked += [()] * 4
+    found = run(some, tmp_path / "log")
+    assert asked[4][0] == "--collect-only" and asked[5:] == [some[1].tests, some[2].tests]
+    assert found.keys() == {WHOLE, *(mutant.name for mutant in some)}
+    text = page({"all": some}, found)
+    assert "2 of 3 were noticed, in 4 s" in text and "`a\\|test`" in text and text.count("**nothing**") == 1

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutation.__main__ import Found, digest, its_tests, page, read, settled
+from benchmarks.mutation.__main__ import its_tests
 from benchmarks.mutation.changes import Change, changes, sample
+from benchmarks.mutation.found import Found, append, read, settled
+from benchmarks.mutation.page import page
+from benchmarks.mutation.reach import Reach, recorded, statement
 
 CODE = '''"""Half of it."""
 
@@ -61,13 +64,70 @@ def test_the_tests_of_a_file(tmp_path: Path) -> None:
     assert its_tests(tmp_path, "ralu_cache/room/none.py") == ()
 
 
-def test_what_survived_is_tried_again_once_its_tests_have_changed(made: list[Change]) -> None:
-    tests = ("tests/test_mutation.py",)
-    now, before = digest(tests), "other"
+def test_what_survived_is_tried_again_once_its_tests_have_changed(made: list[Change], tmp_path: Path) -> None:
+    log = tmp_path / "new" / "found.jsonl"
     for found, done in (
-        (None, False), (Found("a test", before), True), (Found(None, now), True), (Found(None, before), False)
+        (None, False), (Found("a test", "before"), True), (Found(None, "now"), True), (Found(None, "before"), False)
     ):  # fmt: skip
-        assert settled(made[0], {made[0].key: found} if found else {}, tests) is done
+        if found is not None:
+            append(log, made[0], found)
+        assert settled(made[0], read(log), "now") is done
+
+
+STATEMENTS = """import math
+
+LIMIT = 3
+
+
+def half(
+    values, some=LIMIT + 1
+):
+    if some and (
+        len(values) < 3
+    ):
+        return [
+            1,
+            2,
+        ]
+    return math.pi
+"""
+
+
+def test_the_statement_of_a_line() -> None:
+    """Of what has a body its head alone, which may be of several lines."""
+    found = {line: statement(STATEMENTS, line) for line in (3, 6, 7, 10, 13, 16)}
+    assert [(lines.start, lines.stop - 1) for lines in found.values()] == [
+        (3, 3), (6, 8), (6, 8), (9, 11), (12, 15), (16, 16)
+    ]  # fmt: skip
+
+
+def test_a_change_is_shown_to_those_that_execute_it() -> None:
+    reach = Reach({"a.py": {"9": ["quick", "slow"], "12": ["slow"]}}, {"quick": 0.1, "slow": 2.0}, "")
+    assert reach.of("a.py", STATEMENTS, 10) == ("quick", "slow")
+    assert reach.of("a.py", STATEMENTS, 13) == ("slow",)
+    assert reach.of("a.py", STATEMENTS, 3) == ("quick", "slow"), "all of the file's: it runs at import"
+    assert reach.of("b.py", STATEMENTS, 3) == ()
+
+
+def test_what_tests_execute_is_recorded_once(tmp_path: Path) -> None:
+    """In a project of two functions, of which each test calls one."""
+    (tmp_path / "room").mkdir()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "room" / "one.py").write_text("def one():\n    return 1\n\n\ndef two():\n    return 2\n")
+    (tmp_path / "tests" / "test_one.py").write_text(
+        "from room.one import one, two\n\ndef test_one():\n    assert one() == 1\n\n"
+        "def test_two():\n    assert two() == 2\n"
+    )
+    given = ["room/one.py"], ["tests/test_one.py"], tmp_path / "store" / "reach.json", 60.0
+    reach = recorded(tmp_path, *given)
+    assert reach.tests == {
+        "room/one.py": {"2": ["tests/test_one.py::test_one"], "6": ["tests/test_one.py::test_two"]}
+    }
+    assert reach.seconds.keys() == {"tests/test_one.py::test_one", "tests/test_one.py::test_two"}
+    assert recorded(tmp_path, *given) == reach
+    (tmp_path / "room" / "one.py").write_text("def one():\n    return 2\n\n\ndef two():\n    return 2\n")
+    with pytest.raises(RuntimeError, match="test_one fails without any change"):
+        recorded(tmp_path, *given)
 
 
 def test_the_page_counts_and_names_survivors(made: list[Change], tmp_path: Path) -> None:
@@ -80,4 +140,4 @@ def test_the_page_counts_and_names_survivors(made: list[Change], tmp_path: Path)
     text = page({"half.py": made}, {"half.py": made[:3]}, {"half.py": ("tests/test_half.py",)}, read(log))
     assert f"Of {len(made)} changes 3 were drawn at random, file by file, and 2 tried; 1 were noticed" in text
     assert f"| `half.py` | {len(made)} | 2 | 1 | half |" in text
-    assert text.count("became") == 1 and f"`{made[0].old}` became `{made[0].new}`" in text
+    assert text.count("became") == 1 and f"`{made[0].old}` became `{made[0].new}`: not looked at yet" in text

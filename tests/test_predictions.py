@@ -24,8 +24,9 @@ from torch import Tensor
 from ralu_cache import RALU, Forecast, Multistep
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.deciding import Verifier
+from ralu_cache.engine.geometry import Geometry
 from ralu_cache.engine.predictions import predictions_of
-from ralu_cache.engine.run import Geometry, Run
+from ralu_cache.engine.run import Run
 from ralu_cache.history.control import Pace
 from ralu_cache.history.feature import StaleFeature
 from ralu_cache.history.lines import chosen, forecast
@@ -50,10 +51,10 @@ def canvas(layout: TokenLayout, seed: int) -> Tensor:
 
 
 def history(layout: TokenLayout, levels: Sequence[float], seed: int = 0, depth: int = 4) -> Predictions:
-    """Random predictions at some levels, the newest last."""
-    known = Predictions(layout, depth)
+    """Random predictions at some levels, the newest last; their conditions are those of a run that was told none."""
+    known, kinds = Predictions(layout, depth), [()] * layout.batch
     for number, level in enumerate(levels):
-        known = known.record(canvas(layout, seed + 2 * number), canvas(layout, seed + 2 * number + 1), level)
+        known = known.record(canvas(layout, seed + 2 * number), canvas(layout, seed + 2 * number + 1), level, kinds)
     return known
 
 
@@ -301,7 +302,7 @@ def test_a_trend_goes_on_from_what_the_first_step_behind_a_transition_computes()
     run.known = known
     run.transfer(new, lambda noise: noise, torch.zeros(2, 16, dtype=torch.bool))
     fine = forecast(known, layout, 0.95, "clean") + 3
-    run.take(fine, torch.zeros_like(fine), 0.95, new, None, True)
+    run.take(fine, torch.zeros_like(fine), 0.95, new, True)
     expected = forecast(known, layout, 0.9, "clean") + 3
     torch.testing.assert_close(forecast(run.known, new, 0.9, "clean"), expected, atol=1e-4, rtol=1e-4)
 
@@ -338,7 +339,7 @@ def test_the_multistep_solver_is_that_of_diffusers(kind: str, order: int, steps:
     assert run is not None
     x = noise
     for number in range(steps):
-        x, _ = run.take(x, velocity(x, levels[number]), levels[number], layout, None, number > 0)
+        x, _ = run.take(x, velocity(x, levels[number]), levels[number], layout, number > 0)
         x = run.leap(x, levels[number + 1], steps - number, layout)
     torch.testing.assert_close(x, expected, atol=1e-4, rtol=1e-4)
 
@@ -349,9 +350,9 @@ def test_a_canvas_that_others_changed_is_not_mended() -> None:
     for ours in (True, False):
         run = predictions_of(None, Multistep(2), 1)
         assert run is not None
-        x, _ = run.take(canvas(layout, 1), canvas(layout, 2), 0.9, layout, None, False)
+        x, _ = run.take(canvas(layout, 1), canvas(layout, 2), 0.9, layout, False)
         x = run.leap(x, 0.7, 3, layout)
-        mended, _ = run.take(x, canvas(layout, 3), 0.7, layout, None, ours)
+        mended, _ = run.take(x, canvas(layout, 3), 0.7, layout, ours)
         assert torch.equal(mended, x) == (not ours)
 
 

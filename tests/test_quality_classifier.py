@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks.classifier_accuracy import accuracy, renders
 from ralu_cache.quality.attributes import (
-    AttributeAccuracy,
-    SceneAccuracy,
-    ShapeAccuracy,
-    StatedProbability,
+    attribute_accuracy,
     attribute_shares,
+    probability_of_the_stated,
+    scene_accuracy,
+    shape_accuracy,
     shown_share,
     stated_probability,
 )
@@ -40,15 +40,14 @@ def test_its_stated_accuracy_is_true(scenes) -> None:
 
 def test_other_prompts_score_lower(scenes) -> None:
     pictures, prompts = scenes
-    metric = AttributeAccuracy()
-    right, wrong = (metric(pictures, None, told) for told in (prompts, [*prompts[1:], prompts[0]]))
+    right, wrong = (attribute_accuracy(pictures, told) for told in (prompts, [*prompts[1:], prompts[0]]))
     assert np.mean(right) > np.mean(wrong) + 30
     assert all(0 <= value <= 100 for value in right + wrong)
 
 
 def test_a_scene_is_right_if_every_attribute_is(scenes) -> None:
     pictures, prompts = scenes[0][:24], [*scenes[1][:12], *scenes[1][:12]]
-    shares, whole = (metric(pictures, None, prompts) for metric in (AttributeAccuracy(), SceneAccuracy()))
+    shares, whole = (metric(pictures, prompts) for metric in (attribute_accuracy, scene_accuracy))
     assert whole == [100.0 * (share > 99.9) for share in shares] and set(whole) == {0.0, 100.0}
 
 
@@ -115,11 +114,11 @@ def test_a_probability_is_smooth_where_the_count_jumps() -> None:
 
 def test_probabilities_and_shapes_of_scenes(scenes) -> None:
     pictures, prompts = scenes
-    sure, other = (StatedProbability()(pictures, None, told) for told in (prompts, [*prompts[1:], prompts[0]]))
+    sure, other = (probability_of_the_stated(pictures, told) for told in (prompts, [*prompts[1:], prompts[0]]))
     assert 90 < np.mean(sure) < 100 and np.mean(other) < 50
     assert len(set(sure)) == len(sure), "no two pictures are equally sure"
     each = attribute_shares(pictures, prompts)
     expected = [np.mean([100 * share for name, share in shares.items() if name.endswith("shape")]) for shares in each]
-    assert ShapeAccuracy()(pictures, None, prompts) == pytest.approx(expected)
+    assert shape_accuracy(pictures, prompts) == pytest.approx(expected)
     assert {0.0, 50.0, 100.0} >= set(expected)
-    assert np.mean(expected) < np.mean(AttributeAccuracy()(pictures, None, prompts))
+    assert np.mean(expected) < np.mean(attribute_accuracy(pictures, prompts))

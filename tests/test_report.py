@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.report.record import BranchRecord, StepRecord, finite, stage_kind
+from ralu_cache.report.record import finite, stage_kind
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import BranchRecord, StepRecord
 from ralu_cache.report.text import readable_bytes, readable_flops
 from ralu_cache.sweep.comparison import Trial, comparison_row
 

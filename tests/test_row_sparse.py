@@ -318,10 +318,10 @@ def test_keys_and_values_are_forecast_only_for_tokens_that_were_computed_themsel
     layout, same = (TokenLayout.coarse(1, 1, 4, patch=2) for _ in range(2))
     branch = Branch(Adaptive(99, ratio=0.5, score="staleness", ramp=False, transition="inherit"), layout)
     zeros = torch.zeros(1, 4, 3)
-    branch.ledger.record("residual", zeros, layout, 0, 1.0, keep=2)
-    branch.ledger.record("residual", zeros, layout, 1, 0.8, keep=2)
-    assert branch.memory is not None
-    branch.memory.begin(3, *torch.zeros(2, 1, 4))  # whose newest entries are then in its second slot
+    branch.cache.ledger.record("residual", zeros, layout, 0, 1.0, keep=2)
+    branch.cache.ledger.record("residual", zeros, layout, 1, 0.8, keep=2)
+    assert branch.cache.memory is not None
+    branch.cache.memory.begin(3, *torch.zeros(2, 1, 4))  # whose newest entries are then in its second slot
     branch.transfer(same, torch.tensor([[True, False, True, False]]))
     (group,) = branch.plan(Situation(2, 8, 2, 8, False, 0.9), lambda: zeros, lambda: zeros)
     rows = branch.rows(group, same, 3)

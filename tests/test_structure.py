@@ -27,9 +27,9 @@ ROOMS = {  # a room imports those that it names; what only types need counts too
     "tune": ("plane", "history", "temporal", "report", "api", "models", "quality", "sweep", "profiles", "front"),
     "app": ("plane", "temporal", "report", "api", "models", "quality", "sweep", "front"),
 }
-FRONT = {"__init__", "__main__", "cli", "demo", "doctor", "examples", "generate", "info", "moved"}
+FRONT = {"__init__", "__main__", "cli", "demo", "demo_plans", "doctor", "examples", "generate", "info", "moved"}
 PURE = ("plane", "history", "temporal")
-FRONT_IS_USED = {"sweep": {"demo", "generate"}, "tune": {"demo", "generate"}, "app": {"demo", "generate"}}
+FRONT_IS_USED = {room: {"demo_plans", "generate"} for room in ("sweep", "tune", "app")}
 """What a command line's room takes of the front: how a model is loaded and called, and the demo's prompts."""
 
 

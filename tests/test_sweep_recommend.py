@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ralu_cache import accelerate
-from ralu_cache.sweep.recommend import ALL, AVAILABLE, at_size, best_at, fastest, save, usage
-from ralu_cache.sweep.recommended import Entry
+from ralu_cache.sweep.recommend import ALL, AVAILABLE, Entry, best_at, fastest, save, usage
 from ralu_cache.sweep.summary import summarise
 from tests.sweep_results import distance, fabricated
 
@@ -59,11 +58,11 @@ def test_sizes_are_not_mixed():
     larger = [replace(record, setting=replace(record.setting, height=192, width=256)) for record in results.records[8:]]
     summary = summarise(replace(results, records=[*results.records, *larger]), {"distance": distance})
     with pytest.raises(ValueError, match="choose one with --size: 128x128, 256x192"):
-        at_size(summary, None)
+        summary.at_size(None)
     with pytest.raises(ValueError, match="nothing was measured at 192x256; measured: 128x128, 256x192"):
-        at_size(summary, (256, 192))
-    assert {row.setting.width for row in at_size(summary, (192, 256)).rows} == {256}
-    assert at_size(SUMMARY, None) == at_size(SUMMARY, (128, 128)) == SUMMARY
+        summary.at_size((256, 192))
+    assert {row.setting.width for row in summary.at_size((192, 256)).rows} == {256}
+    assert SUMMARY.at_size(None) == SUMMARY.at_size((128, 128)) == SUMMARY
 
 
 def test_the_best_of_all_may_be_a_peer():

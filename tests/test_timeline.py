@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.report.record import BranchRecord, StepRecord
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import BranchRecord, StepRecord
 
 pytest.importorskip("matplotlib")
 

@@ -122,9 +122,9 @@ def test_it_is_dropped_once_every_sample_was_computed_twice() -> None:
     values = torch.zeros(1, fine.tokens, 3)
     for step, held in enumerate((True, True, False, False)):
         run_step(branch, situation(3 + step, 1, step, 0.9 - 0.1 * step), values)
-        assert ("trend" in branch.ledger) is held
-    peak = 2 * branch.ledger.get("residual", fine).nbytes  # type: ignore[union-attr]
-    assert branch.ledger.nbytes == peak, "no more is held than two residuals"
+        assert ("trend" in branch.cache.ledger) is held
+    peak = 2 * branch.cache.ledger.get("residual", fine).nbytes  # type: ignore[union-attr]
+    assert branch.cache.ledger.nbytes == peak, "no more is held than two residuals"
 
 
 @pytest.mark.parametrize("policy", [FEW, SeaCache(1e6, max_age=2), Adaptive((2, 9, 9))], ids=NAMES)

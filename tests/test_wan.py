@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ralu_cache import RALU, Adaptive, Scorer, SeaCache, TaylorSeer, ToCa, accelerate
-from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.wan import rotary_tables
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.plane.canvas import TokenLayout, join_frames, split_frames

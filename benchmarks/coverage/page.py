@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.coverage.recipes import NOT_VISUAL
 from benchmarks.coverage.survey import WORKS, Row
+from ralu_cache.report.table import Table
 
 PAGE = Path("docs/coverage.md")
 
@@ -61,12 +62,13 @@ of it says what a picture of released weights looks like."""
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = ["| pipeline | denoiser | scheduler | tier 1 | tier 2 | tier 3 |", "|---|---|---|---|---|---|"]
+    cells = []
     for row in rows:
         how = ("written" if row.written else "probe") if row.tier2 == WORKS else "no"
         marks = [_mark(row.tier1), how, _mark(row.tier3)]
-        lines.append(f"| {_short(row.pipeline)} | {row.denoiser} | {_short(row.scheduler)} | {' | '.join(marks)} |")
-    return "\n".join(lines)
+        cells.append([_short(row.pipeline), row.denoiser, _short(row.scheduler), *marks])
+    titles = ("pipeline", "denoiser", "scheduler", "tier 1", "tier 2", "tier 3")
+    return Table(titles, cells, left=range(len(titles))).markdown()
 
 
 def _reasons(rows: Sequence[Row]) -> str:

@@ -14,44 +14,42 @@ from benchmarks.regime.study_page import shown
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.intervals import bootstrap
 from ralu_cache.report.figures import save_grid
+from ralu_cache.report.table import Table
 
 COLOURS = {OURS: "#1f77b4", FEWER: "#7f7f7f", CACHES: "#d62728"}
 TITLES = {OURS: "this library", FEWER: "fewer steps (Euler, UniPC, DPM++2M, each at its best)", CACHES: "other caches"}
 
 
-def duel_table(found: Sequence[Duel]) -> list[str]:
+def duel_table(found: Sequence[Duel]) -> str:
     """A line for each of ours."""
-    lines = [
-        "| ours | fewer FLOPs | the best of the others at this cost | attributes, % | theirs | difference (95 %) | "
-        "better on / equal / worse | mean gradient, ‰ | theirs |",
-        "|---|---:|---|---:|---:|---|---:|---:|---:|",
-    ]
+    titles = (
+        "ours", "fewer FLOPs", "the best of the others at this cost", "attributes, %", "theirs", "difference (95 %)",
+        "better on / equal / worse", "mean gradient, ‰", "theirs",
+    )  # fmt: skip
+    rows = []
     for duel in found:
         won, equal, lost = duel.wins
         rival = duel.rival.told + (", their cheapest" if duel.rival.beyond else "")
         sharp = (way.values["sharpness"].mean() for way in (duel.ours, duel.rival))
-        lines.append(
-            f"| {duel.ours.told} | {duel.ours.ratio:.3g}x | {rival} | {duel.ours.mean:.1f} | {duel.rival.mean:.1f} | "
-            f"{shown(duel.difference(), 1, '+')} | {won} / {equal} / {lost} | "
-            f"{' | '.join(f'{value:.1f}' for value in sharp)} |"
-        )
-    return lines
+        rows.append([
+            duel.ours.told, f"{duel.ours.ratio:.3g}x", rival, f"{duel.ours.mean:.1f}", f"{duel.rival.mean:.1f}",
+            shown(duel.difference(), 1, "+"), f"{won} / {equal} / {lost}", *(f"{value:.1f}" for value in sharp),
+        ])  # fmt: skip
+    return Table(titles, rows, left=(0, 2, 5)).markdown()
 
 
-def caches_table(found: Sequence[Duel]) -> list[str]:
+def caches_table(found: Sequence[Duel]) -> str:
     """A line for each of the others' caches, beside what ours draw at its cost."""
-    lines = [
-        "| cache | fewer FLOPs | attributes, % | ours at this cost, or for less | fewer FLOPs | ours, % | "
-        "difference (95 %) |",
-        "|---|---:|---:|---|---:|---:|---:|",
-    ]
-    for duel in found:
-        lines.append(
-            f"| {duel.ours.told} | {duel.ours.ratio:.3g}x | {duel.ours.mean:.1f} | {duel.rival.told} | "
-            f"{duel.rival.ratio:.3g}x | {duel.rival.mean:.1f} | "
-            f"{shown(duel.difference(), 1, '+')} |"
-        )
-    return lines
+    titles = (
+        "cache", "fewer FLOPs", "attributes, %", "ours at this cost, or for less", "fewer FLOPs", "ours, %",
+        "difference (95 %)",
+    )  # fmt: skip
+    rows = [
+        (duel.ours.told, f"{duel.ours.ratio:.3g}x", f"{duel.ours.mean:.1f}", duel.rival.told,
+         f"{duel.rival.ratio:.3g}x", f"{duel.rival.mean:.1f}", shown(duel.difference(), 1, "+"))
+        for duel in found
+    ]  # fmt: skip
+    return Table(titles, rows, left=(0, 3)).markdown()
 
 
 def page(
@@ -70,10 +68,10 @@ def page(
     ]
     for model, found in models.items():
         lines += ["", f"## {model}, {counts[model]} pictures", "", f"![fronts](fronts_{model}.png)", ""]
-        lines += duel_table(found)
+        lines.append(duel_table(found))
         if caches[model]:
             lines += ["", f"Caches of diffusers' and of cache-dit's, guidance 6, {some} pictures:", ""]
-            lines += caches_table(caches[model])
+            lines.append(caches_table(caches[model]))
         lines += ["", f"![the pictures on which ours lose most, and others](worst_{model}.png)"]
     return "\n".join(lines) + "\n"
 

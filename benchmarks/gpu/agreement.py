@@ -26,7 +26,7 @@ from benchmarks.gpu.models import Shape, build, call_arguments
 from benchmarks.gpu.rows import attention_backend, unavailable
 from ralu_cache import TeaCache, accelerate
 from ralu_cache.adapters import find_adapter
-from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.engine.blocks import BlockStack
 from ralu_cache.history.attention import KeyValueMemory
 from ralu_cache.plane.canvas import TokenLayout

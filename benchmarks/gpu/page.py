@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.goals import goals
+from ralu_cache.report.table import Table
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -22,8 +23,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """The first column is text, the others are numbers."""
-    rule = "|---|" + "---:|" * (len(heads) - 1)
-    return [f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(map(str, row))} |" for row in rows), ""]
+    return [Table(heads, [tuple(map(str, row)) for row in rows]).markdown(), ""]
 
 
 def _goals(results: Mapping[str, Any]) -> list[str]:

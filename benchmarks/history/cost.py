@@ -46,7 +46,7 @@ def filled(policy: Forecast, solver: Multistep | None, layout: TokenLayout) -> P
     assert prediction is not None
     x = torch.randn(SHAPE)
     for level in (0.9, 0.8, 0.7, 0.6):
-        x, _ = prediction.take(x, torch.randn(SHAPE), level, layout, None, True)
+        x, _ = prediction.take(x, torch.randn(SHAPE), level, layout, True)
     return prediction
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ralu_cache.quality.intervals import bootstrap
+from ralu_cache.report.table import Table
 
 Rows = Mapping[str, dict[str, Any]]
 HISTORIES = ("reset", "trend", "keep")
 COLOURS = {"none": "#777777", "fine": "#0072b2", "coarse": "#d55e00", "multistep": "#009e73"}
 MEASURES = ("attributes", "probability", "perceptual", "gradient")
+TO_THE_PLAN = ("probability", "perceptual")
 HEAD = """# Histories of predictions: what keeping them gives, and where reuse pays
 
 Made by `python -m benchmarks.history` (see there for the commands); 128x128 pixels, picture i has prompt i of the
@@ -36,47 +38,40 @@ def difference(row: Mapping[str, Any], other: Mapping[str, Any], measure: str, d
     return f"{found.value:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
 
 
-def likeness_table(rows: Rows) -> list[str]:
+def likeness_table(rows: Rows) -> str:
     """A line for each plan, solver and quantity: PSNR with the history forgotten, its trend alone, and kept."""
     kinds: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for row in rows.values():
         parts = row["parts"]
         key = parts["plan"], parts["solver"], parts["quantity"] + (" forecast" if "forecast" in row["name"] else "")
         kinds.setdefault(key, {})[parts["history"]] = row
-    lines = [
-        "| plan | solver | | x | reset | trend | keep | keep over reset |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
+    lines = []
     for (plan, solver, what), by in kinds.items():
         cells = [_decibels(by.get(history)) for history in HISTORIES]
         gain = difference(by["keep"], by["reset"], "full") if {"keep", "reset"} <= by.keys() else ""
         what = what if "forecast" in what else "all computed"
-        lines.append(
-            f"| {plan} | {solver} | {what} | {next(iter(by.values()))['cost']:.1f} | {' | '.join(cells)} | {gain} |"
-        )
-    return lines
+        lines.append([plan, solver, what, f"{next(iter(by.values()))['cost']:.1f}", *cells, gain])
+    titles = ("plan", "solver", "", "x", *HISTORIES, "keep over reset")
+    return Table(titles, lines, left=(0, 1, 2)).markdown()
 
 
 def _decibels(row: Mapping[str, Any] | None) -> str:
     return "" if row is None else f"{np.mean(row['full']):.1f} / {np.mean(row['exact']):.1f}"
 
 
-def regime_table(rows: Rows) -> list[str]:
+def regime_table(rows: Rows) -> str:
     """A line a setting, against the same plan in full; bold where fewer FLOPs cost nothing that is told."""
-    lines = [
-        "| plan | reuse, solver | x | attributes | probability | perceptual | gradient | probability, to the plan's "
-        "| perceptual, to the plan's |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = []
     for row in rows.values():
         parts = row["parts"]
         base = plan_alone(rows, parts["base"])
         what = parts["reuse"] if parts["reuse"] != "none" else parts["solver"]
         cells = [f"{parts['base']}: {parts['steps']}", what, f"{row['cost']:.1f}"]
         cells += [f"{np.mean(row[name]):.1f}" for name in MEASURES]
-        cells += ["" if row is base else difference(row, base, name) for name in ("probability", "perceptual")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        cells += ["" if row is base else difference(row, base, name) for name in TO_THE_PLAN]
+        lines.append(cells)
+    titles = ("plan", "reuse, solver", "x", *MEASURES, *(f"{name}, to the plan's" for name in TO_THE_PLAN))
+    return Table(titles, lines, left=(0, 1)).markdown()
 
 
 def plan_alone(rows: Rows, base: str) -> dict[str, Any]:
@@ -141,14 +136,14 @@ def write(out: Path) -> None:
     for name, rows in likeness.items():
         count = len(next(iter(rows.values()))["full"])
         lines += [f"## By likeness: {name}, {count} pictures", "", "PSNR to 50 / 150 plain steps, dB.", ""]
-        lines += [*likeness_table(rows), ""]
+        lines += [likeness_table(rows), ""]
     if likeness:
         draw_likeness(likeness, out / "likeness.png")
         lines += ["![what keeping adds](likeness.png)", ""]
     for path in sorted(out.glob("regime_*.jsonl")):
         rows, name = read(path), path.stem.removeprefix("regime_")
         count = len(next(iter(rows.values()))["probability"])
-        lines += [f"## In the regime: {name}, {count} pictures", "", *regime_table(rows), ""]
+        lines += [f"## In the regime: {name}, {count} pictures", "", regime_table(rows), ""]
         picture = f"regime_{name}.png"
         draw_regime(rows, out / picture)
         lines += [f"![cost and what is drawn]({picture})", ""]

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.history.runs import FULL, Bench, Setting
 from benchmarks.regime.pictures import Shelf
 from ralu_cache import RALU, Forecast
-from ralu_cache.quality.attributes import AttributeAccuracy, StatedProbability
+from ralu_cache.quality.attributes import attribute_accuracy, probability_of_the_stated
 from ralu_cache.quality.perceptual import perceptual_distance
 from ralu_cache.quality.texture import mean_gradient
 
@@ -71,8 +71,8 @@ def measure(bench: Bench, shelf: Shelf, setting: Setting) -> dict[str, Any]:
     full, prompts = shelf.pictures(bench.full(), bench.count), bench.prompts
     return {
         "name": setting.name, "cost": cost, "parts": setting.parts,
-        "attributes": AttributeAccuracy()(shown, None, prompts),
-        "probability": StatedProbability()(shown, None, prompts),
+        "attributes": attribute_accuracy(shown, prompts),
+        "probability": probability_of_the_stated(shown, prompts),
         "perceptual": [1000 * value for value in perceptual_distance(shown, full)],
         "gradient": [1000 * value for value in mean_gradient(shown)],
     }  # fmt: skip

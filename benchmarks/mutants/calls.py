@@ -125,7 +125,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "a view of the tokens holds its branch",
             "No cycle of references holds what was cached.",
-            "ralu_cache/engine/branches.py",
+            "ralu_cache/engine/cache.py",
             "measure = partial(measured, self.ledger, self.layout, self.memory, self.layers)",
             "measure = lambda name: measured(self.ledger, self.layout, self.memory, self.layers, name)",
             (OWNERSHIP + "test_nothing_of_a_run_outlives_its_call[flux-adaptive-stages]",),
@@ -176,9 +176,9 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "the first rows remain",
             "Of a batch that shrinks, the samples that remain go on, whichever they are.",
-            "ralu_cache/engine/run.py",
-            "kept = survivors(same, batch * own // max(before, 1))",
-            "kept = [*range(batch * own // max(before, 1))]",
+            "ralu_cache/engine/batch.py",
+            "kept = survivors(same, rows * own // most)",
+            "kept = [*range(rows * own // most)]",
             (BRANCHES + "test_a_batch_that_shrinks_in_a_loop_of_ones_own[flux-seacache-alone-(2,)]",),
         ),
         Mutant(

@@ -78,9 +78,9 @@ HISTORIES: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "every policy inherits",
             "Law 3: what a transition leaves behind is what the policy asked for.",
-            "ralu_cache/engine/branches.py",
-            'self._inherit = policy.transition in ("inherit", "kept")',
-            "self._inherit = True",
+            "ralu_cache/engine/cache.py",
+            'self.inherits = policy.transition in ("inherit", "kept")',
+            "self.inherits = True",
             ("tests/test_caching.py::test_what_a_transition_leaves_behind[reset]",),
         ),
         Mutant(

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,11 @@ class NoResult(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """caught: the id of the first test that failed, None if all passed. seconds: of the run."""
+    """caught: the id of the first test that failed, None if all passed. seconds: of the run; each: of each test."""
 
     caught: str | None
     seconds: float
+    each: Mapping[str, float] = field(default_factory=dict)
 
 
 def copy_project(root: Path, tree: Path) -> None:
@@ -68,7 +69,7 @@ def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False, limit: f
     try:
         if not receiver.poll(limit):
             raise NoResult(f"{named}: no result within {limit:g} seconds")
-        code, failed, strays, shown = receiver.recv()
+        code, failed, each, strays, shown = receiver.recv()
     except EOFError as error:
         raise NoResult(f"{named}: the process ended without a result") from error
     finally:
@@ -79,14 +80,18 @@ def run_tests(tree: Path, tests: Sequence[str], compiled: bool = False, limit: f
         raise RuntimeError(f"not from the copy at {tree}: {', '.join(strays)}")
     if code not in (0, 1) or (code == 1) != bool(failed):
         raise NoResult(f"{named}: pytest could not run them (exit code {code})\n{shown}")
-    return Outcome(failed[0] if failed else None, seconds)
+    return Outcome(failed[0] if failed else None, seconds, each)
 
 
 class _Watch:
-    """A plugin of pytest: notes what failed; failures of hypothesis are neither made smaller nor remembered."""
+    """A plugin of pytest: notes what failed and each test's seconds.
+
+    Failures of hypothesis are neither made smaller nor remembered.
+    """
 
     def __init__(self) -> None:
         self.failed: list[str] = []
+        self.seconds: dict[str, float] = {}
 
     def pytest_collection(self) -> None:
         from hypothesis import Phase, settings
@@ -96,6 +101,7 @@ class _Watch:
         settings.load_profile("mutants")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.failed:
             self.failed.append(report.nodeid)
 
@@ -112,7 +118,7 @@ def _run(tree: Path, tests: Sequence[str], compiled: bool, sender: Any) -> None:
     watch, log = _Watch(), tree / "log.txt"
     with log.open("w") as shown, redirect_stdout(shown), redirect_stderr(shown):
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests], plugins=[watch])
-    sender.send((int(code), watch.failed, _strays(tree), log.read_text()[-1500:]))
+    sender.send((int(code), watch.failed, watch.seconds, _strays(tree), log.read_text()[-1500:]))
 
 
 def _strays(tree: Path) -> list[str]:

@@ -21,8 +21,9 @@ from benchmarks.regime.measures import OUT
 from benchmarks.regime.pictures import load, scene_prompts
 from benchmarks.regime.setting import Setting, draw
 from benchmarks.regime.settings import FOUND, FULL, STRONG
+from ralu_cache.report.table import Table
 
-TITLES = "| setting | rounds | fewer FLOPs | faster | by processor time |"
+TITLES = ("setting", "rounds", "fewer FLOPs", "faster", "by processor time")
 PRESETS = ("ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-22x")
 SETTINGS = (
     Setting(FULL, STRONG),
@@ -59,11 +60,12 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], batc
         "Made by `python -m benchmarks.regime.clock`.",
     ]
     for model, settings in found.items():
-        lines += ["", f"## {model}", "", TITLES, "|---|---:|---:|---:|---:|"]
+        rows = []
         for name, values in settings.items():
             each = [values[clock] for clock in ("faster", "processor")]
             told = ["" if name == FULL else f"{np.median(of):.1f}x ({min(of):.1f} to {max(of):.1f})" for of in each]
-            lines.append(f"| {name} | {len(each[0])} | {values['ratio'][0]:.1f}x | {' | '.join(told)} |")
+            rows.append([name, str(len(each[0])), f"{values['ratio'][0]:.1f}x", *told])
+        lines += ["", f"## {model}", "", Table(TITLES, rows).markdown()]
     return "\n".join(lines) + "\n"
 
 

@@ -19,12 +19,16 @@ from PIL import Image
 
 from benchmarks.regime.pictures import SHELF, SPLITS, PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.models.embedded import EMBEDDED
-from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
-from ralu_cache.quality.base import Metric, Pictures
+from ralu_cache.quality.attributes import SCENE_METRICS
+from ralu_cache.quality.base import MetricInfo, Pictures, Reading
 from ralu_cache.quality.intervals import bootstrap
-from ralu_cache.quality.texture import Sharpness
+from ralu_cache.quality.texture import mean_gradient
 
-JUDGES: tuple[Metric, ...] = (AttributeAccuracy(), SceneAccuracy(), StatedProbability(), ShapeAccuracy(), Sharpness())
+SHARPNESS = Reading(
+    "sharpness", MetricInfo("mean gradient", "‰"), lambda shown, _: [1000 * value for value in mean_gradient(shown)]
+)
+"""More is sharper, which is good up to the full run's value only."""
+JUDGES = (*SCENE_METRICS, SHARPNESS)
 
 
 def judged(pictures: Pictures, prompts: Sequence[str]) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from benchmarks.regime.measures import LABELS, MEASURES, OUT, STEPS, Measure, good, runs
 from benchmarks.regime.pictures import SHELF, Shelf, scene_prompts, to_bytes
 from ralu_cache.quality.base import Pictures
+from ralu_cache.report.table import Table
 
 PAIRS, SEED = 20, 7
 SCALE, COLUMNS = 2, 4
@@ -82,6 +83,7 @@ def agreement(preferred: Sequence[float], answers: Sequence[str]) -> float:
 def table(shares: Mapping[str, float], answers: Sequence[str]) -> str:
     """The Markdown page, the best first."""
     decided = sum(answer != "=" for answer in answers)
+    rows = [(LABELS[name], f"{share:.0%}") for name, share in sorted(shares.items(), key=lambda item: -item[1])]
     lines = [
         "# Agreement of single pictures' measures with the eye",
         "",
@@ -89,9 +91,7 @@ def table(shares: Mapping[str, float], answers: Sequence[str]) -> str:
         f"not told which is which; {decided} were decided, the others looked equally well drawn. Undecided by the",
         f"measure counts as half. Standard error near 80 %: {100 * (0.16 / max(decided, 1)) ** 0.5:.0f} points.",
         "",
-        "| measure | decides as the eye does |",
-        "|---|---:|",
-        *(f"| {LABELS[name]} | {share:.0%} |" for name, share in sorted(shares.items(), key=lambda item: -item[1])),
+        Table(("measure", "decides as the eye does"), rows).markdown(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,7 @@ from benchmarks.regime.options import read
 from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.intervals import bootstrap
+from ralu_cache.report.table import Bold, Table
 
 SCALES = (3.0, 4.5, 6.0, 8.0, 10.0)
 STEPS = 50
@@ -64,15 +65,15 @@ def table(found: Mapping[str, Any]) -> str:
         "intervals over pictures. Bold: the highest scale whose attribute accuracy is not told from the best scale's",
         "by a paired interval. Made by `python -m benchmarks.regime.guidance`.",
         "",
-        f"| model | prompts | guidance | {' | '.join(judges.values())} |",
-        "|---|---:|---:|" + "---:|" * len(judges),
     ]  # fmt: skip
+    rows = []
     for model, one in found.items():
         for scale, values in one["scales"].items():
-            shown = f"**{scale}**" if float(scale) == one["highest"] else scale
+            shown = Bold(scale) if float(scale) == one["highest"] else scale
             cells = [f"{v['value']:.1f} ({v['low']:.1f} – {v['high']:.1f})" for v in (values[name] for name in judges)]
-            lines.append(f"| {model} | {one['prompts']} | {shown} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            rows.append([model, str(one["prompts"]), shown, *cells])
+    titles = ("model", "prompts", "guidance", *judges.values())
+    return "\n".join([*lines, Table(titles, rows).markdown()]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

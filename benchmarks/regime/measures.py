@@ -26,13 +26,14 @@ from benchmarks.regime.drawing import rounded
 from benchmarks.regime.options import read
 from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.models.embedded import TINY_FLUX
-from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
+from ralu_cache.quality.attributes import attribute_accuracy, probability_of_the_stated, scene_accuracy, shape_accuracy
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.frechet import FrechetDistance
 from ralu_cache.quality.intervals import Interval, bootstrap, pictures_needed
 from ralu_cache.quality.likeness import psnr, ssim
 from ralu_cache.quality.perceptual import ImageFrechet, perceptual_distance
 from ralu_cache.quality.texture import fine_power, mean_gradient, spectral_distance
+from ralu_cache.report.table import Table
 
 STEPS = (50, 14, 10, 7, 5, 4, 3, 2)
 OTHER = "other seeds"
@@ -74,12 +75,12 @@ def softness(shown: Pictures, full: Pictures, prompts: Sequence[str]) -> list[fl
 
 
 MEASURES: Mapping[str, Measure] = {
-    "attributes": Measure("attributes", "%", True, True, False, lambda a, b, p: AttributeAccuracy()(a, None, p)),
-    "scenes": Measure("scenes wholly right", "%", True, True, False, lambda a, b, p: SceneAccuracy()(a, None, p)),
+    "attributes": Measure("attributes", "%", True, True, False, lambda a, b, p: attribute_accuracy(a, p)),
+    "scenes": Measure("scenes wholly right", "%", True, True, False, lambda a, b, p: scene_accuracy(a, p)),
     "probability": Measure(
-        "probability of the stated", "%", True, True, False, lambda a, b, p: StatedProbability()(a, None, p)
+        "probability of the stated", "%", True, True, False, lambda a, b, p: probability_of_the_stated(a, p)
     ),
-    "shapes": Measure("shapes right", "%", True, True, False, lambda a, b, p: ShapeAccuracy()(a, None, p)),
+    "shapes": Measure("shapes right", "%", True, True, False, lambda a, b, p: shape_accuracy(a, p)),
     "gradient": Measure("mean gradient to the full run's", "%", None, False, False, softness),
     "fine power": Measure("power of fine detail", "dB", None, False, True, lambda a, b, p: fine_power(a, b)),
     "spectrum": Measure("spectral distance", "dB", False, False, True, lambda a, b, p: spectral_distance(a, b)),
@@ -225,14 +226,15 @@ def table(verdicts: Mapping[str, Verdict], needed: Mapping[str, int], guidance: 
         "own is the floor of so few pictures.",
         "Made by `python -m benchmarks.regime.measures`.",
         "",
-        f"| measure | grammar | {' | '.join(names)} | in order | means | over steps | over prompts |",
-        "|---|---|" + "---:|" * (len(names) + 4),
     ]
+    rows = []
     for name, found in verdicts.items():
         grammar = name in SCENES_ONLY or (name in MEASURES and MEASURES[name].grammar)
         cells = [cell(found, run) for run in names] + [f"{found.ordered:.0%}"]
         cells += ["–" if each is None else f"{each:.2f}" for each in (found.of_means, found.over_steps, found.within)]
-        lines.append(f"| {LABELS[name]} | {'yes' if grammar else 'no'} | {' | '.join(cells)} |")
+        rows.append([LABELS[name], "yes" if grammar else "no", *cells])
+    titles = ("measure", "grammar", *names, "in order", "means", "over steps", "over prompts")
+    lines.append(Table(titles, rows, left=(0, 1)).markdown())
     free = [name for name in verdicts if name not in SCENES_ONLY and not (name in MEASURES and MEASURES[name].grammar)]
     drawn = max(free, key=lambda name: verdicts[name].of_means)
     broken = max(free, key=lambda name: verdicts[name].within or 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.regime.settings import FOUND, FULL
 from benchmarks.regime.study import Study
 from benchmarks.regime.study_page import Compared, compared, shown
+from ralu_cache.report.table import Table
 
 ROWS = (
     ("strong", FULL), ("strong", "8 plain steps, guided"), ("strong", "5 plain steps"),
@@ -32,29 +33,27 @@ def told(one: Compared) -> str:
     return one.name.split(" until")[0]
 
 
-def line(ones: Sequence[Compared]) -> str:
+def line(ones: Sequence[Compared]) -> list[str]:
     """The row of a setting, of which the models may have different guidance and intervals: the first one's are told."""
     scales = "/".join(dict.fromkeys(f"{one.parts[one.starts[0]]['scale']:g}" for one in ones))
     ratios = "/".join(dict.fromkeys(f"{one.ratio:.3g}x" for one in ones))
     faster = "/".join(dict.fromkeys(f"{one.faster():.3g}x" for one in ones))
     name = told(ones[0])
     label = f"`{name}`" if name.startswith("ralu") else "full run, 50 steps" if name == FULL else name
-    return f"| {' | '.join([label, scales, ratios, faster, *(cell for one in ones for cell in cells(one))])} |"
+    return [label, scales, ratios, faster, *(cell for one in ones for cell in cells(one))]
 
 
 def table(models: Models) -> str:
     """The Markdown table: a row for each setting, four columns for each model."""
-    each = " | ".join(
-        f"{model}: attributes, to full (95 %) | scenes | mean gradient, ‰ | likeness, PSNR" for model in models
-    )
-    lines = [
-        f"| | guidance | fewer FLOPs | faster | {each} |",
-        "|---|---:|---:|---:|" + "---|---:|---:|---:|" * len(models),
+    titles = ["", "guidance", "fewer FLOPs", "faster"]
+    words = [0]
+    for model in models:
+        words.append(len(titles))
+        titles += [f"{model}: attributes, to full (95 %)", "scenes", "mean gradient, ‰", "likeness, PSNR"]
+    found = [
+        [next(one for one in known[regime] if told(one) == name) for known in models.values()] for regime, name in ROWS
     ]
-    for regime, name in ROWS:
-        found = [next(one for one in known[regime] if told(one) == name) for known in models.values()]
-        lines.append(line(found))
-    return "\n".join(lines) + "\n"
+    return Table(titles, [line(ones) for ones in found], words).markdown() + "\n"
 
 
 def main_table(results: Path) -> str:

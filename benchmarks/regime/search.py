@@ -26,6 +26,7 @@ from benchmarks.regime.pictures import scene_prompts
 from benchmarks.regime.setting import Setting, draw
 from ralu_cache import RALU, Guidance
 from ralu_cache.quality.intervals import bootstrap
+from ralu_cache.report.table import Table
 
 BATCH = 16
 STRONG = 6.0
@@ -172,15 +173,13 @@ def table(out: Path) -> str:
             shown = [setting.name for setting in group() if setting.name in rows]
             if shown:
                 lines += ["", f"## {model}: {name}", "", " ".join(str(group.__doc__).split()), ""]
-                lines += _group(rows, ["full", *shown])
+                lines.append(_group(rows, ["full", *shown]))
     return "\n".join(lines) + "\n"
 
 
-def _group(rows: dict[str, dict[int, dict[str, Any]]], names: Sequence[str]) -> list[str]:
-    lines = [
-        "| setting | pictures | fewer FLOPs | probability of the stated | attributes | scenes | sharpness |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+def _group(rows: dict[str, dict[int, dict[str, Any]]], names: Sequence[str]) -> str:
+    titles = ("setting", "pictures", "fewer FLOPs", "probability of the stated", "attributes", "scenes", "sharpness")
+    cells = []
     for name in names:
         starts = sorted(set(rows[name]) & set(rows["full"]))
         value = {key: np.concatenate([rows[name][start][key] for start in starts]) for key in JUDGED}
@@ -188,11 +187,11 @@ def _group(rows: dict[str, dict[int, dict[str, Any]]], names: Sequence[str]) -> 
         ratio = rows[name][starts[0]]["ratio"]
         difference = bootstrap(value["probability"] - full)
         against = "" if name == "full" else f" ({difference.low:+.1f} to {difference.high:+.1f})"
-        lines.append(
-            f"| {name} | {len(full)} | {ratio:.1f}x | {value['probability'].mean():.1f}{against} "
-            f"| {value['attributes'].mean():.1f} | {value['scenes'].mean():.0f} | {value['sharpness'].mean():.1f} |"
-        )
-    return lines
+        cells.append([
+            name, str(len(full)), f"{ratio:.1f}x", f"{value['probability'].mean():.1f}{against}",
+            f"{value['attributes'].mean():.1f}", f"{value['scenes'].mean():.0f}", f"{value['sharpness'].mean():.1f}",
+        ])  # fmt: skip
+    return Table(titles, cells).markdown()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from benchmarks.regime.study import Row, Study, latest
 from ralu_cache.quality.frechet import FrechetDistance
 from ralu_cache.quality.intervals import Interval, bootstrap
 from ralu_cache.report.figures import save_grid
+from ralu_cache.report.table import Table
 
 DRAWN = ("attributes", "scenes", "probability", "shapes")
 LOOKS = ("sharpness", "spectrum", "perceptual")
@@ -103,13 +104,14 @@ def compared(study: Study, regime: str, within: int = MAIN) -> list[Compared]:
     return [one for one in every if one.starts]
 
 
-def drawn_table(rows: Sequence[Compared]) -> list[str]:
+def drawn_table(rows: Sequence[Compared]) -> str:
     """What is drawn at what cost."""
-    titles = " | ".join(f"{NAMES[measure]} | to the full run" for measure in DRAWN)
-    lines = [
-        f"| setting | guidance | pictures | fewer FLOPs | faster | by processor time | {titles} |",
-        "|---|---:|---:|---:|---:|---:|" + "---:|---|" * len(DRAWN),
-    ]
+    titles = ["setting", "guidance", "pictures", "fewer FLOPs", "faster", "by processor time"]
+    words = [0]
+    for measure in DRAWN:
+        titles += [NAMES[measure], "to the full run"]
+        words.append(len(titles) - 1)
+    lines = []
     for one in rows:
         first = one.parts[one.starts[0]]
         cells = [one.name, f"{first['scale']:g}", str(one.count), f"{one.ratio:.1f}x"]
@@ -117,26 +119,24 @@ def drawn_table(rows: Sequence[Compared]) -> list[str]:
         for measure in DRAWN:
             cells.append(f"{one.values(measure).mean():.1f}")
             cells.append("" if one.name == FULL else shown(one.difference(measure), 1, "+"))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return Table(titles, lines, words).markdown()
 
 
-def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> list[str]:
+def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> str:
     """How it looks, and how like the full run's picture of the same seed it is."""
     names = (*LOOKS, *LIKENESS)
-    titles = " | ".join(NAMES[measure] for measure in names[1:])
-    lines = [
-        f"| setting | Fréchet distance | mean gradient, ‰ | to the full run | {titles} |",
-        "|---|---:|---:|---|" + "---:|" * len(names[1:]),
-    ]
+    likeness = [NAMES[name] for name in names[1:]]
+    titles = ("setting", "Fréchet distance", "mean gradient, ‰", "to the full run", *likeness)
+    lines = []
     for one in rows:
         distance = distances.get(f"{where}/{one.name}/{one.count}")
         cells = [one.name, "" if distance is None else shown(distance), f"{one.values('sharpness').mean():.1f}"]
         cells.append("" if one.name == FULL else shown(one.difference("sharpness"), 1, "+"))
         for measure in names[1:]:
             cells.append("" if one.name == FULL else shown(bootstrap(one.values(measure)), DIGITS.get(measure, 1)))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return Table(titles, lines, left=(0, 3)).markdown()
 
 
 def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
@@ -160,11 +160,11 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
     for study in studies:
         for regime in REGIMES:
             if rows := compared(study, regime):
-                lines += ["", f"## {study.model}, {TITLES[regime]}", "", *drawn_table(rows), ""]
-                lines += looks_table(rows, distances, f"{study.model}/{regime}")
+                lines += ["", f"## {study.model}, {TITLES[regime]}", "", drawn_table(rows), ""]
+                lines.append(looks_table(rows, distances, f"{study.model}/{regime}"))
             more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
             if len(more) > 1:
-                lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", *drawn_table(more)]
+                lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", drawn_table(more)]
     return "\n".join(lines) + "\n"
 
 

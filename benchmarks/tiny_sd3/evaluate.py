@@ -26,7 +26,7 @@ from benchmarks.tiny_sd3.distil import Placed, place
 from benchmarks.tiny_sd3.network import TokenVelocity
 from benchmarks.tiny_sd3.parts import encode_prompts
 from ralu_cache.models.embedded import TINY_FLUX, TINY_SD3
-from ralu_cache.quality.attributes import AttributeAccuracy
+from ralu_cache.quality.attributes import attribute_accuracy
 
 GUIDED_STEPS = 28
 Velocity = Callable[[Tensor, float, Placed], Tensor]
@@ -96,12 +96,12 @@ def main() -> None:
         TINY_SD3: StableDiffusion3Pipeline.from_pretrained(options.sd3, dtype=torch.float32),
     }
     found: dict[str, Any] = {"losses": held_out_losses(options.scenes, *pipes.values()), "attributes": {}}
-    accuracy, grids = AttributeAccuracy(), []
+    grids = []
     for model, pipe in pipes.items():
         pipe.set_progress_bar_config(disable=True)
         pictures = samples(pipe, dict(model.arguments), list(PROMPTS))
         grids.append(grid(pictures))
-        found["attributes"][model.name] = round(float(np.mean(accuracy(pictures, None, PROMPTS))), 1)
+        found["attributes"][model.name] = round(float(np.mean(attribute_accuracy(pictures, PROMPTS))), 1)
     print(json.dumps(found, indent=2))
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n")

@@ -29,6 +29,7 @@ from ralu_cache import accelerate
 from ralu_cache.models.embedded import TINY_WAN
 from ralu_cache.quality.intervals import bootstrap
 from ralu_cache.quality.likeness import psnr
+from ralu_cache.report.table import Table
 
 STEPS, SEED, FIRST_SEED = 50, 20261130, 700
 NEAR = 0.3  # of the RGB cube's side: how far a pixel may be from its colour
@@ -162,15 +163,14 @@ def table(rows: Mapping[str, Mapping[str, Any]], guidance: float) -> str:
         "# What tiny Wan's videos show of their prompts", "",
         f"{count} prompts that nothing was chosen on, guidance {guidance:g}, measured on the pixels; in brackets 95 %",
         "bootstrap intervals. By `python -m benchmarks.tiny_wan.followed`; see there.", "",
-        "| method | fewer FLOPs | shape's colour, % | background, % | motion, % | likeness, PSNR |",
-        "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
+    cells = []
     for name, found in rows.items():
-        cells = [shown(bootstrap(found[aspect]), 0) for aspect in ASPECTS]
         like = "" if name in ("rendered", "full") else f"{np.mean(found['psnr']):.1f} dB"
         ratio = "" if name == "rendered" else f"{found['ratio']:.1f}x"
-        lines.append(f"| {name} | {ratio} | {' | '.join(cells)} | {like} |")
-    return "\n".join(lines) + "\n"
+        cells.append([name, ratio, *(shown(bootstrap(found[aspect]), 0) for aspect in ASPECTS), like])
+    titles = ("method", "fewer FLOPs", "shape's colour, %", "background, %", "motion, %", "likeness, PSNR")
+    return "\n".join([*lines, Table(titles, cells).markdown()]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

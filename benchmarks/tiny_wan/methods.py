@@ -27,6 +27,7 @@ from benchmarks.tiny_wan.scenes import sample_clip
 from ralu_cache import RALU, accelerate
 from ralu_cache.models.embedded import TINY_WAN
 from ralu_cache.quality.likeness import psnr, ssim
+from ralu_cache.report.table import Table
 
 STEPS, SEED = 50, 2026
 STACKED = "taylorseer:5/2/2,first=1,compute_stage_end=false"
@@ -110,13 +111,13 @@ def measure(lab: Lab, methods: Mapping[str, tuple[Any, Any]], plain: tuple[int, 
 
 def table(rows: list[Row]) -> str:
     """One Markdown line a method."""
-    lines = ["| method | steps | fewer FLOPs | PSNR to full | SSIM | jitter |", "|---|---:|---:|---:|---:|---:|"]
-    lines += [
-        f"| {row.method} | {row.steps} | {row.flop_ratio:.2f}x | {row.psnr:.1f} ± {row.psnr_error:.1f} dB "
-        f"| {row.ssim:.3f} | {row.jitter:.2f}x |"
+    titles = ("method", "steps", "fewer FLOPs", "PSNR to full", "SSIM", "jitter")
+    cells = [
+        (row.method, str(row.steps), f"{row.flop_ratio:.2f}x", f"{row.psnr:.1f} ± {row.psnr_error:.1f} dB",
+         f"{row.ssim:.3f}", f"{row.jitter:.2f}x")
         for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    ]  # fmt: skip
+    return Table(titles, cells).markdown() + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -31,6 +31,7 @@ from ralu_cache import accelerate
 from ralu_cache.profiles.profile import Profile, read_profile
 from ralu_cache.profiles.setting import Setting
 from ralu_cache.quality.intervals import Interval, bootstrap
+from ralu_cache.report.table import Table
 from ralu_cache.tune.front import Measured, hypervolume
 
 OUT = Path("benchmarks/results/tune")
@@ -145,6 +146,17 @@ def best_at(lines: Sequence[Line], speed: float, by_train: bool) -> Line | None:
 
 def table(model: str, tuned: Sequence[Line], others: Sequence[Line], pictures: int) -> str:
     """The Markdown page."""
+    titles = ("at least", *("tuned", "lost", "attributes, %"), *("hand-made or peer", "lost", "attributes, %"))
+    rows = []
+    for speed in SPEEDS:
+        cells = [f"{speed}x"]
+        for lines, by_train in ((tuned, True), (others, False)):
+            line = best_at(lines, speed, by_train)
+            cells += ["–", "", ""] if line is None else [
+                f"{line.ratio:.1f}x: {line.name}", told(line.lost["probability"]),
+                f"{line.values['attributes'].mean():.1f}",
+            ]  # fmt: skip
+        rows.append(cells)
     page = [
         f"# What `ralu-cache tune` found for {model}, on other prompts", "",
         f"Guidance 6, 50 steps in full, {pictures} prompts and seeds of `benchmarks.regime.study` that nothing was",
@@ -155,31 +167,25 @@ def table(model: str, tuned: Sequence[Line], others: Sequence[Line], pictures: i
         f"Hypervolume (share of the area above the front, 1 to 32x, below {WORST:g} points): tuned {area(tuned):.3f},",
         f"hand-made and peers {area(others):.3f}, all together {area([*tuned, *others]):.3f}.",
         "Made by `python -m benchmarks.tune.study`.", "",
-        "| at least | tuned | lost | attributes, % | hand-made or peer | lost | attributes, % |",
-        "|---:|---|---|---:|---|---|---:|",
+        Table(titles, rows, left=(1, 2, 4, 5)).markdown(), "", "All settings:", "",
+        _every_setting([*tuned, *others]),
     ]  # fmt: skip
-    for speed in SPEEDS:
-        cells = [f"{speed}x"]
-        for lines, by_train in ((tuned, True), (others, False)):
-            line = best_at(lines, speed, by_train)
-            cells += ["–", "", ""] if line is None else [
-                f"{line.ratio:.1f}x: {line.name}", told(line.lost["probability"]),
-                f"{line.values['attributes'].mean():.1f}",
-            ]  # fmt: skip
-        page.append(f"| {' | '.join(cells)} |")
-    page += [
-        "", "All settings:", "",
-        "| fewer FLOPs | setting | | lost on its own prompts | lost | attributes lost | perceptual, ‰ | PSNR, dB |",
-        "|---:|---|---|---:|---|---|---:|---:|",
-    ]  # fmt: skip
-    for line in sorted([*tuned, *others], key=lambda line: line.ratio):
+    return "\n".join(page) + "\n"
+
+
+def _every_setting(some: Sequence[Line]) -> str:
+    """A row a setting, the slowest first."""
+    titles = (
+        "fewer FLOPs", "setting", "", "lost on its own prompts", "lost", "attributes lost", "perceptual, ‰", "PSNR, dB",
+    )  # fmt: skip
+    rows = []
+    for line in sorted(some, key=lambda line: line.ratio):
         own = "" if line.train is None else f"{line.train:+.2f}"
         perceptual = f"{line.values['perceptual'].mean():.0f}" if "perceptual" in line.values else ""
         cells = [f"{line.ratio:.1f}x", line.name, "tuned" if line.tuned else "", own]
         cells += [told(line.lost[key]) for key in ("probability", "attributes")]
-        psnr = f"{line.values['psnr'].mean():.1f}"
-        page.append(f"| {' | '.join([*cells, perceptual, psnr])} |")
-    return "\n".join(page) + "\n"
+        rows.append([*cells, perceptual, f"{line.values['psnr'].mean():.1f}"])
+    return Table(titles, rows, left=(1, 2, 4, 5)).markdown()
 
 
 def told(interval: Interval) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ralu_cache.demo import DEMOS
+from ralu_cache.demo_plans import DEMOS
 from ralu_cache.generate import Request, call_arguments, device_of, makes_videos
 from ralu_cache.models.embedded import EMBEDDED
 

@@ -13,7 +13,7 @@ from ralu_cache.app.gallery import add_gallery
 from ralu_cache.app.orders import guidance_of
 from ralu_cache.app.studio import Studio
 from ralu_cache.app.visits import Shown, Studios, Visitors, compare, notice
-from ralu_cache.demo import demo_prompts
+from ralu_cache.demo_plans import demo_prompts
 from ralu_cache.plane.spatial import spatial_names
 from ralu_cache.temporal import temporal_names
 

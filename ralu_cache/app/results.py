@@ -16,7 +16,6 @@ from ralu_cache.app.studies import POINTS, StudyFront, open_study
 from ralu_cache.sweep.groups import LOOKS
 from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.pictures import kept
-from ralu_cache.sweep.recommend import default_metric
 from ralu_cache.sweep.summary import Row, Summary, pareto_front
 from ralu_cache.sweep.tables import quality_text, times
 
@@ -53,12 +52,9 @@ class Front:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The settings that have a point, by speed; without the full run where the metric compares with it."""
-        rows = [row for row in self.summary.rows if row.setting.size == self.size and self.metric in row.quality]
-        rows = [row for row in rows if all(map(math.isfinite, self._point(row)))]
-        if self.summary.compares_with_full(self.metric):
-            rows = [row for row in rows if row.family != "full"]
-        return sorted(rows, key=self._point)
+        """The settings that have a point, by speed, see `Summary.judged`."""
+        rows = self.summary.at_size(self.size).judged(self.metric)
+        return sorted((row for row in rows if all(map(math.isfinite, self._point(row)))), key=self._point)
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
@@ -112,7 +108,7 @@ def open_front(results: Path, metric: str | None = None, size: tuple[int, int] |
     if results.name == POINTS:
         return open_study(results)
     summary = load_summary(results)
-    front = Front(summary, results.parent, metric or default_metric(summary), size or summary.sizes[0])
+    front = Front(summary, results.parent, metric or summary.main_metric, size or summary.sizes[0])
     if not front.rows:
         raise ValueError(f"{results} holds no setting that was both timed and judged by {front.metric}")
     return front

@@ -11,7 +11,7 @@ from torch import Tensor
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.identity import Identity
 from ralu_cache.plane.canvas import TokenLayout
-from ralu_cache.report.record import BranchRecord
+from ralu_cache.report.steps import BranchRecord
 from ralu_cache.temporal.policy import Policy
 
 

@@ -68,6 +68,16 @@ class Course:
         return i + 1 == self.stages[s].steps and s + 1 < len(self.stages)
 
     @property
+    def begins_stage(self) -> bool:
+        """True if this is the first step of its stage that is made."""
+        return self.index == self._start or self.places[self.index][0] != self.places[self.index - 1][0]
+
+    @property
+    def turns(self) -> bool:
+        """True if guidance begins or ends with this step."""
+        return self.index > self._start and self._guides(self.index) != self._guides(self.index - 1)
+
+    @property
     def steps(self) -> int:
         """How many steps are made in all."""
         return len(self.places) - self._start

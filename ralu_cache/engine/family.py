@@ -144,7 +144,7 @@ class FamilyAcceleration(Acceleration):
             return
         run.tally.read_clocks()
         report = run.report
-        if run.guidance is not None and report.completed and not run.paired:
+        if run.guidance is not None and report.completed and not run.tally.paired:
             self._tell(
                 report,
                 f"guidance={run.guidance.told!r} changes nothing in this call: {report.pipeline} computed every "

@@ -98,25 +98,3 @@ class Identity:
 def _row(tensor: Tensor, row: int, batch: int) -> Tensor:
     """What a tensor has for one sample; one that isn't of the batch's length serves all."""
     return tensor[row] if tensor.ndim and len(tensor) == batch else tensor
-
-
-def agreements(rows: Tensor, earlier: Tensor) -> list[list[bool]]:
-    """Which of `rows` (k, ...) equals which of `earlier` (B, ...), bit for bit; all False for unlike shapes."""
-    if rows.shape[1:] != earlier.shape[1:]:
-        return [[False] * len(earlier)] * len(rows)
-    return (rows[:, None] == earlier[None].to(rows.dtype)).flatten(2).all(2).tolist()
-
-
-def survivors(same: Sequence[Sequence[bool]], likely: int) -> list[int] | None:
-    """The earlier samples that a call's rows are, without their copies, given `agreements`; None if none fit.
-
-    likely: how many there are if each is copied as often as before, which is tried first.
-    """
-    rows = len(same)
-    for count in sorted((n for n in range(1, rows + 1) if rows % n == 0), key=lambda n: (n != likely, n)):
-        kept: list[int] = []
-        for row in same[:count]:
-            kept += [number for number, equal in enumerate(row) if equal and number not in kept][:1]
-        if len(kept) == count and all(row[kept[place % count]] for place, row in enumerate(same)):
-            return kept
-    return None

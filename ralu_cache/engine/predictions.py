@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ralu_cache.engine.conditions import Conditions
 from ralu_cache.engine.deciding import Chooser, Seen, Verifier, Watcher
 from ralu_cache.engine.ranked import common
 from ralu_cache.history.lines import forecast
@@ -50,6 +50,7 @@ class Prediction:
     ) -> None:
         self.settings, self.solver, self.chooser = settings, solver, chooser
         self.quantity = settings.quantity_of(stages)
+        self.conditions = Conditions()  # under which they were made
         self.known: Predictions | None = None
         self.skipped: frozenset[int] = frozenset()  # in this step
         self._decided = -1
@@ -57,6 +58,7 @@ class Prediction:
         self._made: Made | None = None
 
     def close(self) -> None:
+        self.conditions.clear()
         self.known = self._base = self._made = self.chooser = None
 
     @property
@@ -100,14 +102,13 @@ class Prediction:
     # ---- what is computed
 
     def take(
-        self, canvas: Tensor, velocity: Tensor, sigma: float, layout: TokenLayout, kinds: Sequence[Any] | None,
-        ours: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, canvas: Tensor, velocity: Tensor, sigma: float, layout: TokenLayout, ours: bool
+    ) -> tuple[Tensor, Tensor]:
         """(canvas, velocity) of the step at level `sigma`, once the model was asked: mended, kept, or forecast.
 
         ours: the canvas is what the last step led to. Nothing of a sample that was skipped is kept.
         """
-        known = self.known or Predictions(layout, self.settings.depth)
+        known, kinds = self.known or Predictions(layout, self.settings.depth), self.conditions.kinds(len(canvas))
         rows = [sample for sample in range(len(canvas)) if sample not in self.skipped]
         if rows:
             before = known

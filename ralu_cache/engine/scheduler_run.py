@@ -24,8 +24,8 @@ from ralu_cache.engine.steppers import check_eta, kind_of, places_of
 from ralu_cache.history.conversions import Reading
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.history.trail import Leap, Trail, leap, mend
-from ralu_cache.report.record import StepRecord
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import StepRecord
 from ralu_cache.temporal.prediction import Forecast
 
 SHOWN = ("timesteps", "sigmas")  # of a scheduler, where they are tensors

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ralu_cache.adapters.protocols import LayoutCall
+from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.engine.blocks import StackState
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.forecasted import Forecasted

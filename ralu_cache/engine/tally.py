@@ -12,8 +12,8 @@ import torch
 
 from ralu_cache.engine.course import Course
 from ralu_cache.plane.spatial import Stage
-from ralu_cache.report.record import BranchRecord, StepRecord
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import BranchRecord, StepRecord
 
 BranchNotes = Sequence[Callable[[], BranchRecord]]
 _NONE = (0, 0.0)  # samples of calls that were answered by forecasts, and their FLOPs
@@ -24,12 +24,12 @@ class Tally:
 
     calls: of the denoiser, that ran; asked: those and the ones that were answered. guided: whether guidance was
     computed; None while it is not known, or there is nothing to guide. controlled: some ControlNet was called in the
-    run; flops: of all its calls so far.
+    run; paired: some call was one of a pair, with and without the prompt; flops: of all its calls so far.
     """
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.controlled = False
+        self.controlled = self.paired = False
         self.flops = 0.0
         self._asked_first = 0  # calls that the pipeline made in the first step
         self._events: list[tuple[Any, Any]] = []  # before and after each step

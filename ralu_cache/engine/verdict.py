@@ -13,7 +13,7 @@ from torch import Tensor
 from ralu_cache.history.feature import Counts
 from ralu_cache.history.ledger import Samples
 from ralu_cache.history.marks import Mark
-from ralu_cache.report.record import BranchRecord
+from ralu_cache.report.steps import BranchRecord
 from ralu_cache.temporal.policy import Decision
 
 

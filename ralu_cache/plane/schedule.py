@@ -3,6 +3,10 @@
 Convention: sigma = 1 is pure noise, sigma = 0 is clean, x_sigma = (1 - sigma) * x0 + sigma * noise. The paper's time is
 t = 1 - sigma; it appears in `ends` alone, so that presets read as the paper prints them. K is the number of stages.
 
+Everywhere `steps` are the denoising steps N_k >= 1 of each stage; `ends` is t at the end of each stage, increasing from
+above 0 to 1; `shifts` are the shift h_k > 0 of each stage; `z` is the Z > 1 of the transitions (>= 1, and unused, for a
+single stage). Anything else raises ValueError with the value, as do lengths that differ.
+
 A transition at level sigma continues at the higher level sigma' = Z sigma / (1 + (Z - 1) sigma). This module accepts
 every Z > 1, for which sigma' > sigma; the paper's correlated noise exists for Z >= 2 only: whoever draws it checks.
 """
@@ -33,17 +37,8 @@ def solve_nt_dm(steps: Sequence[int], ends: Sequence[float], shift: float = 3.0)
     those of the unstaged schedule, in which the time ranges visited twice count for more. Sampled on a grid, this has
     many shallow local minima; minimiser, start, bounds and grid are those that find the authors' published values.
 
-    Args:
-        steps: number of denoising steps of each stage, K integers >= 1.
-        ends: t = 1 - sigma at the end of each stage, K values that increase to 1.
-        shift: the model's own shift h (exp(mu) where it shifts dynamically), within [0.01, 100].
-
-    Returns:
-        K shifts, and Z. A single stage has no transition: its shift is the model's and Z is 1, the value that leaves
-        sigma as it is.
-
-    Raises:
-        ValueError: for an argument outside the ranges above.
+    shift: the model's own h (exp(mu) where it shifts dynamically), within [0.01, 100]. Returns the K shifts, and Z. A
+    single stage has no transition: its shift is the model's and Z is 1, the value that leaves sigma as it is.
     """
     counts, times = _checked_steps(steps), _checked_ends(ends)
     if len(counts) != len(times):
@@ -59,18 +54,8 @@ def stage_sigmas(
 ) -> list[NDArray[np.float64]]:
     """The sigmas of each stage: sigma = h u / (1 + (h - 1) u), with u linear between the stage's ends.
 
-    Args:
-        steps: number of denoising steps N_k of each stage.
-        ends: t = 1 - sigma at the end of each stage, increasing to 1.
-        shifts: shift h_k > 0 of each stage.
-        z: Z of the transitions, > 1 (>= 1, and unused, for a single stage).
-
-    Returns:
-        K float64 arrays. Array k has N_k + 1 strictly decreasing values: the first is the level at which the stage
-        starts (1 for the first stage), the last the level 1 - e_k at which it ends (0 for the last stage).
-
-    Raises:
-        ValueError: for values outside these ranges, or lengths that differ.
+    Returns K float64 arrays. Array k has N_k + 1 strictly decreasing values: the first is the level at which the stage
+    starts (1 for the first stage), the last the level 1 - e_k at which it ends (0 for the last stage).
     """
     counts, times = _checked_steps(steps), _checked_ends(ends)
     if not len(counts) == len(times) == len(shifts):
@@ -86,12 +71,7 @@ def stage_sigmas(
 def stage_starts(ends: Sequence[float], z: float) -> tuple[float, ...]:
     """Sigma at which each stage starts: 1, then the renoised level of each earlier stage's end.
 
-    Args:
-        ends: t = 1 - sigma at the end of each stage, K values that increase to 1.
-        z: Z of the transitions, > 1 (>= 1, and unused, for a single stage).
-
-    Raises:
-        ValueError: for values outside these ranges, and for a Z so large that a stage would start at pure noise.
+    Raises ValueError for a Z so large that a stage would start at pure noise.
     """
     times = _checked_ends(ends)
     z = _checked_z(z)
@@ -109,12 +89,8 @@ def end_before_zero(sigmas: Sequence[float], terminal: float) -> tuple[float, ..
     Of a schedule that starts at 1 this makes what diffusers' schedulers make of it with `shift_terminal`. A single
     step from the start to 0 stays what it is.
 
-    Args:
-        sigmas: N + 1 decreasing levels, the last one 0.
-        terminal: where the last of N steps begins, between 0 and the first level.
-
-    Raises:
-        ValueError: for another terminal.
+    sigmas: N + 1 decreasing levels, the last one 0. terminal: where the last of N steps begins, between 0 and the first
+    level; raises ValueError for another one.
     """
     start, last = sigmas[0], sigmas[-2]
     if not 0 < terminal < start:
@@ -129,14 +105,9 @@ def end_before_zero(sigmas: Sequence[float], terminal: float) -> tuple[float, ..
 
 
 def renoised_sigma(sigma: float, z: float) -> float:
-    """Level after a transition (arXiv 2507.08422): sigma' = Z sigma / (1 + (Z - 1) sigma).
+    """Level after a transition (arXiv 2507.08422): sigma' = Z sigma / (1 + (Z - 1) sigma), of sigma within [0, 1].
 
-    Args:
-        sigma: level before the transition, within [0, 1]; 0 and 1 stay where they are.
-        z: Z >= 1; 1 leaves sigma as it is.
-
-    Raises:
-        ValueError: for values outside these ranges.
+    The levels 0 and 1 stay where they are; Z = 1 leaves every level as it is.
     """
     sigma, z = float(sigma), _checked_z(z)
     if not 0 <= sigma <= 1:
@@ -147,17 +118,9 @@ def renoised_sigma(sigma: float, z: float) -> float:
 def split_steps(total: int, weights: Sequence[float]) -> tuple[int, ...]:
     """Divide `total` steps over the stages in the proportion of `weights`, by largest remainder.
 
-    Every stage gets at least one step. Of two equal remainders the earlier stage's is served first.
-
-    Args:
-        total: number of steps, at least one per stage.
-        weights: one positive number per stage, e.g. the step counts of a preset.
-
-    Returns:
-        One integer per stage; they sum to `total`.
-
-    Raises:
-        ValueError: for a total that is no integer or too small, or weights that are not positive.
+    Every stage gets at least one step. Of two equal remainders the earlier stage's is served first. weights: a positive
+    number for each stage, such as the step counts of a preset. Raises ValueError for a total that is no integer, or too
+    small for one step each.
     """
     total = _checked_count("total", total)
     if len(weights) == 0:

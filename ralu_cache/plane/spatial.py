@@ -67,7 +67,7 @@ class SpatialMethod(Protocol):
     def overrides(self, num_inference_steps: int) -> str | None: ...
 
 
-@renamed(frame="positions")
+@renamed("frame", "positions")
 @dataclass(frozen=True)
 class RALU:
     """Region-adaptive latent upsampling (arXiv 2507.08422): coarse steps, then refined regions, then everything.

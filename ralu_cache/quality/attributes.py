@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ralu_cache.quality.base import MetricInfo, Pictures
+from ralu_cache.quality.base import MetricInfo, Pictures, Reading
 from ralu_cache.quality.classifier import classify
 from ralu_cache.quality.scene_prompts import ATTRIBUTES, Statement, read_prompt
 
@@ -53,54 +53,41 @@ def attribute_shares(
     ]
 
 
-class AttributeAccuracy:
-    """A `Metric`: percent of the stated attributes that a picture shows, every attribute counting the same.
+def attribute_accuracy(pictures: Pictures, prompts: Sequence[str]) -> list[float]:
+    """Percent of the stated attributes that each picture shows, every attribute counting the same.
 
     What the prompt leaves to chance does not count. The classifier errs too: `classifier.json` beside its weights
     holds its accuracy on real renders, the most that this metric can reach.
     """
-
-    name = "attributes"
-    info = MetricInfo("attribute accuracy", "%")
-    reference = False
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        return [100 * float(np.mean(list(shares.values()))) for shares in attribute_shares(pictures, prompts)]
+    return [100 * float(np.mean(list(shares.values()))) for shares in attribute_shares(pictures, prompts)]
 
 
-class SceneAccuracy:
-    """A `Metric`: 100 for a picture that shows all of what its prompt states, else 0; stricter than their mean."""
-
-    name = "scenes"
-    info = MetricInfo("scenes wholly right", "%")
-    reference = False
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        return [100.0 * (min(shares.values()) == 1) for shares in attribute_shares(pictures, prompts)]
+def scene_accuracy(pictures: Pictures, prompts: Sequence[str]) -> list[float]:
+    """100 for a picture that shows all of what its prompt states, else 0; stricter than their mean."""
+    return [100.0 * (min(shares.values()) == 1) for shares in attribute_shares(pictures, prompts)]
 
 
-class StatedProbability:
-    """A `Metric`: mean probability, in percent, that the classifier gives to the attributes that the prompt states.
+def probability_of_the_stated(pictures: Pictures, prompts: Sequence[str]) -> list[float]:
+    """Mean probability, in percent, that the classifier gives to the attributes that the prompt states.
 
-    Smooth where `AttributeAccuracy` counts: a shape that only just reads is worth less than one that surely does.
+    Smooth where `attribute_accuracy` counts: a shape that only just reads is worth less than one that surely does.
     """
-
-    name = "probability"
-    info = MetricInfo("probability of the stated", "%")
-    reference = False
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        each = attribute_shares(pictures, prompts, stated_probability)
-        return [100 * float(np.mean(list(probabilities.values()))) for probabilities in each]
+    each = attribute_shares(pictures, prompts, stated_probability)
+    return [100 * float(np.mean(list(probabilities.values()))) for probabilities in each]
 
 
-class ShapeAccuracy:
-    """A `Metric`: percent of the one or two stated shapes that a picture shows; what few steps break first."""
+def shape_accuracy(pictures: Pictures, prompts: Sequence[str]) -> list[float]:
+    """Percent of the one or two stated shapes that a picture shows; what few steps break first."""
+    each = attribute_shares(pictures, prompts)
+    return [100 * float(np.mean([shares[name] for name in SHAPES if name in shares])) for shares in each]
 
-    name = "shapes"
-    info = MetricInfo("shapes right", "%")
-    reference = False
 
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        each = attribute_shares(pictures, prompts)
-        return [100 * float(np.mean([shares[name] for name in SHAPES if name in shares])) for shares in each]
+ATTRIBUTES_SHOWN = Reading("attributes", MetricInfo("attribute accuracy", "%"), attribute_accuracy)
+PROBABILITY = Reading("probability", MetricInfo("probability of the stated", "%"), probability_of_the_stated)
+SCENE_METRICS = (
+    ATTRIBUTES_SHOWN,
+    Reading("scenes", MetricInfo("scenes wholly right", "%"), scene_accuracy),
+    PROBABILITY,
+    Reading("shapes", MetricInfo("shapes right", "%"), shape_accuracy),
+)
+"""What can be asked of pictures whose prompts are scenes of the embedded model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +52,33 @@ class SetMetric(Protocol):
 
     def value(self, features: NDArray[np.float32]) -> float:
         """(N, F) of all pictures -> the set's value."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A `Metric` of pictures and their references, both (B, Y, X, 3); values above `ceiling` are cut to it."""
+
+    name: str
+    info: MetricInfo
+    measure: Callable[[Pictures, Pictures], list[float]]
+    ceiling: float = float("inf")
+    reference: bool = True
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        return [min(value, self.ceiling) for value in self.measure(*check_pairs(pictures, references))]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A `Metric` of pictures (B, Y, X, 3) and their prompts alone."""
+
+    name: str
+    info: MetricInfo
+    measure: Callable[[Pictures, Sequence[str]], list[float]]
+    reference: bool = False
+
+    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
+        return self.measure(pictures, prompts)
 
 
 def check_pictures(pictures: ArrayLike) -> Pictures:

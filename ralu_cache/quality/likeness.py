@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import torch
 from numpy.typing import ArrayLike
 
-from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs
+from ralu_cache.quality.base import Likeness, MetricInfo, check_pairs
 
 try:
     from torchmetrics.functional.image import (
@@ -67,20 +64,6 @@ def ms_ssim(pictures: ArrayLike, references: ArrayLike) -> list[float]:
         normalize="relu",
     )
     return _each(values)
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """A `Metric` of the pictures and their references; values above `ceiling` are cut to it."""
-
-    name: str
-    info: MetricInfo
-    measure: Callable[[ArrayLike, ArrayLike], list[float]]
-    ceiling: float = float("inf")
-    reference: bool = True
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        return [min(value, self.ceiling) for value in self.measure(*check_pairs(pictures, references))]
 
 
 LIKENESS = (

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs
+from ralu_cache.quality.base import Likeness, MetricInfo, Pictures, check_pairs
 from ralu_cache.quality.frechet import Gaussian, frechet_distance
 from ralu_cache.quality.lite0 import HEAD, load_lite0, see
 
@@ -33,21 +33,11 @@ def perceptual_distance(pictures: ArrayLike, references: ArrayLike) -> list[floa
     return values
 
 
-class PerceptualDistance:
-    """A `Metric`: 1000 times `perceptual_distance` to the references."""
-
-    name = "perceptual"
+def load_perceptual(device: str) -> Likeness:
+    """1000 times `perceptual_distance`, on the CPU whatever `device`. Raises MissingError without the weights."""
+    load_lite0()
     info = MetricInfo("perceptual distance", "‰", higher=False)
-    reference = True
-
-    @classmethod
-    def load(cls, device: str) -> PerceptualDistance:
-        """Raises MissingError without the weights' package. It runs on the CPU, whatever the device."""
-        load_lite0()
-        return cls()
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        return [1000 * value for value in perceptual_distance(*check_pairs(pictures, references))]
+    return Likeness("perceptual", info, lambda a, b: [1000 * value for value in perceptual_distance(a, b)])
 
 
 class ImageFrechet:

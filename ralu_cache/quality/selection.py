@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ralu_cache.quality.attributes import AttributeAccuracy, SceneAccuracy, ShapeAccuracy, StatedProbability
+from ralu_cache.quality.attributes import SCENE_METRICS
 from ralu_cache.quality.base import Metric, SetMetric
 from ralu_cache.quality.frechet import FrechetDistance
 from ralu_cache.quality.likeness import LIKENESS
-from ralu_cache.quality.perceptual import PerceptualDistance
+from ralu_cache.quality.perceptual import load_perceptual
 from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, MissingError
 from ralu_cache.quality.scene_prompts import read_prompt
-from ralu_cache.quality.texture import SpectralDistance
+from ralu_cache.quality.texture import SPECTRUM
 
 _PRETRAINED: Mapping[str, Callable[[str], Metric]] = {
-    "perceptual distance": PerceptualDistance.load,
+    "perceptual distance": load_perceptual,
     "CLIP score": ClipScore.load,
     "ImageReward": ImageReward.load,
     "LPIPS": Lpips.load,
@@ -29,7 +29,7 @@ def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metri
     weights are on this machine: nothing is downloaded. device: where the metrics with downloaded weights run. Raises
     ImportError without torchmetrics.
     """
-    metrics: list[Metric] = [*LIKENESS, SpectralDistance()]
+    metrics: list[Metric] = [*LIKENESS, SPECTRUM]
     sets: list[SetMetric] = []
     notices = []
     try:
@@ -38,7 +38,7 @@ def metrics_for(prompts: Iterable[str], device: str = "cpu") -> tuple[list[Metri
     except ValueError:
         notices.append(f"attribute accuracy and Fréchet distance are left out: {prompt!r} is not a tiny-flux scene")
     else:
-        metrics += [AttributeAccuracy(), SceneAccuracy(), StatedProbability(), ShapeAccuracy()]
+        metrics += SCENE_METRICS
         sets.append(FrechetDistance())
     for label, load in _PRETRAINED.items():
         try:

@@ -5,12 +5,10 @@ Few steps and coarse ones blur edges and break fine stripes up, which classifier
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ralu_cache.quality.base import MetricInfo, Pictures, check_pairs, check_pictures
+from ralu_cache.quality.base import Likeness, MetricInfo, check_pairs, check_pictures
 
 BANDS = 12
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
@@ -65,23 +63,4 @@ def fine_power(pictures: ArrayLike, references: ArrayLike) -> list[float]:
     return values
 
 
-class Sharpness:
-    """A `Metric`: `mean_gradient` in thousandths. More is sharper, which is good up to the full run's value only."""
-
-    name = "sharpness"
-    info = MetricInfo("mean gradient", "‰")
-    reference = False
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        return [1000 * value for value in mean_gradient(pictures)]
-
-
-class SpectralDistance:
-    """A `Metric`: `spectral_distance` to the references."""
-
-    name = "spectrum"
-    info = MetricInfo("spectral distance", "dB", higher=False)
-    reference = True
-
-    def __call__(self, pictures: Pictures, references: Pictures | None, prompts: Sequence[str]) -> list[float]:
-        return spectral_distance(*check_pairs(pictures, references))
+SPECTRUM = Likeness("spectrum", MetricInfo("spectral distance", "dB", higher=False), spectral_distance)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ralu_cache.report.record import RunRecord, StepRecord, stage_kind
+from ralu_cache.report.record import RunRecord, stage_kind
+from ralu_cache.report.steps import StepRecord
 
 BAR = 36  # pixels, of a step that computes all tokens
 

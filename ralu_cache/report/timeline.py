@@ -25,7 +25,8 @@ from ralu_cache.report.figures import (
     plain,
     save,
 )
-from ralu_cache.report.record import BranchRecord, RunRecord, StepRecord
+from ralu_cache.report.record import RunRecord
+from ralu_cache.report.steps import BranchRecord, StepRecord
 from ralu_cache.report.text import gain
 
 ROWS = "recomputed rows"

@@ -18,7 +18,8 @@ from ralu_cache.report.figures import (
     as_pictures,
     save,
 )
-from ralu_cache.report.record import RegionMask, RunRecord, StageRecord, StepRecord
+from ralu_cache.report.record import RegionMask, RunRecord, StageRecord
+from ralu_cache.report.steps import StepRecord
 from ralu_cache.report.timeline import ROWS, WORK, work
 
 PICTURE = 2.5  # inches of a stage's picture

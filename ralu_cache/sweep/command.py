@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ralu_cache.demo import DEMO
+from ralu_cache.demo_plans import DEMO
 from ralu_cache.generate import Request, call_arguments, device_of, load, makes_videos
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.base import Metric, MetricInfo, SetMetric

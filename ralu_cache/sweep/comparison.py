@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ralu_cache.report.record import StepRecord
 from ralu_cache.report.report import Report
+from ralu_cache.report.steps import StepRecord
 from ralu_cache.report.table import Table
 from ralu_cache.report.text import readable_flops
 from ralu_cache.report.videos import as_frames

@@ -34,14 +34,9 @@ OTHERS = ("steps", "peer")
 
 def numbers(summary: Summary) -> dict[tuple[str, int], int]:
     """1, 2, ... for every (method, steps) but the full run, from slow to fast; all sizes of one share its number."""
-    rows = sorted((row for row in summary.rows if row.family != "full"), key=_speed)
-    keys = dict.fromkeys(number_key(row) for row in rows)
+    keys = dict.fromkeys(number_key(row) for row in summary.by_speed if row.family != "full")
     return {key: number for number, key in enumerate(keys, 1)}
 
 
 def number_key(row: Row) -> tuple[str, int]:
     return row.setting.method, row.setting.steps
-
-
-def _speed(row: Row) -> tuple[bool, float]:
-    return row.speedup != row.speedup, row.speedup  # nan last

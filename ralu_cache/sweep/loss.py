@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 from ralu_cache.sweep.groups import LOOKS
-from ralu_cache.sweep.recommend import at_size, default_metric
 from ralu_cache.sweep.summary import Row, Summary
 
 DROP = 2.0
@@ -24,7 +23,7 @@ def fastest_within(
     """
     if not drop >= 0:
         raise ValueError(f"drop must be a number of at least 0, got {drop!r}")
-    rows = [row for row in at_size(summary, size).rows if row.comparable and metric in row.quality]
+    rows = [row for row in summary.at_size(size).rows if row.comparable and metric in row.quality]
     full = next((row for row in rows if row.family == "full"), None)
     if full is None:
         return None
@@ -50,5 +49,5 @@ def loss_metric(summary: Summary) -> str | None:
     """The metric by which a loss against the full run makes sense: the default one, unless it is a likeness to it."""
     if not summary.header.metrics:
         return None
-    name = default_metric(summary)
+    name = summary.main_metric
     return None if summary.compares_with_full(name) else name

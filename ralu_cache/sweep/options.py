@@ -72,7 +72,7 @@ def add_recommend(parser: argparse.ArgumentParser) -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-    from ralu_cache.sweep.recommend_command import run
+    from ralu_cache.sweep.recommend import run
 
     run(args)
 

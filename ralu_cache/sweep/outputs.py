@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ralu_cache.sweep.page import page
+from ralu_cache.sweep.pictures import save_strip, strips
 from ralu_cache.sweep.records import read_results
-from ralu_cache.sweep.strips import save_strip, strips
 from ralu_cache.sweep.summary import Summary, summarise
 from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
 

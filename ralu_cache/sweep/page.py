@@ -13,8 +13,7 @@ from jinja2 import Environment
 from ralu_cache.report.table import Table
 from ralu_cache.sweep import tables
 from ralu_cache.sweep.groups import LOOKS, number_key, numbers
-from ralu_cache.sweep.recommend import at_size, default_metric
-from ralu_cache.sweep.strips import Strip
+from ralu_cache.sweep.pictures import Strip
 from ralu_cache.sweep.summary import Summary
 
 NO_PLOTS = "Plots need matplotlib: pip install 'ralu-cache[plot]', then run the same command again"
@@ -28,7 +27,7 @@ HOW_TO_READ = (
 def page(summary: Summary, shown: Sequence[Strip], plots: Sequence[str] | None) -> str:
     """The page as text. shown: see `strips`. plots: SVG texts; None without matplotlib, which the page then says."""
     told, table = numbers(summary), tables.settings_table(summary)
-    rows = zip(tables.by_speed(summary), table.rows, strict=True)
+    rows = zip(summary.by_speed, table.rows, strict=True)
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("ralu_cache.sweep").joinpath("page.html.j2").read_text()
     )
@@ -63,10 +62,10 @@ def _fronts(summary: Summary) -> list[tuple[str, Table]]:
     """For each size, its title (none if it is the only one) and the front of the metric that matters most."""
     if not summary.header.metrics:
         return []
-    name = default_metric(summary)
+    name = summary.main_metric
     info, found = summary.header.metrics[name], []
     for height, width in summary.sizes:
-        alone = at_size(summary, (height, width))
+        alone = summary.at_size((height, width))
         rows = [
             (tables.times(row.speedup), alone.label(row), tables.quality_text(row.quality[name], info))
             for row in alone.front(name) if row.family != "full"

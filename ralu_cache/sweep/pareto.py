@@ -22,7 +22,6 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from ralu_cache.sweep.groups import LOOKS, OTHERS, OURS, Look, number_key, numbers
-from ralu_cache.sweep.recommend import at_size
 from ralu_cache.sweep.summary import Row, Summary
 from ralu_cache.sweep.tables import quality_text, times
 
@@ -58,11 +57,9 @@ def panels(summary: Summary) -> list[Panel]:
 
 
 def drawn(summary: Summary, panel: Panel) -> list[Row]:
-    """The panel's rows by speed; without the full run where the metric compares with it."""
+    """The panel's rows by speed, see `Summary.judged`; those without a time have no place in it."""
     size, name = panel
-    rows = [row for row in at_size(summary, size).rows if name in row.quality and not math.isnan(row.speedup)]
-    rows = [row for row in rows if row.family != "full" or not summary.compares_with_full(name)]
-    return sorted(rows, key=lambda row: row.speedup)
+    return [row for row in summary.at_size(size).judged(name) if not math.isnan(row.speedup)]
 
 
 def draw_panels(summary: Summary) -> dict[Panel, Figure]:
@@ -126,7 +123,7 @@ def sign_svg(family: str) -> str:
 
 def _draw(axes: Axes, summary: Summary, panel: Panel) -> None:
     size, name = panel
-    alone, rows = at_size(summary, size), drawn(summary, panel)
+    alone, rows = summary.at_size(size), drawn(summary, panel)
     info = summary.header.metrics[name]
     axes.set_title(_title(summary, panel), loc="left")
     axes.set_xlabel("times faster than the full run")
@@ -154,7 +151,7 @@ def _draw(axes: Axes, summary: Summary, panel: Panel) -> None:
 def _number(axes: Axes, summary: Summary, panel: Panel) -> None:
     """The settings' numbers beside the points of finished axes, moved apart; bold on the front of all."""
     (size, name), told = panel, numbers(summary)
-    front = at_size(summary, size).front(name)
+    front = summary.at_size(size).front(name)
     named = [row for row in drawn(summary, panel) if row.family != "full"]
     points = np.array([(row.speedup, row.quality[name].mean) for row in named])
     texts = [

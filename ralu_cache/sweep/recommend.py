@@ -1,42 +1,63 @@
-"""Which setting of a sweep to use: the fastest that keeps a quality, or the best at a speed."""
+"""`ralu-cache recommend`: which setting of a sweep to use, the fastest that keeps a quality, or the best at a speed."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ralu_cache.sweep.groups import OURS
 from ralu_cache.sweep.methods import Method, parse_method
-from ralu_cache.sweep.recommended import Entry
+from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.summary import Row, Summary, steps_asked
+from ralu_cache.sweep.tables import quality_text, speed
 
-AVAILABLE = ("full", "steps", "spatial", "temporal", "guidance", "solver", "combined")  # to be had by `accelerate`
+AVAILABLE = ("full", "steps", *OURS)  # to be had by `accelerate`
 ALL = (*AVAILABLE, "peer")
 
 
-def default_metric(summary: Summary) -> str:
-    """Attribute accuracy if it was measured, else PSNR, else the first metric. Raises ValueError without any."""
-    names = list(summary.header.metrics)
-    if not names:
-        raise ValueError("the results hold no quality metric")
-    return next((name for name in names if "attribute" in name), "psnr" if "psnr" in names else names[0])
+@dataclass(frozen=True)
+class Entry:
+    """A measured setting: `accelerate`'s arguments, how many times faster they are, and where that was measured.
 
-
-def at_size(summary: Summary, size: tuple[int, int] | None) -> Summary:
-    """The rows of one (height, width) alone; None if there is only one.
-
-    Raises ValueError, naming the sizes, for a size that was not measured, and for none where several were.
+    steps: the `num_inference_steps` of the call; a spatial plan brings its own.
     """
-    measured = ", ".join(f"{width}x{height}" for height, width in summary.sizes)
-    if size is None and len(summary.sizes) > 1:
-        raise ValueError(f"the results hold several sizes, choose one with --size: {measured}")
-    if size is not None and size not in summary.sizes:
-        raise ValueError(f"nothing was measured at {size[1]}x{size[0]}; measured: {measured}")
-    rows = (row for row in summary.rows if size in (None, row.setting.size))
-    return replace(summary, rows=tuple(rows))
+
+    speedup: float
+    spatial: str | None
+    temporal: str | None
+    measured: str
+    steps: int
+    guidance: str | None = None
+    solver: str | None = None
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the setting, its figures, how to use it, and what is better here but not this library's.
+
+    Raises ValueError, naming the nearest, if nothing fits.
+    """
+    summary = load_summary(args.results).at_size(None if args.size is None else _size(args.size))
+    row, nearest = _choose(summary, args, AVAILABLE)
+    best, _ = _choose(summary, args, ALL)
+    shown = row or nearest
+    if shown is None:
+        raise ValueError(f"{args.results} holds no setting that was both timed and judged")
+    note = ""
+    if best is not None and best is not row:
+        better = "fits" if row is None else "is faster here" if args.min_quality else "is better here"
+        note = f"note: {summary.label(best)}, which is not this library's, {better}: {_figures(summary, best)}"
+    about = f"{summary.label(shown)}: {_figures(summary, shown)}"
+    if row is None:
+        raise ValueError(f"nothing measured fits; nearest is {about}{f'; {note}' if note else ''}")
+    print("\n\n".join(part for part in (about, usage(row.setting), note) if part))
+    if args.save:
+        header, size = summary.header, f"{row.setting.width}x{row.setting.height} px"
+        save(args.save, row, f"{header.model}, {size}, {header.full_steps} steps, {header.hardware}")
 
 
 def fastest(
@@ -112,3 +133,31 @@ def _candidates(summary: Summary, families: Collection[str]) -> list[Row]:
 def _check_metric(summary: Summary, name: str) -> None:
     if name not in summary.header.metrics:
         raise ValueError(f"unknown metric {name!r}; measured: {', '.join(summary.header.metrics)}")
+
+
+def _choose(summary: Summary, args: argparse.Namespace, families: Collection[str]) -> tuple[Row | None, Row | None]:
+    if args.min_quality:
+        return fastest(summary, dict(_bound(text) for text in args.min_quality), families)
+    return best_at(summary, args.speedup, args.metric or summary.main_metric, families)
+
+
+def _figures(summary: Summary, row: Row) -> str:
+    metrics = summary.header.metrics
+    quality = [f"{metrics[name].label} {quality_text(value, metrics[name])}" for name, value in row.quality.items()]
+    return f"{speed(row)} faster; {', '.join(quality)}"
+
+
+def _bound(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--min-quality takes METRIC=VALUE such as psnr=30, got {text!r}") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT", as the tables write it."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--size takes WIDTHxHEIGHT in pixels such as 1024x768, got {text!r}")
+    return int(height), int(width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -70,6 +70,36 @@ class Summary:
         """(height, width) in pixels."""
         return list(dict.fromkeys(row.setting.size for row in self.rows))
 
+    def at_size(self, size: tuple[int, int] | None) -> Summary:
+        """The rows of one (height, width) alone; None if there is only one.
+
+        Raises ValueError, naming the sizes, for a size that was not measured, and for none where several were.
+        """
+        measured = ", ".join(f"{width}x{height}" for height, width in self.sizes)
+        if size is None and len(self.sizes) > 1:
+            raise ValueError(f"the results hold several sizes, choose one with --size: {measured}")
+        if size is not None and size not in self.sizes:
+            raise ValueError(f"nothing was measured at {size[1]}x{size[0]}; measured: {measured}")
+        return replace(self, rows=tuple(row for row in self.rows if size in (None, row.setting.size)))
+
+    @property
+    def by_speed(self) -> list[Row]:
+        """The rows from slow to fast; those without a time last."""
+        return sorted(self.rows, key=lambda row: (math.isnan(row.speedup), row.speedup))
+
+    def judged(self, metric: str) -> list[Row]:
+        """The rows that have the metric, by speed; the full run too, save where it would be compared with itself."""
+        alike = self.compares_with_full(metric)
+        return [row for row in self.by_speed if metric in row.quality and not (alike and row.family == "full")]
+
+    @property
+    def main_metric(self) -> str:
+        """Attribute accuracy if it was measured, else PSNR, else the first metric. Raises ValueError without any."""
+        names = list(self.header.metrics)
+        if not names:
+            raise ValueError("the results hold no quality metric")
+        return next((name for name in names if "attribute" in name), "psnr" if "psnr" in names else names[0])
+
     def sign(self, metric: str) -> int:
         """1 where more is better, else -1."""
         return 1 if self.header.metrics[metric].higher else -1
@@ -105,13 +135,11 @@ class Summary:
     def front(self, metric: str, families: Collection[str] | None = None) -> list[Row]:
         """The rows of each size that no other is both as fast and as good as; by speed.
 
-        families: only rows of these, None for all. The full run counts, save for a likeness to itself.
+        families: only rows of these, None for all. See `judged` for when the full run counts.
         """
-        best = []
+        best, chosen = [], [row for row in self.judged(metric) if families is None or row.family in families]
         for size in self.sizes:
-            rows = [row for row in self.rows if row.setting.size == size and row.comparable]
-            rows = [row for row in rows if metric in row.quality and (families is None or row.family in families)]
-            rows = [row for row in rows if row.family != "full" or not self.compares_with_full(metric)]
+            rows = [row for row in chosen if row.setting.size == size and row.comparable]
             best += [rows[index] for index in pareto_front([(row.speedup, self.score(row, metric)) for row in rows])]
         return sorted(best, key=lambda row: row.speedup)
 

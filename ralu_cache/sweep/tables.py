@@ -74,22 +74,17 @@ def markdown_table(summary: Summary) -> str:
 
 
 def settings_table(summary: Summary) -> Table:
-    """A row for each of `by_speed`; bold what is on a metric's front."""
+    """A row for each setting, by speed; bold what is on a metric's front."""
     metrics = summary.header.metrics
     fronts = {name: summary.front(name) for name in metrics}
     titles = ["method", "steps", "faster", "fewer FLOPs"]
     titles += [f"{info.label} {'↑' if info.higher else '↓'}" for info in metrics.values()]
     rows = []
-    for row in by_speed(summary):
+    for row in summary.by_speed:
         cells = [summary.label(row) + partial(row), str(steps_asked(row.setting)), speed(row), times(row.flop_ratio)]
         texts = {name: quality_text(row.quality.get(name), info) for name, info in metrics.items()}
         rows.append([*cells, *(Bold(text) if row in fronts[name] else text for name, text in texts.items())])
     return Table(titles, rows)
-
-
-def by_speed(summary: Summary) -> list[Row]:
-    """The rows from slow to fast; those without a time last."""
-    return sorted(summary.rows, key=lambda row: (math.isnan(row.speedup), row.speedup))
 
 
 def loss_title(summary: Summary) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ralu_cache.quality.attributes import AttributeAccuracy, StatedProbability
+from ralu_cache.quality.attributes import ATTRIBUTES_SHOWN, PROBABILITY
 from ralu_cache.quality.base import Metric, MetricInfo, Pictures
 from ralu_cache.quality.likeness import LIKENESS
-from ralu_cache.quality.perceptual import PerceptualDistance
+from ralu_cache.quality.perceptual import load_perceptual
 from ralu_cache.quality.pretrained import ClipScore, ImageReward, MissingError
 from ralu_cache.quality.scene_prompts import read_prompt
 
@@ -20,12 +20,12 @@ DEFAULT = "perceptual"
 """Of the measures that work on any model, the one that agreed best with what is drawn under strong guidance
 (`benchmarks/results/regime/measures.md`)."""
 _KNOWN: Mapping[str, Callable[[str], Metric]] = {
-    "perceptual": PerceptualDistance.load,
+    "perceptual": load_perceptual,
     "psnr": lambda device: next(metric for metric in LIKENESS if metric.name == "psnr"),
     "clip": ClipScore.load,
     "image-reward": ImageReward.load,
-    "attributes": lambda device: AttributeAccuracy(),
-    "probability": lambda device: StatedProbability(),
+    "attributes": lambda device: ATTRIBUTES_SHOWN,
+    "probability": lambda device: PROBABILITY,
 }
 SCENES = ("attributes", "probability")  # judge what the embedded models' prompts state
 QUALITIES = (*_KNOWN, "package.module:function")

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from ralu_cache.demo import demo_prompts
+from ralu_cache.demo_plans import demo_prompts
 from ralu_cache.generate import Request, call_arguments, load
 from ralu_cache.sweep.grid import grid_from
 from ralu_cache.temporal.coefficients import model_folder, profile_name
