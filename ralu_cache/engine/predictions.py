@@ -175,6 +175,13 @@ class Prediction:
         else:
             self.known = self.known.transfer(layout, renoise, changed)
 
+    def forget(self) -> None:
+        """Another denoiser is called from now on: forecasts begin anew. What a solver steps on goes on, as in stock."""
+        if self.solver is None:
+            self.known = None
+            if self.chooser is not None:
+                self.chooser.moved()
+
     def pick(self, rows: Sequence[int], layout: TokenLayout) -> None:
         """Go on with some of the samples alone, under a layout that has theirs."""
         if self.known is not None:
