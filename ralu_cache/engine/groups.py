@@ -166,7 +166,7 @@ class Groups:
                 "use a policy that reuses the residual of all blocks (teacache, seacache, taylorseer), or "
                 "torch.no_grad()"
             )
-        branch.record(group, state.stack.take(), pending.run.situation())
+        branch.record(group, state.stack.take(), pending.run.situation(branch.policy))
 
 
 def other_half_first(rows: Tensor) -> Tensor:
