@@ -5,9 +5,9 @@
 cosmic-ray's operators make the changes, one at one place; of each file a sample is tried, in a copy of the project,
 with those tests that execute the changed statement, the quickest first, until one fails. They are of the rooms' own
 files of tests: those that bear the name of a module, or import one and draw no pictures (three that do count as the
-rooms' own), less the slow ones; what they execute is recorded first. All files have a change each before one has a second. Stopped, or out of time, it goes on
-where it was: what was found and recorded lies in out/mutation/. What survived is tried again once the tests have
-changed.
+rooms' own), less the slow ones; what they execute is recorded first. All files have a change each before one has a
+second. Stopped, or out of time, it goes on where it was: what was found and recorded lies in out/mutation/. What
+survived is tried again once the tests have changed.
 """
 
 from __future__ import annotations
