@@ -163,7 +163,7 @@ def test_the_progress_bar_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_guidance_is_a_part_of_a_demo(tmp_path: Path) -> None:
     methods = ("ralu-7x+taylorseer:2+guidance=early",)
-    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods)
+    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods, steps=8)
     rows = run_demo(plan, tmp_path)["methods"]
     assert list(rows)[:3] == ["full", "ralu-7x+guidance=early", *methods]
     guided, both = (rows[name] for name in list(rows)[1:3])
