@@ -5,9 +5,9 @@
 cosmic-ray's operators make the changes, one at one place; of each file a sample is tried, in a copy of the project,
 with those tests that execute the changed statement, the quickest first, until one fails. They are of the rooms' own
 files of tests: those that bear the name of a module, or import one and draw no pictures (three that do count as the
-rooms' own), less the slow ones; what they execute is recorded first. All files have a change each before one has a second. Stopped, or out of time, it goes on
-where it was: what was found and recorded lies in out/mutation/. What survived is tried again once the tests have
-changed.
+rooms' own), less the slow ones; what they execute is recorded first. All files have a change each before one has a
+second. Stopped, or out of time, it goes on where it was: what was found and recorded lies in out/mutation/. What
+survived is tried again once the tests have changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the models are tiny
 
-    from benchmarks.mutation.changes import changes, sample
+    from benchmarks.mutation.changes import Places
     from benchmarks.mutation.page import page
 
     files = sorted(
@@ -54,11 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if unknown := set(options.only or ()).difference(files):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(files)}")
-    every = {file: list(changes(ROOT, file)) for file in options.only or files}
-    drawn = {file: sample(found, options.each or len(found)) for file, found in every.items() if found}
+    places = {file: found for file in options.only or files if len(found := Places(ROOT, file))}
+    drawn = {file: list(islice(found.changes(), options.each or None)) for file, found in places.items()}
     known = read(options.store / "found.jsonl")
     try_all(drawn, tests_of(ROOT, files), known, options.store, time.monotonic() + 60 * options.minutes)
-    text = page(every, drawn, known)
+    text = page({file: len(found) for file, found in places.items()}, drawn, known)
     if options.only is None:
         options.out.write_text(text)
         print(f"wrote {options.out}")
