@@ -109,7 +109,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--max-loss", type=float, help="the fastest tuned setting that loses at most so much")
     add("--profile", metavar="FILE.json", help="of ralu-cache tune; alone: the setting that it chose")
     add(
-        "--temporal", default="none", metavar="NAME[:VALUE]", help="seacache:0.3, forecast:3, ...; default: %(default)s"
+        "--temporal", default="none", metavar="NAME[:VALUE]",
+        help="seacache:0.3, forecast:3, ...; of two denoisers 'high=seacache:0.3;low=taylorseer:3' (%(default)s)",
     )
     add(
         "--guidance", default="none", metavar="early[:T]", help="guide only in the stages that aren't fine, or until T"

@@ -36,10 +36,9 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
     composition.png: stages and caching of the cached ones. A picture for which there are no such runs is left out.
     Of videos grid.png and regions.png show a frame for each latent one, videos.gif them all.
 
-    Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
+    Returns what report.json holds.
     """
     from ralu_cache.quality.likeness import psnr, ssim
-    from ralu_cache.report import figures  # noqa: F401  (what is missing should not cost a run)
 
     folder = Path(out)
     trials = measure(plan, plan.load())

@@ -38,7 +38,7 @@ from tests.pipelines_ltx import ltx_videos, make_ltx_pipeline
 from tests.pipelines_qwen import make_qwen_pipeline, qwen_pictures
 from tests.pipelines_z_image import make_z_image_pipeline, z_image_pictures
 from tests.test_caching import Scripted
-from tests.wan_pipelines import make_wan_pipeline, videos
+from tests.wan_pipelines import make_unipc_pipeline, make_wan_pipeline, videos
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,10 @@ LATER = [
     Family(
         "hunyuan", make_hunyuan_pipeline, hunyuan_videos, 120,
         guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0},
+    ),
+    Family(
+        "wan-unipc", make_unipc_pipeline, videos, 120,
+        guided={"guidance_scale": 2.5}, unguided={"guidance_scale": 1.0}, regions="canny",
     ),
     Family(
         "ltx", make_ltx_pipeline, ltx_videos, 72,

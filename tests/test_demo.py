@@ -19,9 +19,6 @@ from ralu_cache.report.videos import BETWEEN, LABEL
 from ralu_cache.sweep.comparison import Trial, comparison_row, describe_hardware, markdown_table
 from ralu_cache.sweep.methods import parse_method
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("torchmetrics")
-
 SMALL = replace(
     DEMO, prompts=DEMO.prompts[:2], methods=("ralu-7x+taylorseer:2", "+seacache:0.3"), size=64, steps=14, repeats=1
 )

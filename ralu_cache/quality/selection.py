@@ -26,7 +26,7 @@ def metrics_for(prompts: Iterable[str]) -> tuple[list[Metric], list[SetMetric], 
 
     PSNR, SSIM, MS-SSIM and spectral distance always; what attributes are shown and the Fréchet distance if every prompt
     is one of the embedded model's scenes; perceptual distance, CLIP score, ImageReward and LPIPS if their packages and
-    weights are on this machine: nothing is downloaded. All run on the CPU. Raises ImportError without torchmetrics.
+    weights are on this machine: nothing is downloaded. All run on the CPU.
     """
     metrics: list[Metric] = [*LIKENESS, SPECTRUM]
     sets: list[SetMetric] = []
