@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutation.__main__ import tests_of
+from benchmarks.mutation.__main__ import rooms_tests
 from benchmarks.mutation.changes import Change, Places
 from benchmarks.mutation.found import Found, append, read, settled
 from benchmarks.mutation.page import page
@@ -54,7 +54,7 @@ def test_the_order_is_random_and_the_same_again(made: list[Change], tmp_path: Pa
     assert found != made and {change.key for change in found} == {change.key for change in made}
 
 
-def test_the_tests_of_some_files(tmp_path: Path) -> None:
+def test_the_rooms_tests_some_files(tmp_path: Path) -> None:
     """Those that bear a file's name, and those that import one and draw no pictures."""
     (tmp_path / "tests").mkdir()
     files = {
@@ -65,11 +65,11 @@ def test_the_tests_of_some_files(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / "tests" / f"{name}.py").write_text(text)
     half, whole = "ralu_cache/room/half.py", "ralu_cache/room/whole.py"
-    assert tests_of(tmp_path, [half]) == ("tests/test_half.py", "tests/test_other.py")
-    assert tests_of(tmp_path, [half, whole]) == (
+    assert rooms_tests(tmp_path, [half]) == ("tests/test_half.py", "tests/test_other.py")
+    assert rooms_tests(tmp_path, [half, whole]) == (
         "tests/test_half.py", "tests/test_other.py", "tests/test_room_whole.py"
     )  # fmt: skip
-    assert tests_of(tmp_path, ["ralu_cache/room/none.py"]) == ()
+    assert rooms_tests(tmp_path, ["ralu_cache/room/none.py"]) == ()
 
 
 def test_what_survived_is_tried_again_once_its_tests_have_changed(made: list[Change], tmp_path: Path) -> None:

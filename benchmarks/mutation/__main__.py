@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     places = {file: found for file in options.only or files if len(found := Places(ROOT, file))}
     drawn = {file: list(islice(found.changes(), options.each or None)) for file, found in places.items()}
     known = read(options.store / "found.jsonl")
-    try_all(drawn, tests_of(ROOT, files), known, options.store, time.monotonic() + 60 * options.minutes)
+    try_all(drawn, rooms_tests(ROOT, files), known, options.store, time.monotonic() + 60 * options.minutes)
     text = page({file: len(found) for file, found in places.items()}, drawn, known)
     if options.only is None:
         options.out.write_text(text)
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def tests_of(root: Path, files: Sequence[str]) -> tuple[str, ...]:
+def rooms_tests(root: Path, files: Sequence[str]) -> tuple[str, ...]:
     """The files of tests that bear the name of one of these files, or import one of them and draw no pictures."""
     modules = {".".join(Path(file).with_suffix("").parts).removesuffix(".__init__") for file in files}
     parts = [module.removeprefix("ralu_cache.").split(".") for module in modules]
