@@ -79,7 +79,10 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
                 bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
             bound.arguments[name] = _told(callback) if name == "callback_on_step_end" else _paused(callback)
         with handle.call(self, **given):
-            return stock_call(*bound.args, **bound.kwargs)
+            result = stock_call(*bound.args, **bound.kwargs)
+            if (call := call_of(self)) is not None:
+                call.check_end()
+            return result
 
     if hasattr(stock_call, "__wrapped__"):
         __call__.__wrapped__ = _accelerated(stock_call.__wrapped__)

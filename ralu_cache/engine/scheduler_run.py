@@ -67,7 +67,8 @@ class SchedulerRun:
         shares = (place.share for place in self._places)
         self.stock = StockSchedule((*shares, 0.0))
         self._times: list[float] = self.full["timesteps"].tolist()
-        low = (setting.boundary or 0.0) * float(scheduler.config.get("num_train_timesteps", 1000))
+        most = float(scheduler.config.get("num_train_timesteps", 1000))
+        low = -math.inf if setting.boundary is None else setting.boundary * most
         self._change = next((place for place, time in enumerate(self._times[: self.count]) if time < low), None)
         self._trail = Trail(setting.forecast.depth)
         self._made: Leap | None = None
