@@ -612,6 +612,26 @@ def test_a_loop_that_leaves_out_a_step_of_its_own() -> None:
         assert torch.equal(pipe(model, model.latents), stock)
 
 
+def test_a_progress_bar_of_the_pipelines_own_kind() -> None:
+    """As Marigold's, which takes what it is called, too."""
+    told: list[tuple[int | None, str | None]] = []
+
+    class Named(LoopPipeline):
+        def progress_bar(self, iterable: Any = None, total: int | None = None, desc: str | None = None) -> Any:
+            told.append((total, desc))
+            return super().progress_bar(iterable, total)
+
+        def __call__(self, model: Any, latents: Tensor) -> Tensor:
+            self.progress_bar(total=STEPS, desc="a fox")
+            return LoopPipeline.__call__(self, model, latents, STEPS)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Named(scheduler), Linear(scheduler, STEPS, "velocity")
+    with accelerate(pipe, temporal=every_third):
+        assert pipe(model, model.latents).isfinite().all()
+    assert told[0] == (STEPS, "a fox")
+
+
 def test_steps_counted_from_the_end() -> None:
     """As TextToVideoZero's `t0` and `t1`, of which no value means nothing."""
 

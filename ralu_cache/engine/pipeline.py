@@ -208,14 +208,17 @@ def _progress_bar(stock: Any) -> property:
     """The pipeline's own progress bar, the class's or what the user put in its place; it counts the run's steps."""
 
     @wraps(stock.progress_bar)
-    def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
-        """As the stock method; within a run it counts the run's steps, however often it is updated."""
+    def progress_bar(self: Any, iterable: Any = None, total: int | None = None, **look: Any) -> Any:
+        """As the stock method; within a run it counts the run's steps, however often it is updated.
+
+        look: what a pipeline's own takes besides (Marigold's `desc` and `leave`).
+        """
         make = vars(self).get("progress_bar") or MethodType(stock.progress_bar, self)
         call = call_of(self)
         run = None if call is None else call.under_way
         if run is None or total is None:
-            return make(iterable, total)
-        bar = make(total=run.total - run.done)
+            return make(iterable, total, **look)
+        bar = make(total=run.total - run.done, **look)
         advance, shown, last, watched = bar.update, run.done, run.total, weakref.ref(call)
 
         def update(n: int = 1) -> None:
