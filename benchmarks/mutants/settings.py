@@ -252,7 +252,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             'index = [*(batch + row for row in asked), *range(batch)] if form == "stack" else asked',
             (
                 GUIDANCE + "test_steps_without_guidance_are_those_of_the_pipeline_given_c_for_both"
-                "[until-sd3-None-False]",
+                "[until-sd3-None-True-(0, 1)]",
             ),
         ),
         Mutant(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ralu_cache.adapters.finding import Finding
-from ralu_cache.adapters.protocols import Adapter, Probed
+from ralu_cache.adapters.protocols import Adapter, Cost, Probed
 from ralu_cache.engine.arguments import coarse_cost_of
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call
@@ -31,6 +31,7 @@ from ralu_cache.engine.steppers import (
     levels_of,
     own_solver,
 )
+from ralu_cache.plane.budget import UNKNOWN
 from ralu_cache.plane.schedule import end_before_zero
 from ralu_cache.plane.spatial import SpatialMethod, Stage
 from ralu_cache.profiles.facts import Facts
@@ -108,9 +109,11 @@ class FamilyAcceleration(Acceleration):
         """What a run of the call is made of."""
         if self._planner is None:
             return self._parts
-        pixels = _geometry(call.pipe, self._denoisers.adapter).pixels
+        adapter = self._denoisers.adapter
+        pixels = _geometry(call.pipe, adapter).pixels
         facts = Facts.of(call.pipe, call.given, len(levels_of(scheduler)) - 1)
-        return self._planner.parts(facts, coarse_cost_of(call, pixels))
+        coarse = coarse_cost_of(call, facts, adapter, pixels) if isinstance(adapter, Cost) else UNKNOWN
+        return self._planner.parts(facts, coarse)
 
     def _run_inside(
         self, call: Call, parts: Parts, sigmas: list[float], shift: Callable[[], float], custom: bool

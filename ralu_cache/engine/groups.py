@@ -19,7 +19,7 @@ from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
 
 
-class Uncounted:
+class Uncounted(Cost):
     """The cost of calls of a family that does not say it."""
 
     def flops(self, call: Mapping[str, Any]) -> float:

@@ -176,16 +176,10 @@ def refined_count(ratio: float, cells: int) -> int:
 def select_top(scores: Tensor, ratio: float, already: Tensor | None = None) -> Tensor:
     """The coarse tokens to refine: per sample the max(1, round(ratio Y X)) with the highest scores.
 
-    Args:
-        scores: (B, Y, X); of equal scores the lower raster index wins, NaN and +-inf count as lowest.
-        ratio: share of tokens, within (0, 1]; 1 selects all.
-        already: (B, Y, X) bool, tokens that are selected whatever their score, and counted.
-
-    Returns:
-        (B, Y, X) bool.
-
-    Raises:
-        ValueError: for a ratio outside (0, 1], shapes that differ, or more tokens in `already` than the ratio allows.
+    scores: (B, Y, X); of equal scores the lower raster index wins, NaN and +-inf count as lowest. ratio: share of
+    tokens, within (0, 1]; 1 selects all. already: (B, Y, X) bool, tokens that are selected whatever their score, and
+    counted. Returns (B, Y, X) bool. Raises ValueError for a ratio outside (0, 1], shapes that differ, or more tokens in
+    `already` than the ratio allows.
     """
     if scores.ndim != 3:
         raise ValueError(f"scores must be (B, Y, X), got {tuple(scores.shape)}")
