@@ -9,7 +9,7 @@ import diffusers
 import torch
 from diffusers import CogView4Transformer2DModel, FlowMatchEulerDiscreteScheduler
 
-from tests.pipelines import make_vae, pictures, stirred
+from tests.pipelines import Maker, make_vae, maker, pictures, random_image, stirred
 
 SIZES = {
     "patch_size": 2,
@@ -37,3 +37,14 @@ def make_cogview4_pipeline(cls: type = diffusers.CogView4Pipeline, in_channels: 
 def cogview4_pictures(samples: Sequence[int], **overrides: Any) -> dict[str, Any]:
     """As `pictures`."""
     return {name: value for name, value in pictures(samples).items() if "pooled" not in name} | overrides
+
+
+def _control() -> Any:
+    """Its transformer's output channels are those of the latents."""
+    return make_cogview4_pipeline(diffusers.CogView4ControlPipeline, 8)
+
+
+PIPELINES: dict[str, Maker] = {
+    "CogView4Pipeline": maker(make_cogview4_pipeline, cogview4_pictures),
+    "CogView4ControlPipeline": maker(_control, cogview4_pictures, control_image=random_image(32, 48)),
+}
