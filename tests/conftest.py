@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -44,6 +45,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture
 def pipe() -> Any:
     return make_pipeline()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which profiles are kept: a new one, not the user's."""
+    monkeypatch.setenv("RALU_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture(autouse=True)

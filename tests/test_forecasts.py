@@ -82,26 +82,22 @@ def test_the_model_is_called_at_computed_steps_alone(family: Family, stages: boo
     assert report.peak_cached_bytes > 0 and "by temporal" in str(report)
 
 
-@each_family
-@BOTH
-@pytest.mark.parametrize(
-    "policy",
-    [
-        Forecast(1), Forecast(tolerance=1e-12), TeaCache(0.0, "identity", reuse="prediction"),
-        SeaCache(0.0, reuse="prediction", transition="inherit"),
-    ],
-    ids=["interval", "tolerance", "teacache", "inherit"],
-)  # fmt: skip
-def test_with_everything_computed_the_run_is_the_one_without_a_policy(
-    family: Family, stages: bool, policy: Any
-) -> None:
-    pipe = family.make()
-    expected = stock(family.name, (0,), True)
+COMPUTING = {
+    "interval": Forecast(1), "tolerance": Forecast(tolerance=1e-12),
+    "teacache": TeaCache(0.0, "identity", reuse="prediction"),
+    "inherit": SeaCache(0.0, reuse="prediction", transition="inherit"),
+}  # fmt: skip
+
+
+@pairwise(family=FAMILIES, policy=COMPUTING, stages=[False, True])
+def test_with_everything_computed_the_run_is_the_one_without_a_policy(family: str, policy: str, stages: bool) -> None:
+    run, pipe = FAMILIES[family].run, FAMILIES[family].make()
+    expected = stock(family, (0,), True)
     if stages:
         with accelerate(pipe, spatial=PLAN):
-            expected = family.run(pipe, guided=True)
-    with accelerate(pipe, **options(policy, stages)):
-        assert torch.equal(family.run(pipe, guided=True), expected)
+            expected = run(pipe, guided=True)
+    with accelerate(pipe, **options(COMPUTING[policy], stages)):
+        assert torch.equal(run(pipe, guided=True), expected)
 
 
 @pairwise(family=FAMILIES, kind=["interval", "solver", *DECIDING], stages=[False, True])
@@ -297,10 +293,8 @@ def test_guidance_that_a_callback_ends_begins_anew(kind: str) -> None:
     assert after.forecast == 0
 
 
-@pytest.mark.parametrize("name", ["sd3", "wan"])
-@BOTH
-@pytest.mark.parametrize("kind", CHANGING)
-def test_a_batch_that_a_callback_shrinks(name: str, stages: bool, kind: str) -> None:
+@pairwise(name=["sd3", "wan"], kind=CHANGING, stages=[False, True])
+def test_a_batch_that_a_callback_shrinks(name: str, kind: str, stages: bool) -> None:
     """What remains is drawn as it would have been alone."""
     family = FAMILIES[name]
     pipe = family.make()

@@ -221,8 +221,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "another cache is not noticed",
             "Diffusers' own cache, switched on later, is refused at the call.",
             "ralu_cache/engine/denoisers.py",
-            "        for transformer in transformers:\n"
-            "            check(transformer, self._family, self._policy, self._reuses)\n",
+            "            check(transformer, self._family, policy, self._reuses)\n",
             "",
             (REFUSED + "test_diffusers_own_cache_enabled_later_is_refused_at_the_call[flux-seacache]",),
         ),

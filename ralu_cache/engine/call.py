@@ -66,6 +66,7 @@ class Call:
         """A run begins, as the pipeline sets its time steps: see `Owner.new_run`. A copy's goes along."""
         own = scheduler is self.scheduler
         if own:
+            self.check_end()
             self._end_run()
             self.stock_timesteps = scheduler.timesteps
         run = self.handle.new_run(self, scheduler, given)
@@ -93,6 +94,18 @@ class Call:
             self.passed = run.passed
         if run.finished:
             self._end_run()
+
+    def check_end(self) -> None:
+        """Raise RuntimeError where the pipeline leaves a run before its last step, though nobody interrupted it: in a
+        loop of fewer steps the one that it always leaves out is another."""
+        run = self.outside
+        if run is None or run.index is None or run.finished or not run.leaves_out:
+            return
+        if not getattr(self.pipe, "_interrupt", False):
+            raise RuntimeError(
+                f"{type(self.pipe).__name__} ended after {run.done} of {run.steps} steps: it leaves out steps of its "
+                f"schedule, so {run.setting.forecast} cannot serve it; disable it"
+            )
 
     def close(self) -> None:
         """End it: whoever still holds the call (a traceback, say) holds nothing of it."""
