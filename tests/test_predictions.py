@@ -180,6 +180,24 @@ def test_the_nodes_of_a_line_stand_apart() -> None:
         chosen([], 0.5)
 
 
+def test_what_was_computed_below_the_level_is_not_read_behind_a_transition() -> None:
+    """A transition leads up again: coarse nodes at 0.9 to 0.7 stand on both sides of the first fine one, at 0.8."""
+    layout, new = TokenLayout.coarse(2, 2, 2, 1), TokenLayout.fine(2, 2, 2, 1)
+    for transition, left in (("keep", [0.8, 0.9]), ("trend", [0.8, 0.7, 0.75, 0.9])):
+        run = predictions_of(Forecast(9, transition=transition, quantity="clean"), None, 2)
+        assert run is not None
+        run.known = history(layout, [0.9, 0.75, 0.7])
+        run.transfer(new, lambda noise: noise, torch.zeros(2, 16, dtype=torch.bool))
+        run.skipped = frozenset({1})  # which has computed nothing behind it yet
+        fine = torch.ones_like(run.known.nodes[0].clean)
+        run.take(fine, torch.zeros_like(fine), 0.8, new, True)
+        assert run.known is not None
+        assert run.known.levels(0) == left and run.known.levels(1) == [0.7, 0.75, 0.9]
+        run.skipped = frozenset()
+        run.take(fine, torch.zeros_like(fine), 0.78, new, True)
+        assert run.known.levels(0) == [0.78, *left][:4], "what is computed since stays"
+
+
 @given(layouts(), st.integers(1, 4), st.integers(1, 7), seeds)
 def test_the_oldest_nodes_go_first(layout: TokenLayout, depth: int, count: int, seed: int) -> None:
     """(h)"""
