@@ -36,10 +36,10 @@ class CallReader:
 
     def begin(self, run: Run, given: Mapping[str, Any]) -> None:
         """The run sees a call, where it is of another batch than the last."""
-        batch = self.latents(given).shape[0]
-        if not run.knows(batch):
+        if not run.knows(batch := self.latents(given).shape[0]):
             grid = run.grid or self.adapter.grid(given)
-            run.begin(grid, batch, lambda: self.adapter.latents(given, grid), self.adapter.frames(given))
+            device = self.latents(given).device
+            run.begin(grid, batch, device, lambda: self.adapter.latents(given, grid), self.adapter.frames(given))
 
     def some(self, given: Mapping[str, Any], rows: Sequence[int]) -> Mapping[str, Any]:
         """The same call on these of its rows alone."""
