@@ -20,6 +20,7 @@ from ralu_cache.adapters.finding import Finding
 from ralu_cache.adapters.sites import Site
 from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
+from ralu_cache.plane.budget import coarse_cost
 from ralu_cache.plane.canvas import TokenLayout
 
 
@@ -54,6 +55,7 @@ class Adapter(Protocol):
     fill: int = 1  # the model pads image tokens to whole multiples of so many
     no_guidance: float = 1.0  # the scale at which their formula gives the prediction with the prompt
     takes: str = "hidden_states"  # the denoiser's argument that holds the latents
+    ranked: bool = False  # its tokens may be divided among ranks, see `ranks.py`
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
     def __init__(self, transformer: Any) -> None: ...
@@ -184,6 +186,10 @@ class Blocks(Protocol):
         """Of a `block_input` the `count` tokens (B, count, d) that the head would be given without the blocks."""
         return entered
 
+    def takes_all(self) -> bool:
+        """True if `head_part` is all that the first block is given."""
+        return True
+
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""
         return dict(call)
@@ -263,3 +269,10 @@ class Cost(Protocol):
     @abstractmethod
     def skipped_flops(self, call: Mapping[str, Any]) -> float:
         """FLOPs of the same call when all blocks are passed over."""
+
+    def coarse_share(self, image: int, words: int, others: int) -> float:
+        """At most what a call on a quarter of so many image tokens costs of one on all.
+
+        words: tokens of the longest text. others: those that other text encoders add, at most.
+        """
+        return coarse_cost(image, words + others)

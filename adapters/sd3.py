@@ -135,6 +135,10 @@ class SD3Adapter(TextImageAdapter):
         embed = module.pos_embed
         return [embed.register_forward_pre_hook(Hook(spare)), embed.register_forward_hook(Hook(embed_tokens))]
 
+    def coarse_share(self, image: int, words: int, others: int) -> float:
+        """See `Cost.coarse_share`; CLIP's tokens stand beside T5's."""
+        return self.counted_share(image, words + others)
+
     def size(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
         rows, columns = self.grid(call)
         return len(call["hidden_states"]), rows * columns, call["encoder_hidden_states"].shape[1]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
-from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
 
 
 @contextmanager
@@ -34,9 +34,17 @@ def first_block_cache(pipe: Any, threshold: float) -> Iterator[None]:
 
 
 @contextmanager
-def mag_cache(pipe: Any, threshold: float, steps: int, ratios: list[float]) -> Iterator[None]:
-    """MagCache with ratios calibrated on this very model (see `calibrate_mag_cache`)."""
-    config = MagCacheConfig(threshold=threshold, num_inference_steps=steps, mag_ratios=ratios)
+def mag_cache(
+    pipe: Any, threshold: float, steps: int, ratios: list[float], skip: int = 3, retention: float = 0.2
+) -> Iterator[None]:
+    """MagCache with ratios calibrated on this very model (see `calibrate_mag_cache`).
+
+    skip: steps in a row at most. retention: share of the steps in front that are computed in any case.
+    """
+    config = MagCacheConfig(
+        threshold=threshold, max_skip_steps=skip, retention_ratio=retention, num_inference_steps=steps,
+        mag_ratios=ratios,
+    )  # fmt: skip
     with stock_cache(pipe, config):
         yield
 
@@ -51,27 +59,45 @@ def calibrate_mag_cache(pipe: Any, steps: int, **call: Any) -> list[float]:
 
 
 @contextmanager
-def taylorseer(pipe: Any, interval: int, lite: bool = False) -> Iterator[None]:
-    """diffusers' TaylorSeer of order 1, on every attention by default, on the last block with `lite`.
+def taylorseer(pipe: Any, interval: int, lite: bool = False, order: int = 1, warmup: int = 3) -> Iterator[None]:
+    """diffusers' TaylorSeer, on every attention by default, on the last block with `lite`; warmup: steps in front.
 
     Factors in float32: the default bfloat16 would round what this float32 model computes.
     """
     config = TaylorSeerCacheConfig(
-        cache_interval=interval, max_order=1, taylor_factors_dtype=torch.float32, use_lite_mode=lite
+        cache_interval=interval, disable_cache_before_step=warmup, max_order=order, taylor_factors_dtype=torch.float32,
+        use_lite_mode=lite,
+    )  # fmt: skip
+    with stock_cache(pipe, config):
+        yield
+
+
+@contextmanager
+def pyramid_attention(pipe: Any, interval: int) -> Iterator[None]:
+    """diffusers' pyramid attention broadcast: attention computed at every so many steps, between its default levels."""
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=interval, current_timestep_callback=lambda: pipe.current_timestep
     )
     with stock_cache(pipe, config):
         yield
 
 
 @contextmanager
-def dbcache(pipe: Any, threshold: float, steps: int, guided: bool, forecast: bool = False) -> Iterator[None]:
-    """cache-dit's DBCache with one compute block in front (by default 8, all of our model) and 4 warm-up steps."""
+def dbcache(
+    pipe: Any, threshold: float, steps: int, guided: bool, forecast: bool = False, warmup: int = 4,
+    mask: str | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """cache-dit's DBCache with one compute block in front (by default 8, all of our model).
+
+    guided: whether the two halves of guidance are calls of their own. mask: one of its masks of steps by name.
+    """
     import cache_dit
     from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
 
     config = DBCacheConfig(
-        Fn_compute_blocks=1, Bn_compute_blocks=0, residual_diff_threshold=threshold, max_warmup_steps=4,
+        Fn_compute_blocks=1, Bn_compute_blocks=0, residual_diff_threshold=threshold, max_warmup_steps=warmup,
         num_inference_steps=steps, enable_separate_cfg=guided,
+        steps_computation_mask=mask and cache_dit.steps_mask(total_steps=steps, mask_policy=mask),
     )  # fmt: skip
     calibrator = TaylorSeerCalibratorConfig(taylorseer_order=1) if forecast else None
     cache_dit.enable_cache(pipe, cache_config=config, calibrator_config=calibrator)

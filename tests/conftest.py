@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -10,6 +11,7 @@ import pytest
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from tests.pipelines import make_pipeline
+from tests.slowness import SECONDS, processor_seconds, unmarked
 
 diffusers.utils.logging.set_verbosity_error()
 hypothesis.settings.register_profile("ralu_cache", deadline=None)
@@ -22,9 +24,34 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    before = processor_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append((SECONDS, processor_seconds() - before))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails where a slow test isn't marked; with pytest-xdist, in the process that hears of all tests."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    found = unmarked(terminal.stats.get("passed", ())) if terminal is not None else []
+    if found and not hasattr(session.config, "workerinput"):
+        terminal.write_line("\n" + "\n".join(found), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture
 def pipe() -> Any:
     return make_pipeline()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which profiles are kept: a new one, not the user's."""
+    monkeypatch.setenv("RALU_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture(autouse=True)

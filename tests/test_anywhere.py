@@ -14,7 +14,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -75,6 +75,7 @@ def test_levels_and_outputs_are_the_schedulers_own(name: str) -> None:
     name=st.sampled_from(list(SCHEDULERS)), quantity=st.sampled_from(["clean", "velocity"]),
     interval=st.integers(2, 4), steps=st.integers(12, 24), seed=st.integers(0, 99),
 )  # fmt: skip
+@example(name="edm", quantity="velocity", interval=2, steps=13, seed=0)  # whose times go below 0
 def test_a_denoiser_linear_in_the_level_is_integrated_exactly(
     name: str, quantity: str, interval: int, steps: int, seed: int
 ) -> None:
@@ -585,6 +586,64 @@ def test_settings_that_need_more(options: dict[str, Any], error: type[Exception]
     with pytest.raises(error, match=message):
         accelerate(pipe, **options)
     assert type(pipe) is LoopPipeline
+
+
+def test_a_loop_that_leaves_out_a_step_of_its_own() -> None:
+    """As LTXI2VLongMultiPrompt's, which leaves out the last: of fewer that would be another."""
+
+    class Short(LoopPipeline):
+        def __call__(self, model: Any, latents: Tensor, stop: int | None = None) -> Tensor:
+            self.scheduler.set_timesteps(STEPS)
+            self._interrupt = False
+            for i, t in enumerate(self.scheduler.timesteps[:-1]):
+                latents = self.scheduler.step(model(latents, t), t, latents, return_dict=False)[0]
+                self._interrupt = i == stop
+                if self._interrupt:
+                    break
+            return latents
+
+    scheduler = scheduler_of("flow")
+    pipe, model = Short(scheduler), Linear(scheduler, STEPS, "velocity")
+    stock = pipe(model, model.latents)
+    with accelerate(pipe, temporal=every_third):
+        with pytest.raises(RuntimeError, match=r"Short ended after 6 of 9 steps: it leaves out steps .* disable it"):
+            pipe(model, model.latents)
+        assert pipe(model, model.latents, stop=1).isfinite().all(), "an interrupt is no such thing"
+    with accelerate(pipe, temporal="forecast:1"):
+        assert torch.equal(pipe(model, model.latents), stock)
+
+
+def test_a_progress_bar_of_the_pipelines_own_kind() -> None:
+    """As Marigold's, which takes what it is called, too."""
+    told: list[tuple[int | None, str | None]] = []
+
+    class Named(LoopPipeline):
+        def progress_bar(self, iterable: Any = None, total: int | None = None, desc: str | None = None) -> Any:
+            told.append((total, desc))
+            return super().progress_bar(iterable, total)
+
+        def __call__(self, model: Any, latents: Tensor) -> Tensor:
+            self.progress_bar(total=STEPS, desc="a fox")
+            return LoopPipeline.__call__(self, model, latents, STEPS)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Named(scheduler), Linear(scheduler, STEPS, "velocity")
+    with accelerate(pipe, temporal=every_third):
+        assert pipe(model, model.latents).isfinite().all()
+    assert told[0] == (STEPS, "a fox")
+
+
+def test_steps_counted_from_the_end() -> None:
+    """As TextToVideoZero's `t0` and `t1`, of which no value means nothing."""
+
+    class Zero(LoopPipeline):
+        def __call__(self, model: Any, latents: Tensor, t0: int = 3, t1: int = 5) -> Tensor:
+            return LoopPipeline.__call__(self, model, latents)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Zero(scheduler), Linear(scheduler, STEPS, "velocity")
+    with accelerate(pipe, temporal=every_third), pytest.raises(ValueError, match=r"t0=3 counts steps.*; compute every"):
+        pipe(model, model.latents)
 
 
 def test_eta_and_arguments_that_count_steps() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from benchmarks.evidence.duels import CACHES, FEWER, OURS, Way, at_cost, beside_ours, duels, front, kind_of
+from benchmarks.evidence.duels import CACHES, FEWER, MEASURES, OURS, Way, at_cost, beside_ours, duels, front, kind_of
 from benchmarks.evidence.page import page
-from benchmarks.regime.settings import FOUND, FULL, PEERS, REGIMES, settings
+from benchmarks.regime.rivals import PEERS
+from benchmarks.regime.settings import FOUND, FULL, REGIMES, settings
 
 
-def way(name: str, kind: str, ratio: float, attributes: list[float]) -> Way:
-    values = dict.fromkeys(("attributes", "probability", "sharpness", "psnr"), np.array(attributes))
-    return Way(name, kind, 6.0, ratio, values)
+def way(name: str, kind: str, ratio: float, attributes: list[float], frechet: float = 10.0) -> Way:
+    values = dict.fromkeys((*MEASURES, "gradient"), np.array(attributes, float))
+    return Way(name, kind, 6.0, ratio, values, frechet)
 
 
 DEAR, MIDDLE = way("8 plain steps", FEWER, 4.0, [90, 100]), way("5 plain steps", FEWER, 8.0, [70, 60])
@@ -43,12 +46,30 @@ def test_ours_meet_the_best_of_the_others() -> None:
     ours = way("ralu-8x", OURS, 8.0, [80, 50])
     cache = way("DBCache", CACHES, 8.0, [75, 70])
     (duel,) = duels([ours, DEAR, MIDDLE, CHEAP, cache])
-    assert duel.kind == CACHES and duel.wins == (1, 0, 1) and duel.lost(1) == [1]
+    assert duel.kind == CACHES and duel.wins() == (1, 0, 1) and duel.lost(1) == [1]
     assert duel.difference().value == pytest.approx(-7.5)
     (beside,) = beside_ours([ours, DEAR, cache])
     assert beside.ours is cache and beside.rival.told == "ralu-8x, guidance 6"
-    written = page({"m": [duel]}, {"m": 2}, {"m": [beside]}, 2)
+    written = page({"m": [duel]}, {"m": [beside]})
     assert "| ralu-8x, guidance 6 | 8x | DBCache, guidance 6 | 65.0 | 72.5 | -7.5" in written
+    assert "| DBCache, guidance 6 | 2 | 8x | 72.5 | ralu-8x, guidance 6 |" in written
+
+
+def test_less_of_a_distance_is_a_win_and_the_page_says_who_wins_by_what() -> None:
+    nearer = way("ralu-8x", OURS, 8.0, [50.0] * 8)
+    ours = replace(nearer, values=nearer.values | {"attributes": np.full(8, 90.0)})
+    theirs = way("5 plain steps", FEWER, 8.0, [60.0] * 8, frechet=20.0)
+    (duel,) = duels([ours, theirs])
+    assert duel.wins("perceptual") == (8, 0, 0) and duel.verdict("perceptual") == "wins"
+    assert duel.wins("psnr") == (0, 0, 8) and duel.verdict("psnr") == "loses" and duel.verdict("sharpness") == "wins"
+    written = page({"m": [duel]}, {"m": []})
+    assert "- attributes, 8 pictures. Ours wins: ralu-8x, guidance 6 (8x)." in written
+    assert "- PSNR, 8 pictures. Ours loses: ralu-8x, guidance 6 (8x)." in written and "| 10 | 20 |" in written
+
+
+def test_a_frechet_distance_is_shared_as_cost_is() -> None:
+    low, high = way("8 plain steps", FEWER, 4.0, [90, 80], 10.0), way("5 plain steps", FEWER, 16.0, [70, 60], 30.0)
+    assert at_cost([low, high], 8.0).frechet == pytest.approx(20.0)
 
 
 def test_every_setting_of_the_study_is_somebodys() -> None:

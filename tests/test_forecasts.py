@@ -15,6 +15,7 @@ from torch import Tensor
 from ralu_cache import RALU, Adaptive, Forecast, Multistep, SeaCache, TaylorSeer, TeaCache, ToCa, accelerate
 from ralu_cache.engine.forecasted import Forecasted
 from ralu_cache.engine.guided import Pair
+from tests.pairwise import pairwise
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
@@ -81,39 +82,33 @@ def test_the_model_is_called_at_computed_steps_alone(family: Family, stages: boo
     assert report.peak_cached_bytes > 0 and "by temporal" in str(report)
 
 
-@each_family
-@BOTH
-@pytest.mark.parametrize(
-    "policy",
-    [
-        Forecast(1), Forecast(tolerance=1e-12), TeaCache(0.0, "identity", reuse="prediction"),
-        SeaCache(0.0, reuse="prediction", transition="inherit"),
-    ],
-    ids=["interval", "tolerance", "teacache", "inherit"],
-)  # fmt: skip
-def test_with_everything_computed_the_run_is_the_one_without_a_policy(
-    family: Family, stages: bool, policy: Any
-) -> None:
-    pipe = family.make()
-    expected = stock(family.name, (0,), True)
+COMPUTING = {
+    "interval": Forecast(1), "tolerance": Forecast(tolerance=1e-12),
+    "teacache": TeaCache(0.0, "identity", reuse="prediction"),
+    "inherit": SeaCache(0.0, reuse="prediction", transition="inherit"),
+}  # fmt: skip
+
+
+@pairwise(family=FAMILIES, policy=COMPUTING, stages=[False, True])
+def test_with_everything_computed_the_run_is_the_one_without_a_policy(family: str, policy: str, stages: bool) -> None:
+    run, pipe = FAMILIES[family].run, FAMILIES[family].make()
+    expected = stock(family, (0,), True)
     if stages:
         with accelerate(pipe, spatial=PLAN):
-            expected = family.run(pipe, guided=True)
-    with accelerate(pipe, **options(policy, stages)):
-        assert torch.equal(family.run(pipe, guided=True), expected)
+            expected = run(pipe, guided=True)
+    with accelerate(pipe, **options(COMPUTING[policy], stages)):
+        assert torch.equal(run(pipe, guided=True), expected)
 
 
-@each_family
-@BOTH
-@pytest.mark.parametrize("kind", ["interval", "solver", *DECIDING])
-def test_a_picture_does_not_depend_on_its_batch(family: Family, stages: bool, kind: str) -> None:
+@pairwise(family=FAMILIES, kind=["interval", "solver", *DECIDING], stages=[False, True])
+def test_a_picture_does_not_depend_on_its_batch(family: str, kind: str, stages: bool) -> None:
     """Nor do the steps at which it is computed, where each sample decides."""
     policy = Forecast(3) if kind == "interval" else DECIDING.get(kind)
     solver = "multistep" if kind in ("solver", "tolerance") else None
-    pipe = family.make()
+    run, pipe = FAMILIES[family].run, FAMILIES[family].make()
     with accelerate(pipe, **options(policy, stages, solver=solver)) as handle:
-        together = family.run(pipe, (0, 1, 2), guided=True)
-        alone = family.run(pipe, (1,), guided=True)
+        together = run(pipe, (0, 1, 2), guided=True)
+        alone = run(pipe, (1,), guided=True)
         assert handle.report is not None
         assert kind == "solver" or any(step.forecast for step in handle.report.steps) or kind == "tolerance"
     torch.testing.assert_close(together[1:2], alone, atol=10 * CLOSE, rtol=10 * CLOSE)
@@ -298,10 +293,8 @@ def test_guidance_that_a_callback_ends_begins_anew(kind: str) -> None:
     assert after.forecast == 0
 
 
-@pytest.mark.parametrize("name", ["sd3", "wan"])
-@BOTH
-@pytest.mark.parametrize("kind", CHANGING)
-def test_a_batch_that_a_callback_shrinks(name: str, stages: bool, kind: str) -> None:
+@pairwise(name=["sd3", "wan"], kind=CHANGING, stages=[False, True])
+def test_a_batch_that_a_callback_shrinks(name: str, kind: str, stages: bool) -> None:
     """What remains is drawn as it would have been alone."""
     family = FAMILIES[name]
     pipe = family.make()
@@ -345,18 +338,20 @@ def test_a_solver_alone_is_the_stock_solver(order: int, guided: bool) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@each_family
-@pytest.mark.parametrize("solver", ["multistep", "multistep:3", "dpm"])
-@pytest.mark.parametrize("temporal", [None, "forecast:3", "seacache:0.8", "toca:3", "seacache:0.8,reuse=prediction"])
-def test_solvers_go_with_every_policy(family: Family, solver: str, temporal: str | None) -> None:
-    pipe = family.make()
-    for spatial in (None, PLAN):
-        with accelerate(pipe, spatial=spatial, temporal=temporal, solver=solver) as handle:
-            picture = family.run(pipe, guided=True)
-            assert handle.report is not None and handle.report.completed
-        assert picture.isfinite().all()
-        with accelerate(pipe, spatial=spatial, temporal=temporal):
-            assert not torch.allclose(family.run(pipe, guided=True), picture)
+@pairwise(
+    family=FAMILIES,
+    temporal=[None, "forecast:3", "seacache:0.8", "toca:3", "seacache:0.8,reuse=prediction"],
+    solver=["multistep", "multistep:3", "dpm"],
+    stages=[False, True],
+)
+def test_solvers_go_with_every_policy(family: str, temporal: str | None, solver: str, stages: bool) -> None:
+    run, pipe = FAMILIES[family].run, FAMILIES[family].make()
+    with accelerate(pipe, **options(temporal, stages, solver=solver)) as handle:
+        picture = run(pipe, guided=True)
+        assert handle.report is not None and handle.report.completed
+    assert picture.isfinite().all()
+    with accelerate(pipe, **options(temporal, stages)):
+        assert not torch.allclose(run(pipe, guided=True), picture)
 
 
 def test_euler_is_stock() -> None:

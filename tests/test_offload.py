@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, accelerate
 from tests import surroundings
+from tests.pairwise import pairwise
 from tests.simulated_device import DEVICE, OnDevice, Simulated
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
     OFFLOADS,
+    OTHER_HALF,
     PLAN,
-    SOME,
     STAGED,
     Copies,
     Family,
@@ -71,7 +72,7 @@ def test_what_is_away_cannot_be_used() -> None:
 
 CELLS = [
     (setting, kind, order)
-    for number, setting in enumerate(SOME + STAGED)
+    for number, setting in enumerate(OTHER_HALF + STAGED)
     for place, (kind, order) in enumerate(itertools.product(OFFLOADS, ("first", "second")))
     if (number + place) % 6 == 0
 ]
@@ -145,10 +146,9 @@ def test_what_a_stream_has_not_brought_cannot_be_used() -> None:
         assert FAMILIES["wan"].run(pipe).isnan().any()
 
 
-@pytest.mark.parametrize("kind", ["submodules", "model"])
-@pytest.mark.parametrize("policy", ["teacache", "toca"])
-@each_family
-def test_offload_added_or_removed_while_accelerated(family: Family, policy: str, kind: str) -> None:
+@pairwise(name=FAMILIES, policy=["teacache", "toca"], kind=["submodules", "model"])
+def test_offload_added_or_removed_while_accelerated(name: str, policy: str, kind: str) -> None:
+    family = FAMILIES[name]
     setting = Setting(family, policy, False)
     pipe = family.make()
     handle = accelerate(pipe, **setting.options)
@@ -223,12 +223,11 @@ def send_away(pipe: Any) -> Any:
     return hf.cpu_offload_with_hook(pipe.transformer, DEVICE)[1]
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize(
-    ("name", "case"),
+    ("name", "case", "order"),
     [
-        ("flux", "teacache"), ("flux", "toca"), ("sd3", "plane"), ("sd3", "adaptive"), ("wan", "teacache"),
-        ("wan", "per layer"),
+        ("flux", "teacache", "first"), ("flux", "toca", "second"), ("sd3", "plane", "second"),
+        ("sd3", "adaptive", "first"), ("wan", "teacache", "second"), ("wan", "per layer", "first"),
     ],
 )  # fmt: skip
 def test_model_offload_on_a_device(name: str, case: str, order: str) -> None:

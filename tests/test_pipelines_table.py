@@ -22,6 +22,7 @@ from ralu_cache.adapters.protocols import Tokens
 from ralu_cache.adapters.registry import BUILT_IN, known_adapters
 from tests import test_flux_siblings, test_qwen_siblings, test_sd3
 from tests.pipelines import Maker, make_pipeline, make_sd3_pipeline
+from tests.pipelines_cogview4 import PIPELINES as COGVIEW4
 from tests.pipelines_flux2 import SIBLINGS as FLUX2
 from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
 from tests.pipelines_hunyuan import SIBLINGS as HUNYUAN
@@ -53,7 +54,8 @@ than "off = stock" the run was complete, its picture finite, and what the column
 - stages: `RALU(steps=(2, 2, 2))`, a coarse, a mixed and a fine stage; "refused": the adapter says why it has none, and
   the other columns are without.
 - TeaCache, ToCa, Adaptive: these policies on the stages, with something reused; of whole steps (as SeaCache and
-  TaylorSeer do), of every layer (as `TaylorSeer(per_layer=True)` does), of some tokens.
+  TaylorSeer do), of every layer (as `TaylorSeer(per_layer=True)` does), of some tokens; "refused": the adapter says why
+  it has no layers to reach into.
 - strength: an entry in the middle of the schedule, on stages; "-": the pipeline's call takes none.
 - guidance: `guidance="early"` left out the unconditional prediction in the fine stage; "-": the pipeline computes every
   picture once a step (its guidance is distilled), and the report says so.
@@ -111,6 +113,7 @@ MAKERS: dict[str, Maker] = {
     **HUNYUAN,
     **LTX,
     **FLUX_KIN,
+    **COGVIEW4,
 }
 
 

@@ -20,6 +20,8 @@ from ralu_cache.profiles.setting import Setting, read_setting
 from tests.pipelines import HEIGHT, WIDTH, make_pipeline, make_sd3_pipeline, nothing_under_way, pictures
 from tests.surroundings import one_thread  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("home")
+
 SLOW = Setting(RALU(steps=(4, 4), ends=(0.5, 1.0)))
 MIDDLE = Setting(
     RALU(steps=(3, 1), ends=(0.6, 1.0), shifts=(3.3, 1.4), z=2.2), "taylorseer:2,order=1", None, "multistep"
@@ -31,13 +33,6 @@ POINTS = (
     Point(3.0, 2.8, 4.0, 3.0, 5.0, MIDDLE),
     Point(5.0, 6.0, 9.0, 7.0, 11.0, FAST),
 )
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder, empty."""
-    monkeypatch.setenv("RALU_CACHE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 @pytest.fixture(scope="module")

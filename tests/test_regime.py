@@ -9,12 +9,14 @@ import pytest
 from benchmarks.regime import eye, guidance, measures, pictures
 from benchmarks.regime.drawing import judged
 from benchmarks.regime.measures import OTHER, good, ordered_share, rank_agreement, verdict
-from benchmarks.regime.peers import Counted, peer
+from benchmarks.regime.peers import Counted, called_apart, parsed, peer
 from benchmarks.regime.pictures import BATCH, PlainRun, Shelf, scene_prompts
-from benchmarks.regime.setting import Setting
+from benchmarks.regime.rivals import GENTLER, PEERS
+from benchmarks.regime.setting import Setting, arguments
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import TaylorSeer, accelerate
+from ralu_cache.temporal import resolve_temporal
 from tests.pipelines import make_pipeline
 from tests.pipelines import pictures as drawn
 
@@ -180,3 +182,23 @@ def test_flops_of_a_peer_are_counted_as_they_run() -> None:
 def test_a_peer_is_another_setting_and_leaves_the_digits_of_the_others() -> None:
     plain, cached = Setting("a", 6.0), Setting("a", 6.0, peer="fbcache:0.1")
     assert plain.made != cached.made and "peer" not in repr(plain)
+
+
+def test_a_peers_options_are_read_and_unknown_ones_refused() -> None:
+    assert parsed("magcache:0.24,skip=5,retention=0.1") == ("magcache", "0.24", {"skip": 5, "retention": 0.1})
+    assert parsed("dbcache:0.2,mask=medium") == ("dbcache", "0.2", {"mask": "medium"})
+    with pytest.raises(ValueError, match="'skip=1'; accepted: no options"):
+        parsed("fbcache:0.1,skip=1")
+
+
+def test_every_cache_of_the_study_is_one_that_is_known() -> None:
+    for caches in (*PEERS.values(), *GENTLER.values()):
+        for one in caches.values():
+            assert resolve_temporal(one.spec) if one.reimplemented else parsed(one.spec)
+
+
+def test_halves_of_guidance_are_calls_of_their_own_in_flux_alone() -> None:
+    asked = {model: arguments(model, Setting("a", 6.0)) for model in ("tiny-flux", "tiny-flux-dev", "tiny-sd3")}
+    assert {model: called_apart(call) for model, call in asked.items()} == {
+        "tiny-flux": True, "tiny-flux-dev": False, "tiny-sd3": False,
+    }  # fmt: skip

@@ -11,13 +11,14 @@ import pytest
 from benchmarks.regime import clock, pictures, readme, search, study, study_page
 from benchmarks.regime import settings as chosen
 from benchmarks.regime.setting import Drawn, Setting, scheduler_of
-from benchmarks.regime.settings import FULL, REGIMES, settings
+from benchmarks.regime.settings import FULL, REFERENCE, REGIMES, settings
 from benchmarks.regime.study import Study, latest, remeasure, run, turns
 from benchmarks.regime.study_page import Compared, compared, write
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache import Guidance
 from ralu_cache.models.embedded import TINY_FLUX
+from ralu_cache.quality.likeness import EQUAL_DB
 from tests.test_regime import blurred
 
 PROMPTS = pictures.scene_prompts("study", 32)
@@ -87,8 +88,23 @@ def test_both_regimes_full_runs_are_drawn_once_where_they_are_one(drawn: tuple[S
 
 def test_every_setting_comes_first_in_its_turn_and_full_runs_before_all() -> None:
     orders = [[one.name for _, one in turns("tiny-flux", True, batch)] for batch in range(40)]
-    assert all(order[:2] == [FULL, FULL] and sorted(order) == sorted(orders[0]) for order in orders)
-    assert {order[2] for order in orders} == set(orders[0]) - {FULL}
+    assert orders[0][2:4] == [REFERENCE, REFERENCE] and all(REFERENCE not in order for order in orders[4:])
+    later = orders[4:]
+    assert all(order[:2] == [FULL, FULL] and sorted(order) == sorted(later[0]) for order in later)
+    assert {order[2] for order in later} == set(later[0]) - {FULL}
+
+
+def test_sweeps_end_early_but_where_nothing_was_searched_beforehand() -> None:
+    def swept(model: str, batch: int) -> bool:
+        return "MagCache 0.06" in {one.name for _, one in turns(model, False, batch)}
+
+    assert swept("tiny-flux", 3) and not swept("tiny-flux", 4) and swept("tiny-flux-dev", 7)
+
+
+def test_nothing_that_only_moves_an_interval_stands_where_guidance_is_distilled() -> None:
+    for regime in REGIMES:
+        guided = [one for one in settings("tiny-flux-dev", regime) if one.guidance is not None]
+        assert not guided and "ralu-15x" not in {one.name for one in settings("tiny-flux-dev", regime)}
 
 
 def test_lines_of_a_setting_that_changed_its_meaning_do_not_count(drawn: tuple[Study, Fake]) -> None:
@@ -102,6 +118,27 @@ def test_lines_of_a_setting_that_changed_its_meaning_do_not_count(drawn: tuple[S
     assert set(whole["strong"]["ralu-15x"]) == {0, 16}
     a, b = (Setting("a", 6.0, spatial="ralu-15x", guidance=rule) for rule in (None, Guidance(end=0.5)))
     assert a.made != b.made and a.made == Setting("a", 6.0, spatial="ralu-15x").made
+
+
+def test_lines_of_other_weights_do_not_count(drawn: tuple[Study, Fake]) -> None:
+    made, _ = drawn
+    rows = made.rows()
+    assert {row["weights"] for row in rows} == {made.weights}
+    other = [row | {"weights": "others"} if row["start"] == 0 else row for row in rows]
+    made.path.write_text("".join(json.dumps(row) + "\n" for row in other))
+    assert {row["start"] for row in made.rows()} == {16}
+
+
+def test_likeness_is_told_to_the_reference_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen, "FEW", (FULL, REFERENCE, "ralu-12x"))
+    monkeypatch.setattr(study, "measured", lambda *_: {})
+    fake = Fake()
+    made = Study("tiny-flux", tmp_path, tmp_path / "shelf", fake)
+    run(made, few=True, count=16)
+    assert fake.calls.count(REFERENCE) == 1, "both regimes' is one, so it is drawn once"
+    rows = {row["setting"]: row for row in made.rows() if row["regime"] == "strong"}
+    assert not {"psnr_150", "ssim_150"} & rows[REFERENCE].keys()
+    assert np.mean(rows["ralu-12x"]["psnr_150"]) == EQUAL_DB, "the fake blurs both alike"
 
 
 def test_numbers_are_paired_with_the_full_run(drawn: tuple[Study, Fake]) -> None:
@@ -145,9 +182,20 @@ def test_the_readmes_table_has_a_row_for_each_setting(
     monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None})
     monkeypatch.setattr(readme, "ROWS", (("strong", FULL), ("strong", "ralu-12x"), ("best", "4 plain steps")))
     lines = readme.main_table(made.out).splitlines()
-    assert lines[0].startswith("| | guidance")
+    assert lines[0].startswith("|  | guidance")
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 5
     assert lines[3].startswith("| `ralu-12x` | 6 | 10x | 10x |")
+    monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None, "tiny-sd3": None})
+    assert readme.main_table(made.out).splitlines() == lines, "a model of which nothing was drawn is left out"
+
+
+def test_what_a_model_lacks_is_an_empty_cell(drawn: tuple[Study, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = drawn
+    monkeypatch.setattr(readme, "ROWS", (("strong", "ralu-12x"), ("strong", "ralu-15x"), ("strong", "unknown")))
+    rows = compared(made, "strong")
+    few = [one for one in rows if one.name != "ralu-15x"]
+    lines = readme.table({"a": {"strong": rows}, "b": {"strong": few}}).splitlines()
+    assert len(lines) == 4 and lines[3].startswith("| `ralu-15x` |") and lines[3].endswith("| – | – | – | – |")
 
 
 def test_bad_settings_are_refused() -> None:
@@ -206,3 +254,16 @@ def test_the_clock_compares_within_rounds(tmp_path: Path, monkeypatch: pytest.Mo
     rounds = [orders[start : start + len(clock.SETTINGS)] for start in range(0, len(orders), len(clock.SETTINGS))]
     assert len(rounds) == 4 and all(each[0] == FULL for each in rounds) and len({each[1] for each in rounds[1:]}) == 3
     assert "| ralu-12x | 3 | 8.0x | 8.0x (" in (tmp_path / "clock.md").read_text()
+
+
+def test_what_is_held_is_told_beyond_the_full_run(drawn: tuple[Study, Fake]) -> None:
+    made, _ = drawn
+    rows = compared(made, "strong")
+    assert study_page.costs_table(made, rows) == []
+    costs = {
+        f"tiny-flux/{one.parts[0]['made']}": {"samples": 20, "held": 1024 * kept, "flux": kept << 20}
+        for one, kept in zip(rows, (16, 48), strict=False)
+    }  # fmt: skip
+    (made.out / "costs.json").write_text(json.dumps(costs))
+    text = "\n".join(study_page.costs_table(made, rows))
+    assert "| ralu-12x | 10.0x | 10.0x | 20 | 32 KiB | 32 MiB |" in text and "| 20 | 0 KiB | 0 MiB |" in text

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torchmetrics")
-
 from benchmarks.tiny_wan.methods import METHODS, Lab, Row, compare, measure, ralu, table
 from ralu_cache import RALU
 from ralu_cache.models.embedded import TINY_WAN

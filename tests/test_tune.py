@@ -30,6 +30,8 @@ from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
 from tests.surroundings import one_thread  # noqa: F401
 from tests.wan_pipelines import make_wan_pipeline, videos
 
+pytestmark = pytest.mark.usefixtures("home")
+
 CALL = {"height": 32, "width": 48, "num_inference_steps": 8, "true_cfg_scale": 2.5}
 FEW = {"minutes": 1.0, "trials": 3, "cost": "flops"}
 
@@ -40,12 +42,6 @@ def distance(shown: np.ndarray, references: np.ndarray, prompts: Sequence[str]) 
 
 distance.info = MetricInfo("distance", "‰", higher=False)
 GIVEN = {"quality": distance} | FEW
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RALU_CACHE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 @pytest.fixture(scope="module")

@@ -83,8 +83,8 @@ def arguments(pipe: Any, steps: int = STEPS) -> Iterator[dict[str, Any]]:
     must = inspect.Parameter.empty
     given |= {n: learned(n) for n in LEARNED if n in signature and signature[n].default is must}
     required = {n: v for n, v in given.items() if signature[n].default is inspect.Parameter.empty}
-    yield {**common, **given}
     common |= calls_of(type(pipe).__name__)
+    yield {**common, **given}
     chosen: list[dict[str, Any]] = []
     for names in (PICTURES + MASKS + VIDEOS, PICTURES + MASKS, VIDEOS, ()):
         some = {**required, **{name: value for name, value in given.items() if name in names}}

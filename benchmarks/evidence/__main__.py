@@ -1,11 +1,12 @@
 """The comparison that a sceptic would make: one command, in parts that go on where they were stopped.
 
-    python -m benchmarks.evidence [--minutes 60] [--pictures 256] [--out benchmarks/results/evidence]
+    python -m benchmarks.evidence [--minutes 60] [--pictures 256] [--models tiny-flux tiny-flux-dev tiny-sd3]
     python -m benchmarks.evidence --table
 
 Draws what the regime's study (`benchmarks.regime.study`) is missing, ours and every other on the same prompts and
-seeds, until the minutes are over; then compares ours with the best of the others at equal cost. `--table` draws none
-but the pictures of the worst cases: those on which ours lose most, whoever wins.
+seeds, until the minutes are over; then compares ours with the best of the others at equal cost, each model on as many
+pictures as its plain steps have (at most --pictures). `--table` draws none but the pictures of the worst cases: those
+on which ours lose most, whoever wins. A model of which nothing was drawn yet is left out.
 """
 
 from __future__ import annotations
@@ -15,40 +16,70 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks.evidence.duels import Duel, Way, beside_ours, duels, ways
+from benchmarks.evidence.duels import MEASURES, OURS, Duel, Way, beside_ours, duels, ways
 from benchmarks.evidence.page import page, plot, strip
-from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.measures import OUT as REGIME
+from benchmarks.regime.pictures import SHELF, scene_prompts
 from benchmarks.regime.setting import Setting, draw
-from benchmarks.regime.settings import FOUND, FULL, REGIMES, settings
+from benchmarks.regime.settings import FOUND, FULL, REGIMES, STRONG, settings
 from benchmarks.regime.study import FIRST_SEED, SOME, Study, run
 from benchmarks.regime.study_page import compared, write
+from ralu_cache.quality.base import Pictures
 
 RESULTS = Path("benchmarks/results/evidence")
 COUNT = 256  # pictures of the settings that are compared
 WORST, ORDINARY = 5, 3  # pictures that are shown: on which ours lose most, and the first ones
 SHOWN = 12.0  # the cost at which they are
+RIVALS = 3  # of the others, the nearest in cost
 
 
 def known_ways(study: Study, count: int) -> list[Way]:
-    return ways(study.model, {regime: compared(study, regime) for regime in REGIMES}, count)
+    """All that have the first `count` pictures."""
+    record = study.out / "study_frechet.json"
+    frechet = {name: each[0] for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
+    return ways(study.model, {regime: compared(study, regime) for regime in REGIMES}, count, frechet)
+
+
+def pictures_of(study: Study, most: int) -> int:
+    """So many that ours and plain steps under strong guidance have them, at most `most`; 0 if nothing was drawn."""
+    counts = {one.name: one.count for one in compared(study, "strong")}
+    needed = [counts.get(name, 0) for name in (FULL, "ralu-8x", "ralu-12x", "ralu-18x", "7 plain steps")]
+    return min(most, *needed)
+
+
+def all_caches(study: Study, most: int) -> list[Duel]:
+    """Each of the others' caches beside ours on as many pictures as it has, the dearest first."""
+    counts = sorted({min(one.count, most) for regime in REGIMES for one in compared(study, regime)})
+    found: dict[str, Duel] = {}
+    for count in counts:  # more pictures replace fewer
+        found |= {duel.ours.told: duel for duel in beside_ours(known_ways(study, count))}
+    return sorted(found.values(), key=lambda duel: duel.ours.ratio)
 
 
 def show_worst(model: str, found: Sequence[Duel], every: Sequence[Way], path: Path) -> None:
-    """Draws the full run, ours and the nearest of the others at a cost, on the worst and on ordinary prompts."""
+    """Draws the full run, ours and the nearest of the others at a cost, on the worst and on ordinary prompts; below
+    each row of pictures how its pixels differ from the full run's, four times as strong."""
     duel = min(found, key=lambda each: abs(each.ours.ratio - SHOWN))
-    others = [way for way in every if way.kind == duel.kind and way.name != FULL]
-    rival = min(others, key=lambda way: abs(way.ratio - duel.ours.ratio))
+    others = [way for way in every if way.kind != OURS and way.name != FULL]
+    rivals = sorted(others, key=lambda way: abs(np.log(way.ratio / duel.ours.ratio)))[:RIVALS]
     chosen = [*duel.lost(WORST), *range(ORDINARY)]
     prompts = [scene_prompts("study", COUNT)[number] for number in chosen]
     seeds = [FIRST_SEED + number for number in chosen]
-    rows = {}
-    for name, scale in ((FULL, 6.0), (duel.ours.name, duel.ours.scale), (rival.name, rival.scale)):
-        setting = setting_of(model, name, scale)
-        drawn = draw(model, setting, prompts, seeds)
-        rows[f"{name}\n{drawn.ratio:.1f}x, guidance {scale:g}"] = drawn.pictures
+    rows: dict[str, Pictures] = {}
+    full = None
+    for name, scale in ((FULL, STRONG), *((way.name, way.scale) for way in (duel.ours, *rivals))):
+        drawn = draw(model, setting_of(model, name, scale), prompts, seeds)
+        label = f"{name}\n{drawn.ratio:.1f}x, guidance {scale:g}"
+        rows[label] = drawn.pictures
+        if full is None:
+            full = drawn.pictures
+        else:
+            rows[f"{label}\ndifference, 4 times"] = np.clip(0.5 + 2 * (drawn.pictures - full), 0, 1)
     strip(rows, prompts, path)
 
 
@@ -57,37 +88,51 @@ def setting_of(model: str, name: str, scale: float) -> Setting:
     return next(setting for setting in every if setting.name == name and setting.scale == scale)
 
 
-def report(out: Path, count: int, draws: bool) -> str:
+def report(studies: Sequence[Study], out: Path, most: int, draws: bool) -> str:
     """Writes results.json, evidence.md, the plots and, if it draws, the pictures; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Duel]] = {}
-    for model in FOUND:
-        every = known_ways(Study(model), count)
-        found[model] = duels(every)
+    caches: dict[str, list[Duel]] = {}
+    for study in studies:
+        model, count = study.model, pictures_of(study, most)
+        if not count:
+            continue
+        every = known_ways(study, count)
+        found[model], caches[model] = duels(every), all_caches(study, min(most, SOME))
         plot(every, out / f"fronts_{model}.png", f"{model}: each method at its best guidance")
         if draws:
             show_worst(model, found[model], every, out / f"worst_{model}.png")
-    rows = [
-        {
-            "model": model, "ours": duel.ours.told, "ratio": round(duel.ours.ratio, 3), "rival": duel.rival.told,
-            "kind": duel.kind, "beyond": duel.rival.beyond, "attributes": round(duel.ours.mean, 2),
-            "theirs": round(duel.rival.mean, 2), "wins": duel.wins,
-            "difference": [round(value, 2) for value in vars(duel.difference()).values()],
-        }
-        for model, some in found.items()
-        for duel in some
-    ]  # fmt: skip
+    rows = [row_of(model, duel) for model, some in found.items() for duel in some]
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    caches = {model: beside_ours(known_ways(Study(model), min(count, SOME))) for model in found}
-    text = page(found, dict.fromkeys(found, count), caches, min(count, SOME))
+    text = page(found, caches)
     (out / "evidence.md").write_text(text)
     return text
+
+
+def row_of(model: str, duel: Duel) -> dict[str, Any]:
+    """What results.json keeps of a duel."""
+    rival = duel.rival
+    return {
+        "model": model, "ours": duel.ours.told, "ratio": round(duel.ours.ratio, 3), "rival": rival.told,
+        "kind": duel.kind, "beyond": rival.beyond, "attributes": round(duel.ours.mean, 2),
+        "theirs": round(rival.mean, 2),
+        "measures": {
+            name: {
+                "difference": [round(value, 4) for value in vars(duel.difference(name)).values()],
+                "better, equal, worse": duel.wins(name), "ours": duel.verdict(name),
+            }
+            for name, values in duel.ours.values.items() if name in MEASURES and len(values)
+        },
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, help="no batch of pictures begins later")
     parser.add_argument("--pictures", type=int, default=COUNT)
+    parser.add_argument("--models", nargs="+", choices=list(FOUND), default=list(FOUND), help="that are drawn")
+    parser.add_argument("--study", type=Path, default=REGIME, help="the study's folder")
+    parser.add_argument("--shelf", type=Path, default=SHELF)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only compare what was drawn")
@@ -95,11 +140,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     end = time.monotonic() + 60 * options.minutes
+    studies = [Study(model, options.study, options.shelf) for model in FOUND]
     if not options.table:
-        for model in FOUND:
-            run(Study(model), False, options.pictures, until=end)
-        write([Study(model) for model in FOUND])
-    print(report(options.out, options.pictures, not options.without_pictures))
+        for study in studies:
+            if study.model in options.models:
+                run(study, False, options.pictures, until=end)
+        write(studies)
+    print(report(studies, options.out, options.pictures, not options.without_pictures))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.regime.settings import FULL, PEERS
+from benchmarks.regime.rivals import GENTLER, PEERS
+from benchmarks.regime.settings import FULL, REFERENCE
 from benchmarks.regime.study_page import Compared
 from ralu_cache.quality.intervals import Interval, bootstrap
 
@@ -17,15 +18,44 @@ OURS, FEWER, CACHES = "ours", "fewer steps", "caches"
 Values = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A measure that a duel is decided by. higher: whether more is better; None where the full run's is best, less and
+    more alike worse. equal: so much of a difference on one picture counts as none."""
+
+    label: str
+    unit: str
+    higher: bool | None
+    digits: int = 1
+    equal: float = 1e-9
+
+
+MEASURES: Mapping[str, Judged] = {
+    "attributes": Judged("attributes", "%", True),
+    "scenes": Judged("scenes wholly right", "%", True),
+    "probability": Judged("probability of the stated", "%", True),
+    "sharpness": Judged("distance of the mean gradient to the full run's", "‰", None),
+    "spectrum": Judged("spectral distance", "dB", False, 2),
+    "perceptual": Judged("perceptual distance", "‰", False, 0),
+    "psnr": Judged("PSNR", "dB", True),
+    "ssim": Judged("SSIM", "", True, 3),
+}
+"""What is drawn, how it looks, and how like the full run's picture of the same seed it is."""
+
+
 @dataclass(frozen=True, eq=False)
 class Way:
-    """One way to draw, at its guidance scale: how many times fewer FLOPs, and measures (N,) of the same N pictures."""
+    """One way to draw, at its guidance scale: how many times fewer FLOPs, and measures (N,) of the same N pictures.
+
+    frechet: of those pictures to real renders; nan where they were not kept, or others were measured besides.
+    """
 
     name: str
     kind: str
     scale: float
     ratio: float
     values: Mapping[str, Values]
+    frechet: float = math.nan
 
     @property
     def told(self) -> str:
@@ -38,21 +68,32 @@ class Way:
 
 def kind_of(name: str, model: str) -> str:
     """Who offers a setting: this library, anybody who asks for fewer steps of a stock sampler, or another's cache."""
-    if name in PEERS[model]:
+    if name in PEERS[model] or name in GENTLER[model]:
         return CACHES
-    return FEWER if name == FULL or " plain steps" in name or " steps of " in name else OURS
+    stock = name in (FULL, REFERENCE) or " plain steps" in name or " steps of " in name
+    return FEWER if stock else OURS
 
 
-def ways(model: str, regimes: Mapping[str, Sequence[Compared]], count: int) -> list[Way]:
-    """Those of all regimes that have the first `count` pictures; the full run of each scale but once."""
+def ways(
+    model: str, regimes: Mapping[str, Sequence[Compared]], count: int, frechet: Mapping[str, float] | None = None
+) -> list[Way]:
+    """Those of all regimes that have the first `count` pictures; the full run of each scale but once.
+
+    frechet: distances by "model/regime/setting/pictures". Of the mean gradient the distance to the full run's picture
+    is taken.
+    """
     found: dict[tuple[str, float], Way] = {}
-    for compared in regimes.values():
+    for regime, compared in regimes.items():
         for one in compared:
-            if one.count < count:
+            if one.count < count or one.name == REFERENCE:
                 continue
             scale = float(one.parts[one.starts[0]]["scale"])
-            values = {name: one.values(name)[:count] for name in ("attributes", "probability", "sharpness", "psnr")}
-            way = Way(one.name, kind_of(one.name, model), scale, one.ratio, values)
+            values = {name: one.values(name)[:count] for name in MEASURES}
+            values["gradient"] = values["sharpness"]
+            values["sharpness"] = abs(values["sharpness"] - one.values("sharpness", one.full)[:count])
+            distance = (frechet or {}).get(f"{model}/{regime}/{one.name}/{one.count}", math.nan)
+            distance = distance if one.count == count else math.nan
+            way = Way(one.name, kind_of(one.name, model), scale, one.ratio, values, distance)
             found.setdefault((one.name, scale), way)
     return list(found.values())
 
@@ -75,6 +116,7 @@ class Rival:
     values: Mapping[str, Values]
     beyond: bool
     ratio: float
+    frechet: float = math.nan
 
     @property
     def mean(self) -> float:
@@ -87,11 +129,12 @@ def at_cost(theirs: Sequence[Way], ratio: float) -> Rival:
     cheaper = [way for way in theirs if way.ratio >= ratio]
     low = dearer[-1]
     if not cheaper or cheaper[0] is low:
-        return Rival(low.told, low.values, not cheaper, low.ratio)
+        return Rival(low.told, low.values, not cheaper, low.ratio, low.frechet)
     high = cheaper[0]
     share = math.log(ratio / low.ratio) / math.log(high.ratio / low.ratio)
     values = {name: (1 - share) * low.values[name] + share * high.values[name] for name in low.values}
-    return Rival(f"between {low.told} ({low.ratio:.3g}x) and {high.told} ({high.ratio:.3g}x)", values, False, ratio)
+    told = f"between {low.told} ({low.ratio:.3g}x) and {high.told} ({high.ratio:.3g}x)"
+    return Rival(told, values, False, ratio, (1 - share) * low.frechet + share * high.frechet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +146,25 @@ class Duel:
     kind: str
 
     def difference(self, measure: str = "attributes") -> Interval:
+        """Of ours to theirs, paired."""
         return bootstrap(self.ours.values[measure] - self.rival.values[measure])
 
-    @property
-    def wins(self) -> tuple[int, int, int]:
-        """Pictures of which ours has more of the attributes right, as many, fewer."""
-        ahead = self.ours.values["attributes"] - self.rival.values["attributes"]
-        return int((ahead > 1e-9).sum()), int((abs(ahead) <= 1e-9).sum()), int((ahead < -1e-9).sum())
+    def ahead(self, measure: str) -> Values:
+        """By how much ours is better, picture by picture."""
+        differences = self.ours.values[measure] - self.rival.values[measure]
+        return differences if MEASURES[measure].higher else -differences
+
+    def wins(self, measure: str = "attributes") -> tuple[int, int, int]:
+        """Pictures on which ours is better, as good, worse."""
+        ahead, equal = self.ahead(measure), MEASURES[measure].equal
+        return int((ahead > equal).sum()), int((abs(ahead) <= equal).sum()), int((ahead < -equal).sum())
+
+    def verdict(self, measure: str) -> str:
+        """ "wins", "loses" or "even": whether the interval of what ours is ahead excludes 0."""
+        ahead = bootstrap(self.ahead(measure))
+        if not ahead.excludes_zero:
+            return "even"
+        return "wins" if ahead.value > 0 else "loses"
 
     def lost(self, count: int) -> list[int]:
         """The pictures on which ours loses most, by the probability of what the prompt states."""
@@ -117,10 +172,10 @@ class Duel:
 
 
 def beside_ours(some: Sequence[Way]) -> list[Duel]:
-    """Each of the others' caches against our front, the dearest first."""
+    """Each of the others' caches against our front, the dearest first; none where ours have no front."""
     ours = front([way for way in some if way.kind == OURS])
     theirs = sorted((way for way in some if way.kind == CACHES), key=lambda way: way.ratio)
-    return [Duel(way, at_cost(ours, way.ratio), OURS) for way in theirs]
+    return [Duel(way, at_cost(ours, way.ratio), OURS) for way in theirs if ours]
 
 
 def duels(some: Sequence[Way]) -> list[Duel]:
@@ -132,6 +187,8 @@ def duels(some: Sequence[Way]) -> list[Duel]:
     found = []
     for ours in sorted((way for way in some if way.kind == OURS), key=lambda way: way.ratio):
         rivals = {kind: at_cost(theirs, ours.ratio) for kind, theirs in others.items() if theirs}
+        if not rivals:
+            continue
         kind = max(rivals, key=lambda kind: rivals[kind].mean)
         found.append(Duel(ours, rivals[kind], kind))
     return found

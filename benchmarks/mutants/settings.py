@@ -245,8 +245,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "another cache is not noticed",
             "Diffusers' own cache, switched on later, is refused at the call.",
             "ralu_cache/engine/denoisers.py",
-            "        for transformer in transformers:\n"
-            "            check(transformer, self._family, self._policy, self._reuses)\n",
+            "            check(transformer, self._family, policy, self._reuses)\n",
             "",
             (REFUSED + "test_diffusers_own_cache_enabled_later_is_refused_at_the_call[flux-seacache]",),
         ),
@@ -276,7 +275,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             'index = [*(batch + row for row in asked), *range(batch)] if form == "stack" else asked',
             (
                 GUIDANCE + "test_steps_without_guidance_are_those_of_the_pipeline_given_c_for_both"
-                "[until-sd3-None-False]",
+                "[until-sd3-None-True-(0, 1)]",
             ),
         ),
         Mutant(

@@ -33,31 +33,39 @@ def told(one: Compared) -> str:
     return one.name.split(" until")[0]
 
 
-def line(ones: Sequence[Compared]) -> list[str]:
-    """The row of a setting, of which the models may have different guidance and intervals: the first one's are told."""
-    scales = "/".join(dict.fromkeys(f"{one.parts[one.starts[0]]['scale']:g}" for one in ones))
-    ratios = "/".join(dict.fromkeys(f"{one.ratio:.3g}x" for one in ones))
-    faster = "/".join(dict.fromkeys(f"{one.faster():.3g}x" for one in ones))
-    name = told(ones[0])
+def line(ones: Sequence[Compared | None]) -> list[str]:
+    """The row of a setting, of which the models may have different guidance and intervals: the first one's are told.
+
+    None stands for a model that lacks it; one has it.
+    """
+    there = [one for one in ones if one is not None]
+    scales = "/".join(dict.fromkeys(f"{one.parts[one.starts[0]]['scale']:g}" for one in there))
+    ratios = "/".join(dict.fromkeys(f"{one.ratio:.3g}x" for one in there))
+    faster = "/".join(dict.fromkeys(f"{one.faster():.3g}x" for one in there))
+    name = told(there[0])
     label = f"`{name}`" if name.startswith("ralu") else "full run, 50 steps" if name == FULL else name
-    return [label, scales, ratios, faster, *(cell for one in ones for cell in cells(one))]
+    each = (["–"] * 4 if one is None else cells(one) for one in ones)
+    return [label, scales, ratios, faster, *(cell for some in each for cell in some)]
 
 
 def table(models: Models) -> str:
-    """The Markdown table: a row for each setting, four columns for each model."""
+    """The Markdown table: a row for each setting that a model has, four columns for each model."""
     titles = ["", "guidance", "fewer FLOPs", "faster"]
     words = [0]
     for model in models:
         words.append(len(titles))
         titles += [f"{model}: attributes, to full (95 %)", "scenes", "mean gradient, ‰", "likeness, PSNR"]
     found = [
-        [next(one for one in known[regime] if told(one) == name) for known in models.values()] for regime, name in ROWS
+        [next((one for one in known[regime] if told(one) == name), None) for known in models.values()]
+        for regime, name in ROWS
     ]
-    return Table(titles, [line(ones) for ones in found], words).markdown() + "\n"
+    return Table(titles, [line(ones) for ones in found if any(ones)], words).markdown() + "\n"
 
 
 def main_table(results: Path) -> str:
-    """The table from the study's results in a folder."""
-    return table(
-        {model: {regime: compared(Study(model, results), regime) for regime in ("strong", "best")} for model in FOUND}
-    )
+    """The table from the study's results in a folder; models of which nothing was drawn are left out."""
+    studies = {model: Study(model, results) for model in FOUND}
+    known = {
+        model: {regime: compared(study, regime) for regime in ("strong", "best")} for model, study in studies.items()
+    }
+    return table({model: regimes for model, regimes in known.items() if regimes["strong"]})

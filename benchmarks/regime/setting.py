@@ -161,7 +161,7 @@ def arguments(model: str, setting: Setting) -> dict[str, Any]:
 def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any = None) -> Drawn:
     """A picture for each prompt, from its seed's noise, and the cost. other: a pipeline of the model to draw with."""
     if setting.peer is not None:
-        return _drawn_by_peer(model, setting, prompts, seeds)
+        return _drawn_by_peer(model, setting, prompts, seeds, other)
     pipe = other or pipeline(model)
     given = arguments(model, setting) | _asked(prompts, seeds)
     ratio = FULL_STEPS / setting.steps
@@ -186,7 +186,7 @@ def _asked(prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
 
 
 @cache
-def _step_flops(model: str, scale: float, batch: int) -> float:
+def step_flops(model: str, scale: float, batch: int) -> float:
     """Of a denoiser's guided step on so many pictures in full, by PyTorch's count."""
     from benchmarks.regime.peers import Counted
 
@@ -196,13 +196,15 @@ def _step_flops(model: str, scale: float, batch: int) -> float:
     return counted.flops
 
 
-def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
+def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any) -> Drawn:
     """As `draw`, by a peer's cache on blocks that are not compiled; FLOPs as counted against a full call's."""
     from benchmarks.regime.peers import Counted, fresh_for, peer
 
     assert setting.peer is not None
-    step = _step_flops(model, setting.scale, len(prompts))  # before the cache is on
-    pipe, call = load(model) if fresh_for(setting.peer) else plain_pipeline(model), arguments(model, setting)
+    step = step_flops(model, setting.scale, len(prompts))  # before the cache is on
+    pipe, call = other, arguments(model, setting)
+    if pipe is None:
+        pipe = load(model) if fresh_for(setting.peer) else plain_pipeline(model)
     with (
         _sampler(pipe, setting), peer(pipe, setting.peer, setting.steps, call), Counted(pipe.transformer) as counted
     ):  # fmt: skip

@@ -1,10 +1,11 @@
 """Who draws as the full run does at what cost, where few steps break pictures; guided strongly, and each at its best.
 
-    python -m benchmarks.regime.study --model tiny-flux|tiny-sd3 [--few] [--pictures 256]
+    python -m benchmarks.regime.study --model tiny-flux|tiny-flux-dev|tiny-sd3 [--few] [--pictures 256]
     python -m benchmarks.regime.study --table
 
 Prompts and seeds are of this study alone: no setting was chosen on them. Goes on where it stopped: a line of JSON for
 each batch of 16 pictures and setting; the pictures stay in --shelf, so that measures can be made again (`--remeasure`).
+Lines of other weights than the model has today don't count, and are drawn again.
 Within a batch the settings take turns at coming first, so that seconds are compared within minutes. `--table` writes
 study.md and a strip of pictures for each model.
 """
@@ -25,9 +26,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.regime.measures import MEASURES, OUT
-from benchmarks.regime.pictures import SHELF, scene_prompts, to_bytes
+from benchmarks.regime.pictures import SHELF, fingerprint, scene_prompts, to_bytes
 from benchmarks.regime.setting import Draw, Setting, draw
-from benchmarks.regime.settings import FOUND, FULL, REGIMES, settings
+from benchmarks.regime.settings import FOUND, FULL, REFERENCE, REGIMES, draws, settings
+from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.likeness import EQUAL_DB
 from ralu_cache.quality.texture import mean_gradient
@@ -54,8 +56,15 @@ class Study:
     def path(self) -> Path:
         return self.out / f"study_{self.model}.jsonl"
 
+    @property
+    def weights(self) -> str:
+        return fingerprint(EMBEDDED[self.model].folder)
+
     def rows(self) -> list[Row]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        """Those of today's weights; the first lines of the project told none, and are of those that tiny-flux and
+        tiny-sd3 still have."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [row for row in map(json.loads, lines) if row.get("weights", self.weights) == self.weights]
 
     def kept(self, regime: str, name: str, start: int) -> Path:
         slug = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in name)
@@ -66,6 +75,14 @@ class Study:
         shown: Pictures = (np.load(self.kept(regime, name, start)) / 255).astype(np.float32)
         return shown
 
+    def measured(self, regime: str, name: str, start: int, prompts: Sequence[str]) -> dict[str, list[float]]:
+        """All measures of each kept picture, rounded; likeness to the reference where that is kept."""
+        shown, full = (self.pictures(regime, one, start) for one in (name, FULL))
+        values = measured(shown, full, prompts, start)
+        if name != REFERENCE and self.kept(regime, REFERENCE, start).exists():
+            values |= likeness(shown, self.pictures(regime, REFERENCE, start))
+        return values
+
     def add(self, row: Row) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -73,7 +90,7 @@ class Study:
 
 
 def turns(model: str, few: bool, batch: int, only: Collection[str] = ()) -> Iterator[tuple[str, Setting]]:
-    """The settings of both regimes in the order of a batch: the full runs first, of the others each first in turn.
+    """The settings of both regimes in the order of a batch: full runs and references first, the others each in turn.
 
     only: the names of those that are wanted beside the full runs; all, if there are none.
     """
@@ -81,10 +98,11 @@ def turns(model: str, few: bool, batch: int, only: Collection[str] = ()) -> Iter
         (regime, setting)
         for regime in REGIMES
         for setting in settings(model, regime, few)
-        if not only or setting.name in (FULL, *only)
+        if draws(model, setting.name, batch * BATCH) and (not only or setting.name in (FULL, *only))
     ]
     yield from (one for one in known if one[1].name == FULL)
-    others = [one for one in known if one[1].name != FULL]
+    yield from (one for one in known if one[1].name == REFERENCE)
+    others = [one for one in known if one[1].name not in (FULL, REFERENCE)]
     first = batch * 5 % len(others)
     yield from (*others[first:], *others[:first])
 
@@ -98,28 +116,28 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = (), until: 
             return
         chosen = prompts[start : start + BATCH]
         seeds = range(FIRST_SEED + start, FIRST_SEED + start + len(chosen))
-        whole: dict[str, Row] = {}
+        whole: list[Row] = []  # of full runs and references, which both regimes may share
         for regime, setting in turns(study.model, few or start >= SOME, start // BATCH, only):
             if (start, regime, setting.name, setting.made) in done:
                 continue
-            twin = next((other for other in whole.values() if other["made"] == setting.made), None)
-            if twin is not None:  # both regimes' full runs may be one
-                pictures, cost = study.pictures(twin["regime"], FULL, start), twin
+            twin = next((other for other in whole if other["made"] == setting.made), None)
+            if twin is not None:
+                pictures, cost = study.pictures(twin["regime"], twin["setting"], start), twin
             else:
                 drawn = study.draw(study.model, setting, chosen, seeds)
                 pictures = drawn.pictures
                 cost = {name: round(getattr(drawn, name), 3) for name in ("ratio", "seconds", "processor")}
             keep(study.kept(regime, setting.name, start), pictures)
             row = {"start": start, "regime": regime, "setting": setting.name, "made": setting.made}
-            row |= {"session": study.session}
+            row |= {"session": study.session, "weights": study.weights}
             row |= {"scale": setting.scale} | {name: cost[name] for name in ("ratio", "seconds", "processor")}
-            if setting.name == FULL:
-                whole[regime] = row
-            elif not study.kept(regime, FULL, start).exists():  # of a study that was begun elsewhere
+            if setting.name in (FULL, REFERENCE):
+                whole.append(row)
+            if setting.name != FULL and not study.kept(regime, FULL, start).exists():
+                # of a study that was begun elsewhere
                 again = next(one for one in settings(study.model, regime) if one.name == FULL)
                 keep(study.kept(regime, FULL, start), study.draw(study.model, again, chosen, seeds).pictures)
-            shown, full = (study.pictures(regime, name, start) for name in (setting.name, FULL))
-            study.add(row | measured(shown, full, chosen, start))
+            study.add(row | study.measured(regime, setting.name, start, chosen))
 
 
 def keep(path: Path, pictures: Pictures) -> None:
@@ -141,6 +159,15 @@ def measured(shown: Pictures, full: Pictures, prompts: Sequence[str], start: int
     return values
 
 
+def likeness(shown: Pictures, reference: Pictures) -> dict[str, list[float]]:
+    """To the run of 150 steps of the same seeds."""
+    values = np.minimum(MEASURES["psnr"].of(shown, reference, ()), EQUAL_DB)
+    return {
+        "psnr_150": np.round(values, DIGITS["psnr"]).tolist(),
+        "ssim_150": np.round(MEASURES["ssim"].of(shown, reference, ()), DIGITS["ssim"]).tolist(),
+    }  # fmt: skip
+
+
 def remeasure(study: Study) -> None:
     """The measures of all rows whose pictures are kept, made again from these."""
     rows = study.rows()
@@ -148,8 +175,9 @@ def remeasure(study: Study) -> None:
     for row in rows:
         names = (row["setting"], FULL)
         if all(study.kept(row["regime"], name, row["start"]).exists() for name in names):
-            shown, full = (study.pictures(row["regime"], name, row["start"]) for name in names)
-            row |= measured(shown, full, prompts[row["start"] :][: len(shown)], row["start"])
+            count = len(study.pictures(row["regime"], row["setting"], row["start"]))
+            chosen = prompts[row["start"] :][:count]
+            row |= study.measured(row["regime"], row["setting"], row["start"], chosen)
     study.path.unlink()
     for row in rows:
         study.add(row)

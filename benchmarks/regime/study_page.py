@@ -11,20 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.regime.costs import read as read_costs
 from benchmarks.regime.measures import LABELS
 from benchmarks.regime.pictures import scene_prompts
 from benchmarks.regime.settings import FULL, REGIMES, settings
 from benchmarks.regime.study import Row, Study, latest
-from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.intervals import Interval, bootstrap
 from ralu_cache.report.figures import save_grid
 from ralu_cache.report.table import Table
 
 DRAWN = ("attributes", "scenes", "probability", "shapes")
 LOOKS = ("sharpness", "spectrum", "perceptual")
-LIKENESS = ("psnr", "ssim")
-NAMES = LABELS | {"sharpness": "mean gradient, ‰"}
-DIGITS = {"ssim": 3, "spectrum": 2}
+LIKENESS = ("psnr", "ssim", "psnr_150", "ssim_150")
+NAMES = LABELS | {
+    "sharpness": "mean gradient, ‰", "psnr_150": "PSNR to 150 steps, dB", "ssim_150": "SSIM to 150 steps",
+}  # fmt: skip
+DIGITS = {"ssim": 3, "ssim_150": 3, "spectrum": 2}
 MAIN, ALL = 256, 1 << 20  # pictures of the main tables, and of those that some settings were drawn more of
 DRAWS = 200  # resamplings of a Fréchet distance
 COLUMNS = 8  # pictures of a strip
@@ -46,9 +49,9 @@ class Compared:
         return [start for start in sorted(set(self.parts) & set(self.full)) if start < self.within]
 
     def values(self, measure: str, parts: Parts | None = None) -> NDArray[np.float64]:
-        """(N,): of the setting, or of other parts, on the pictures that have this measure."""
+        """(N,): of the setting, or of other parts, on the pictures that have this measure; none if none has it."""
         rows = [(parts or self.parts)[start] for start in self.starts]
-        return np.concatenate([row[measure] for row in rows if measure in row])
+        return np.concatenate([np.empty(0), *(row[measure] for row in rows if measure in row)])
 
     @property
     def count(self) -> int:
@@ -75,7 +78,7 @@ def shown(value: Interval, digits: int = 1, sign: str = "") -> str:
 
 def frechet(study: Study, regime: str, one: Compared) -> Interval:
     """Of the scene classifier's features of the kept pictures to those of real renders."""
-    metric = FrechetDistance()
+    metric = distance_to_renders()
     pictures = np.concatenate([study.pictures(regime, one.name, start) for start in one.starts])
     return bootstrap(metric.features(pictures, ()), metric.value, draws=DRAWS)
 
@@ -125,7 +128,7 @@ def drawn_table(rows: Sequence[Compared]) -> str:
 
 def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], where: str) -> str:
     """How it looks, and how like the full run's picture of the same seed it is."""
-    names = (*LOOKS, *LIKENESS)
+    names = [measure for measure in (*LOOKS, *LIKENESS) if any(len(one.values(measure)) for one in rows)]
     likeness = [NAMES[name] for name in names[1:]]
     titles = ("setting", "Fréchet distance", "mean gradient, ‰", "to the full run", *likeness)
     lines = []
@@ -134,9 +137,33 @@ def looks_table(rows: Sequence[Compared], distances: Mapping[str, Interval], whe
         cells = [one.name, "" if distance is None else shown(distance), f"{one.values('sharpness').mean():.1f}"]
         cells.append("" if one.name == FULL else shown(one.difference("sharpness"), 1, "+"))
         for measure in names[1:]:
-            cells.append("" if one.name == FULL else shown(bootstrap(one.values(measure)), DIGITS.get(measure, 1)))
+            values = one.values(measure)
+            known = len(values) > 1 and one.name != FULL
+            cells.append(shown(bootstrap(values), DIGITS.get(measure, 1)) if known else "")
         lines.append(cells)
     return Table(titles, lines, left=(0, 3)).markdown()
+
+
+def costs_table(study: Study, rows: Sequence[Compared]) -> list[str]:
+    """What `benchmarks.regime.costs` found of the settings; none if it was not run."""
+    costs = read_costs(study.out)
+    known = {one.name: costs.get(f"{study.model}/{one.parts[one.starts[0]]['made']}") for one in rows}
+    full = known.get(FULL)
+    if full is None:
+        return []
+    computed = "flux" in full
+    titles = ["setting", "fewer FLOPs", "faster", "model calls a picture", "held"]
+    titles += ["FLUX.1-dev at 1024x1024, computed"] * computed
+    lines = []
+    for one in rows:
+        if (cost := known[one.name]) is None:
+            continue
+        cells = [one.name, f"{one.ratio:.1f}x", f"{one.faster():.1f}x", str(cost["samples"])]
+        cells.append(f"{max(0, cost['held'] - full['held']) / 1024:.0f} KiB")
+        if computed:
+            cells.append(f"{max(0, cost['flux'] - full['flux']) / 1024**2:.0f} MiB")
+        lines.append(cells)
+    return ["", "What it costs:", "", Table(titles, lines).markdown()]
 
 
 def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
@@ -154,7 +181,12 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
         "classifier's features to those of real renders; it falls with the number of pictures. Mean gradient:",
         "sharpness, good up to the full run's. The spectral and the perceptual distance (of the first 64 pictures),",
         "PSNR and SSIM are to the full run's picture of the same seed: likeness, which says little of how well a",
-        "picture is drawn.",
+        "picture is drawn; the last two, where they are there, to 150 steps of the same seed (first 64 pictures),",
+        "to which the full run is as like as the row of the 150 steps says.",
+        "Held: what caches, histories and multistep samplers keep between the model's calls beyond the full run, of",
+        "one picture, added up from the living tensors (`benchmarks.regime.costs`); guided twice, both halves keep",
+        "theirs. Its last column is no measurement: the same tensors with FLUX.1-dev's sizes. Model calls count every",
+        "picture that goes through the denoiser, also where a cache leaves blocks out: FLOPs tell that.",
         "Made by `python -m benchmarks.regime.study`.",
     ]
     for study in studies:
@@ -162,6 +194,7 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
             if rows := compared(study, regime):
                 lines += ["", f"## {study.model}, {TITLES[regime]}", "", drawn_table(rows), ""]
                 lines.append(looks_table(rows, distances, f"{study.model}/{regime}"))
+                lines += costs_table(study, rows)
             more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
             if len(more) > 1:
                 lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", drawn_table(more)]

@@ -65,7 +65,7 @@ class Answers:
             call.working, state.depth = working, 0
         if not skipped.issuperset(rows):
             return None
-        self._adapter.check(given, run.setting)
+        self._adapter.check(given, run.setting_of(self._reader.module))
         run.tally.count_call(self._costs.flops, given, 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return stood_in(self._adapter, run, hidden, rows)

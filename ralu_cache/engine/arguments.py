@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ralu_cache.adapters.protocols import Cost
 from ralu_cache.engine.call import Call
-from ralu_cache.plane.budget import UNKNOWN, coarse_cost
+from ralu_cache.plane.budget import UNKNOWN
+from ralu_cache.profiles.facts import Facts
 
 
 def guidance_scale(call: Call, denoiser: Any) -> float:
@@ -33,20 +35,24 @@ def control_scale(call: Call, number: int) -> dict[str, Any]:
     return {"conditioning_scale": scale * float(inside)}
 
 
-def coarse_cost_of(call: Call, pixels: int) -> float:
+OTHER_TEXT = 77
+"""Tokens of CLIP's, which the pipelines that have them tell as `tokenizer_max_length`."""
+
+
+def coarse_cost_of(call: Call, facts: Facts, costs: Cost, pixels: int) -> float:
     """At most what a coarse step of the call costs in fine ones. pixels: of the image, per token side."""
-    height, width = call.given.get("height"), call.given.get("width")
-    if height is None or width is None:
+    if facts.height is None or facts.width is None:
         return UNKNOWN
-    words = call.given.get("prompt_embeds")
-    text = int(call.given.get("max_sequence_length") or 512) if words is None else words.shape[1]
-    return coarse_cost(height * width / pixels**2, text + 77)  # and what other text encoders add
+    given = call.given.get("prompt_embeds")
+    words = int(call.given.get("max_sequence_length") or 512) if given is None else given.shape[1]
+    others = getattr(call.pipe, "tokenizer_max_length", None) or OTHER_TEXT
+    return costs.coarse_share(facts.height * facts.width // pixels**2, words, others)
 
 
 COUNTED: Mapping[str, tuple[Any, ...]] = {
     "control_guidance_start": (0.0, [0.0]), "control_guidance_end": (1.0, [1.0]), "skip_guidance_layers": (None, []),
     "adapter_conditioning_factor": (1.0,), "cfg_trunc_ratio": (1.0,), "denoising_end": (None,),
-    "enable_temporal_reasoning": (False,),
+    "enable_temporal_reasoning": (False,), "t0": (), "t1": (),
 }  # fmt: skip
 """Arguments of which pipelines make numbers or shares of the steps in their loop, and the values that mean nothing."""
 
@@ -54,11 +60,14 @@ COUNTED: Mapping[str, tuple[Any, ...]] = {
 def check_counted(given: Mapping[str, Any]) -> None:
     """Raise ValueError for an argument of a pipeline's call that counts steps, which are fewer in its loop."""
     for name, harmless in COUNTED.items():
-        value = given.get(name, harmless[0])
-        if value not in harmless and not (isinstance(value, list | tuple) and set(value) == {harmless[0]}):
+        if name not in given:
+            continue
+        value = given[name]
+        if value not in harmless and not (isinstance(value, list | tuple) and set(value) == {*harmless[:1]}):
+            instead = f"leave it at {harmless[0]!r}, or " if harmless else ""
             raise ValueError(
-                f"{name}={value!r} counts steps, and the pipeline's loop makes only those that are computed; leave it "
-                f"at {harmless[0]!r}, or compute every step (temporal=None)"
+                f"{name}={value!r} counts steps, and the pipeline's loop makes only those that are computed; "
+                f"{instead}compute every step (temporal=None)"
             )
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
+from ralu_cache.adapters.ranks import ranks_of
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler import release, staged
@@ -33,6 +34,7 @@ class Call:
     it. own: the private attributes that the pipeline's `__call__` stores, as this call has them. run: one that the
     denoiser's hooks take part in; outside: one that the scheduler alone knows of. working: the state of the denoiser
     (or ControlNet) that is running now; `states` holds that of each. given: the arguments of the pipeline's call.
+    ranks: the processes that make the same call on parts of the same tokens, if there are any.
     """
 
     def __init__(self, handle: Owner, pipe: Any, given: Mapping[str, Any]) -> None:
@@ -47,6 +49,7 @@ class Call:
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback, if any, was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
+        self.ranks = ranks_of(getattr(pipe, "transformer", None))
         self.scheduler = staged(vars(pipe)["scheduler"], self)
 
     @property
@@ -63,6 +66,7 @@ class Call:
         """A run begins, as the pipeline sets its time steps: see `Owner.new_run`. A copy's goes along."""
         own = scheduler is self.scheduler
         if own:
+            self.check_end()
             self._end_run()
             self.stock_timesteps = scheduler.timesteps
         run = self.handle.new_run(self, scheduler, given)
@@ -90,6 +94,18 @@ class Call:
             self.passed = run.passed
         if run.finished:
             self._end_run()
+
+    def check_end(self) -> None:
+        """Raise RuntimeError where the pipeline leaves a run before its last step, though nobody interrupted it: in a
+        loop of fewer steps the one that it always leaves out is another."""
+        run = self.outside
+        if run is None or run.index is None or run.finished or not run.leaves_out:
+            return
+        if not getattr(self.pipe, "_interrupt", False):
+            raise RuntimeError(
+                f"{type(self.pipe).__name__} ended after {run.done} of {run.steps} steps: it leaves out steps of its "
+                f"schedule, so {run.setting.forecast} cannot serve it; disable it"
+            )
 
     def close(self) -> None:
         """End it: whoever still holds the call (a traceback, say) holds nothing of it."""

@@ -19,7 +19,7 @@ from ralu_cache.history.attention import Rows
 from ralu_cache.history.layer_cache import LayerCache
 
 
-class Uncounted:
+class Uncounted(Cost):
     """The cost of calls of a family that does not say it."""
 
     def flops(self, call: Mapping[str, Any]) -> float:
@@ -166,7 +166,7 @@ class Groups:
                 "use a policy that reuses the residual of all blocks (teacache, seacache, taylorseer), or "
                 "torch.no_grad()"
             )
-        branch.record(group, state.stack.take(), pending.run.situation())
+        branch.record(group, state.stack.take(), pending.run.situation(branch.policy))
 
 
 def other_half_first(rows: Tensor) -> Tensor:

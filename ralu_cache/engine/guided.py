@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ralu_cache.engine.ranked import common
 from ralu_cache.engine.run import Run
 from ralu_cache.plane.guidance import Guidance
 
@@ -145,4 +146,4 @@ def _held(guidance: Guidance, run: Run, known: Known, sample: int, c: Tensor) ->
 def _agreement(u: Tensor, c: Tensor) -> float:
     """Cosine of two predictions, in float32; -1 where it isn't finite, so that guidance goes on."""
     cosine = torch.nn.functional.cosine_similarity(u.float().flatten(), c.float().flatten(), dim=0)
-    return float(cosine.nan_to_num(-1.0))
+    return float(common(cosine.nan_to_num(-1.0)))

@@ -79,7 +79,10 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
                 bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
             bound.arguments[name] = _told(callback) if name == "callback_on_step_end" else _paused(callback)
         with handle.call(self, **given):
-            return stock_call(*bound.args, **bound.kwargs)
+            result = stock_call(*bound.args, **bound.kwargs)
+            if (call := call_of(self)) is not None:
+                call.check_end()
+            return result
 
     if hasattr(stock_call, "__wrapped__"):
         __call__.__wrapped__ = _accelerated(stock_call.__wrapped__)
@@ -205,14 +208,17 @@ def _progress_bar(stock: Any) -> property:
     """The pipeline's own progress bar, the class's or what the user put in its place; it counts the run's steps."""
 
     @wraps(stock.progress_bar)
-    def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
-        """As the stock method; within a run it counts the run's steps, however often it is updated."""
+    def progress_bar(self: Any, iterable: Any = None, total: int | None = None, **look: Any) -> Any:
+        """As the stock method; within a run it counts the run's steps, however often it is updated.
+
+        look: what a pipeline's own takes besides (Marigold's `desc` and `leave`).
+        """
         make = vars(self).get("progress_bar") or MethodType(stock.progress_bar, self)
         call = call_of(self)
         run = None if call is None else call.under_way
         if run is None or total is None:
-            return make(iterable, total)
-        bar = make(total=run.total - run.done)
+            return make(iterable, total, **look)
+        bar = make(total=run.total - run.done, **look)
         advance, shown, last, watched = bar.update, run.done, run.total, weakref.ref(call)
 
         def update(n: int = 1) -> None:

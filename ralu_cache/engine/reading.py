@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ralu_cache.adapters.protocols import Adapter, Blocks, Tokens
+from ralu_cache.adapters.protocols import Adapter, Blocks, Probed, Tokens
+from ralu_cache.adapters.ranks import ranks_of
 from ralu_cache.adapters.weights import at_hand
+from ralu_cache.engine.ranked import check_tokens
 from ralu_cache.engine.run import Run, Signals
 from ralu_cache.engine.states import RootState
 from ralu_cache.plane.canvas import TokenLayout
@@ -38,8 +40,10 @@ class CallReader:
         """The run sees a call, where it is of another batch than the last."""
         if not run.knows(batch := self.latents(given).shape[0]):
             grid = run.grid or self.adapter.grid(given)
-            device = self.latents(given).device
-            run.begin(grid, batch, device, lambda: self.adapter.latents(given, grid), self.adapter.frames(given))
+            frames, latents = self.adapter.frames(given), self.latents(given)
+            run.begin(grid, batch, latents.device, lambda: self.adapter.latents(given, grid), frames)
+            if run.method is not None:
+                check_tokens(self.module, run.stages, grid, frames, latents)
 
     def some(self, given: Mapping[str, Any], rows: Sequence[int]) -> Mapping[str, Any]:
         """The same call on these of its rows alone."""
@@ -64,7 +68,9 @@ class CallReader:
         """TeaCache's signal, with the weights that it takes where offload hooks may keep them elsewhere."""
         assert self._blocks is not None
         with at_hand(self.module, self._blocks.blocks(self.module)[0]):
-            return self._blocks.modulated_input(self.module, call)
+            signal = self._blocks.modulated_input(self.module, call)
+        ranks = ranks_of(self.module) if isinstance(self.adapter, Probed) else None  # its signal is a part
+        return signal if ranks is None else ranks.whole(signal, -1)
 
     def signals(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
         """The signals "modulated" and "canvas" of the pipeline's own samples, the last copy of them in a call."""

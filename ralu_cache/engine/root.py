@@ -158,7 +158,7 @@ class RootHook:
     def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run, reader = call.run, self._reader
-        self.adapter.check(given, run.setting)
+        self.adapter.check(given, run.setting_of(self.module))
         if self._probed is not None:
             self._probe(state, given)
         batch = reader.latents(given).shape[0]
@@ -192,8 +192,8 @@ class RootHook:
             run.called(condition, rows)
         if index is not None:
             self._spare(pending, batch, len(rows))
-        if run.policy is not None:
-            self._decide(state, pending, given, rows)
+        if (policy := run.policy_of(self.module)) is not None:
+            self._decide(state, pending, given, rows, policy)
         return pending
 
     def _spare(self, pending: Pending, batch: int, computed: int) -> None:
@@ -205,15 +205,16 @@ class RootHook:
         if pair is not None and pair.index is not None:
             tally.spare(each * (batch - len(pair.index)))
 
-    def _decide(self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: tuple[int, ...]) -> None:
+    def _decide(
+        self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: tuple[int, ...], policy: Policy
+    ) -> None:
         """Find the branch that a call belongs to, and ask it for whom the blocks run."""
-        run, policy = pending.run, pending.run.policy
-        assert policy is not None
+        run = pending.run
         branch = pending.branch = run.branch(self.module, rows, pending.layout, *self.adapter.conditioning(given))
         if policy.signal is not None:  # which may ask the embedding for it
             state.active = run.placed(pending.layout, pending.positions, pending.call)
         pending.groups = branch.plan(
-            run.situation(),
+            run.situation(policy),
             lambda: self._reader.modulated(pending.call),
             lambda: self._reader.image(run, given, rows),
             compute=run.wants_text_attention,
