@@ -257,11 +257,11 @@ def sampled(plan: RALU, temporal: Forecast | None, solver: Multistep | None, vel
     run, canvas = run_of(plan, temporal, solver), None
     shape = (2, CHANNELS, GRID[0] * PATCH, GRID[1] * PATCH)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    run.begin(GRID, 2, lambda: latents)
+    run.begin(GRID, 2, latents.device, lambda: latents)
     while not run.finished:
         assert run.canvas.value is not None
         canvas = run.canvas.value
-        run.tally.count_call(lambda: 1.0, 2, run)
+        run.tally.count_call(lambda call: 1.0, {}, 2, run)
         latents = run.advance(velocity(canvas, run.sigma), latents, lambda: pytest.fail("stages are not stock's"))
     return latents
 
