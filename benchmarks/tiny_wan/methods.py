@@ -111,10 +111,10 @@ def measure(lab: Lab, methods: Mapping[str, tuple[Any, Any]], plain: tuple[int, 
 
 def table(rows: list[Row]) -> str:
     """One Markdown line a method."""
-    titles = ("method", "steps", "fewer FLOPs", "PSNR to full", "SSIM", "jitter")
+    titles = ("method", "steps", "fewer FLOPs", "PSNR to full", "SSIM", "jitter", "motion spectrum")
     cells = [
         (row.method, str(row.steps), f"{row.flop_ratio:.2f}x", f"{row.psnr:.1f} ± {row.psnr_error:.1f} dB",
-         f"{row.ssim:.3f}", f"{row.jitter:.2f}x")
+         f"{row.ssim:.3f}", f"{row.jitter:.2f}x", f"{row.motion_spectrum:.2f} dB")
         for row in rows
     ]  # fmt: skip
     return Table(titles, cells).markdown() + "\n"
