@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TYPING := build/typing/ralu_cache/adapters
-# Two workers of one thread each: the models of the tests are too small for two threads to help.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Two workers of one thread each: the models of the tests are too small for two threads to help. Bytecode is written even
+# where the environment says otherwise: rewriting the tests' assertions anew costs each worker seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test quick coverage mutation evidence lint docs package hooks clean
 

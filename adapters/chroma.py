@@ -18,6 +18,7 @@ class ChromaAdapter(FluxAdapter):
 
     family = "chroma"
     pipelines = ("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline")
+    ranked = False
     batched = ("hidden_states", "encoder_hidden_states", "timestep", "attention_mask")
 
     def __init__(self, transformer: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
+from ralu_cache.adapters.ranks import Ranks, ranks_of
+from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_flux import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 
@@ -35,6 +36,7 @@ class FluxAdapter(PackedAdapter):
         "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
     )  # fmt: skip
     processor = FluxSparseProcessor
+    ranked = True
     control: tuple[str, ...] = ("controlnet_block_samples", "controlnet_single_block_samples")
     batched: tuple[str, ...] = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
 
@@ -75,9 +77,11 @@ class FluxAdapter(PackedAdapter):
             if current is None:
                 return None
             shared = current.positions is None or current.layout.shared
-            tables = kept_tables(
-                current, _key(embed, current), lambda: table if shared else _per_sample_tables(embed, args[0], current)
-            )
+
+            def make() -> Sequence[Table]:
+                return table if shared else _per_sample_tables(embed, args[0], current, ranks_of(module))
+
+            tables = kept_tables(current, _key(embed, current), make)
             if current.fresh is None:
                 return tables
             text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens
@@ -108,11 +112,16 @@ def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
     return id(embed), id(call.layout), call.call["txt_ids"].shape[-2] + call.call["img_ids"].shape[-2]
 
 
-def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
-    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions."""
+def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall, ranks: Ranks | None) -> tuple[PerSampleTable, ...]:
+    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions, of this rank's tokens."""
     text = call.call["txt_ids"].shape[-2]
+    if ranks is not None:
+        ids = torch.cat([_of_one(call.call["txt_ids"]), _of_one(call.call["img_ids"])])
     places = ids.expand(call.layout.batch, -1, -1).clone()
     assert call.positions is not None
     origin = ids[text, 1:] - call.positions[0, 0]
     places[:, text : text + call.layout.tokens, 1:] = call.positions + origin
-    return tuple(PerSampleTable(t.unflatten(0, (len(places), -1))) for t in embed.forward(places.flatten(0, 1)))
+    tables = [t.unflatten(0, (len(places), -1)) for t in embed.forward(places.flatten(0, 1))]
+    if ranks is not None:  # text and image are divided each by itself
+        tables = [torch.cat([ranks.own(t[:, :text]), ranks.own(t[:, text:])], 1) for t in tables]
+    return tuple(map(PerSampleTable, tables))

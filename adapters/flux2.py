@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook, is_first_placed, placed_after
 from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.rotary import PerSampleTable, kept_tables, pick
+from ralu_cache.adapters.ranks import Ranks, ranks_of
+from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_flux2 import Flux2SparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 
@@ -32,6 +33,7 @@ class Flux2Adapter(PackedAdapter):
     default_preset = "ralu-8x"
     pipelines = ("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline")
     processor = Flux2SparseProcessor
+    ranked = True
     batched = ("hidden_states", "encoder_hidden_states", "timestep", "guidance")
 
     def __init__(self, transformer: Any) -> None:
@@ -66,7 +68,8 @@ class Flux2Adapter(PackedAdapter):
     ) -> dict[str, Any]:
         ids, count = _of_one(call["img_ids"]), layout.fine_grid[0] * layout.fine_grid[1]
         own = F.pad(positions[0], (1, 1))
-        return {**self.pack(call, layout, tokens), "img_ids": torch.cat([own, ids[count:].to(own)])}
+        ids = torch.cat([own, ids[count:].to(own)])[None]  # of a batch, as the pipelines give them
+        return {**self.pack(call, layout, tokens), "img_ids": ids}
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The image's tables are those of the layout, made once for it; the text's, which follow, are stock."""
@@ -76,9 +79,11 @@ class Flux2Adapter(PackedAdapter):
             if current is None or not is_first_placed():
                 return None
             key, shared = (id(embed), id(current.layout)), current.positions is None or current.layout.shared
-            tables = kept_tables(
-                current, (*key, len(args[0])), lambda: table if shared else _per_sample_tables(embed, args[0], current)
-            )
+
+            def make() -> Sequence[Table]:
+                return table if shared else _per_sample_tables(embed, args[0], current, ranks_of(module))
+
+            tables = kept_tables(current, (*key, len(args[0])), make)
             if current.fresh is None:
                 return tables
             assert current.fresh.tokens is not None
@@ -110,9 +115,11 @@ def _of_one(ids: Tensor) -> Tensor:
     return ids[0] if ids.ndim == 3 else ids
 
 
-def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall) -> tuple[PerSampleTable, ...]:
-    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions."""
+def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall, ranks: Ranks | None) -> tuple[PerSampleTable, ...]:
+    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions, of this rank's tokens."""
+    ids = ids if ranks is None else _of_one(call.call["img_ids"])
     places = ids.expand(call.layout.batch, -1, -1).clone()
     assert call.positions is not None
     places[:, : call.layout.tokens, 1:3] = call.positions
-    return tuple(PerSampleTable(t.unflatten(0, (len(places), -1))) for t in embed.forward(places.flatten(0, 1)))
+    tables = [t.unflatten(0, (len(places), -1)) for t in embed.forward(places.flatten(0, 1))]
+    return tuple(PerSampleTable(t if ranks is None else ranks.own(t)) for t in tables)

@@ -17,6 +17,7 @@ class LongCatAdapter(TokenwiseAdapter, FluxAdapter):
     """`LongCatImageTransformer2DModel` under text-to-image and edit pipelines, which append reference tokens."""
 
     family = "longcat-image"
+    ranked = False
     pipelines = ("LongCatImagePipeline", "LongCatImageEditPipeline")
     control = ()
     batched = ("hidden_states", "encoder_hidden_states", "timestep")

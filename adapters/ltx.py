@@ -28,6 +28,7 @@ class LTXAdapter(BlocksAdapter):
     patch = 1
     guidance = "stack"
     processor = LTXSparseProcessor
+    ranked = True
     batched = ("hidden_states", "encoder_hidden_states", "encoder_attention_mask", "timestep")
     conditions = ("encoder_hidden_states", "encoder_attention_mask")
     lacks: ClassVar[Mapping[str, str]] = {

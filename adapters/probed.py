@@ -31,6 +31,7 @@ class ProbedAdapter(Adapter, Probed):
     default_preset = ""
     pipelines = ()
     patch = 1
+    ranked = True
 
     def __init__(self, transformer: Any) -> None:
         self._finding: Finding | None = None
@@ -94,6 +95,10 @@ class ProbedAdapter(Adapter, Probed):
         if place is None:
             return entered.new_zeros(())
         return entered[:, :count] if place.part == "first" else entered[:, entered.shape[1] - count :]
+
+    def takes_all(self) -> bool:
+        place = self._found.entered
+        return place is None or place.part == "all"
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         """What the first block's first part after its norm is given, of all samples (B, 4, ...), by running the model

@@ -55,6 +55,7 @@ class Adapter(Protocol):
     fill: int = 1  # the model pads image tokens to whole multiples of so many
     no_guidance: float = 1.0  # the scale at which their formula gives the prediction with the prompt
     takes: str = "hidden_states"  # the denoiser's argument that holds the latents
+    ranked: bool = False  # its tokens may be divided among ranks, see `ranks.py`
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
     def __init__(self, transformer: Any) -> None: ...
@@ -184,6 +185,10 @@ class Blocks(Protocol):
     def head_part(self, entered: Tensor, count: int) -> Tensor:
         """Of a `block_input` the `count` tokens (B, count, d) that the head would be given without the blocks."""
         return entered
+
+    def takes_all(self) -> bool:
+        """True if `head_part` is all that the first block is given."""
+        return True
 
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call without ControlNet samples: a cached residual holds them already."""

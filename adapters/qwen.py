@@ -15,6 +15,7 @@ from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import joint_attention, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import TokenwiseAdapter
+from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
@@ -35,6 +36,7 @@ class QwenAdapter(TokenwiseAdapter):
         "QwenImageControlNetInpaintPipeline",
     )  # fmt: skip
     processor = QwenSparseProcessor
+    ranked = True
     control = ("controlnet_block_samples",)
     batched = ("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask", "timestep")
 
@@ -82,7 +84,7 @@ class QwenAdapter(TokenwiseAdapter):
             image: Table = tables[0]
             if current.positions is not None or current.staged:
                 key = id(embed), id(current.layout)
-                (image,) = kept_tables(current, key, lambda: [_table(embed, current, tables[0])])
+                (image,) = kept_tables(current, key, lambda: [_table(embed, current, tables[0], ranks_of(module))])
             if current.fresh is not None:
                 assert current.fresh.tokens is not None
                 image = pick(image, current.fresh.tokens)
@@ -141,15 +143,22 @@ def _images(shapes: Any) -> list[tuple[int, int, int]]:
     return list(first) if isinstance(first, list) else [first]
 
 
-def _table(embed: Any, call: LayoutCall, stock: Tensor) -> Table:
-    """Factors of the layout's tokens, and behind them those that `stock` has behind the grid of the call's extent."""
+def _table(embed: Any, call: LayoutCall, stock: Tensor, ranks: Ranks | None) -> Table:
+    """Factors of the layout's tokens, and behind them those that `stock` has behind the grid of the call's extent.
+
+    With ranks `stock` has this rank's part of all, and so has what is given.
+    """
     if call.positions is None:
         return stock
+    if ranks is not None:
+        stock = ranks.whole(stock, 0)
     rows, columns = call.extent
     down, along = (call.positions[:1] if call.layout.shared else call.positions).unbind(-1)
     places = torch.stack([down - (rows - rows // 2), along - (columns - columns // 2)], -1)
     own = rotary_factors(embed, places)
     table = torch.cat([own, stock[rows * columns :].expand(len(own), -1, -1)], 1)
+    if ranks is not None:
+        table = ranks.own(table)
     return table[0] if call.layout.shared else PerSampleTable(table)
 
 

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.adapters.counted import row_flops
 from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.adapters.sparse_wan import WanSparseProcessor
 from ralu_cache.adapters.video import VideoAdapter, places_of
 from ralu_cache.plane.canvas import TokenLayout
@@ -36,6 +37,7 @@ class WanAdapter(VideoAdapter):
     default_preset = "ralu-4x"
     pipelines = ("WanPipeline", "WanImageToVideoPipeline")
     processor = WanSparseProcessor
+    ranked = True
     batched = ("hidden_states", "encoder_hidden_states", "timestep")
     lacks: ClassVar[Mapping[str, str]] = {
         "text attention": "the text has an attention of its own, of which all tokens give it the same share"
@@ -78,11 +80,13 @@ class WanAdapter(VideoAdapter):
         return {**super().shorten(call, layout, tokens, positions), "timestep": timestep[..., : layout.tokens]}
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
-        """The stock table is shorter than a ribbon may be: it is asked for one token, and the hook gives the others."""
+        """The stock table is shorter than a ribbon may be: it is asked for one token (of each rank), and the hook gives
+        the others."""
 
         def spare(rope: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            current = active()
-            return None if current is None or current.positions is None else (args[0][..., : self.patch],)
+            current, ranks = active(), ranks_of(module)
+            count = 1 if ranks is None else ranks.count
+            return None if current is None or current.positions is None else (args[0][..., : count * self.patch],)
 
         def rotary(rope: Any, args: tuple[Tensor, ...], tables: tuple[Tensor, Tensor]) -> Any:
             current = active()
@@ -91,7 +95,8 @@ class WanAdapter(VideoAdapter):
             if current.positions is not None or current.staged:
                 key = id(rope), id(current.layout)
                 if key not in current.tables:
-                    made = tables if current.positions is None else rotary_tables(rope, current)
+                    own = None if current.positions is None else rotary_tables(rope, current)
+                    made = tables if own is None else _divided(own, ranks_of(module))
                     copies = current.layout.batch if len(made[0]) == 1 else 1  # as in `own_tables`
                     current.tables[key] = tuple(table.repeat(copies, 1, 1, 1) for table in made)
                 tables = current.tables[key]
@@ -139,6 +144,11 @@ class WanAdapter(VideoAdapter):
         block = transformer.blocks[0]
         table = block.scale_shift_table + levels.view(len(timestep), -1, 6, hidden.shape[-1]).float()
         return (block.norm1(hidden.float()) * (1 + table[:, :, 1]) + table[:, :, 0]).type_as(hidden)
+
+
+def _divided(tables: tuple[Tensor, Tensor], ranks: Ranks | None) -> tuple[Tensor, Tensor]:
+    """Of tables (B, n, 1, d) the part that this rank's tokens need."""
+    return tables if ranks is None else (ranks.own(tables[0]), ranks.own(tables[1]))
 
 
 def _picture_tokens(call: Mapping[str, Any]) -> int:

@@ -9,10 +9,11 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.hindsight import Judgement
-from ralu_cache.report.figures import INK, Figure, save
+from ralu_cache.report.figures import INK, save
 from ralu_cache.report.table import Table
 from ralu_cache.temporal.profile import Profile
 

@@ -24,7 +24,7 @@ from benchmarks.tiny_flux.scenes import sample_scene
 from ralu_cache.quality.attributes import attribute_shares
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.classifier import classifier_folder
-from ralu_cache.quality.frechet import FrechetDistance, Gaussian
+from ralu_cache.quality.frechet import Gaussian, distance_to_renders
 from ralu_cache.quality.scene_prompts import ATTRIBUTES
 
 SEED, STATISTICS_SEED = 32, 33
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32, help="pictures that the model samples")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/classifier"))
     options = parser.parse_args()
-    lab, metric = Lab(options.prompts), FrechetDistance()
+    lab, metric = Lab(options.prompts), distance_to_renders()
 
     many, _ = renders(options.statistics, STATISTICS_SEED)
     Gaussian.fit(metric.features(round_trip(lab.pipe.vae, many), [])).save(classifier_folder())

@@ -14,6 +14,7 @@ from ralu_cache.adapters.protocols import Adapter
 from ralu_cache.adapters.registry import matching_adapter, unserved
 from ralu_cache.engine.anywhere import AnyAcceleration, check_pipeline
 from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.experts import check_experts
 from ralu_cache.engine.family import FamilyAcceleration
 from ralu_cache.engine.handle import Acceleration
 from ralu_cache.engine.parts import resolve_parts
@@ -23,7 +24,8 @@ from ralu_cache.history.solvers import Multistep, resolve_solver
 from ralu_cache.plane.guidance import Guidance
 from ralu_cache.plane.spatial import SpatialMethod
 from ralu_cache.profiles.profile import Profile
-from ralu_cache.temporal import Forecast, Temporal, resolve_temporal
+from ralu_cache.temporal import Forecast, Temporal, resolve_each
+from ralu_cache.temporal.experts import ByExpert, expert_settings
 
 __all__ = ["Acceleration", "accelerate"]
 CHOOSING = ("speedup", "max_loss", "profile")  # what chooses all others
@@ -33,7 +35,7 @@ FIXED = ("spatial", "temporal", "guidance", "solver")
 def accelerate(
     pipe: Any,
     spatial: str | SpatialMethod | None = None,
-    temporal: str | Temporal | None = None,
+    temporal: str | Temporal | ByExpert | None = None,
     speedup: str | float | None = None,
     guidance: str | Guidance | tuple[bool, ...] | None = None,
     solver: str | Multistep | None = None,
@@ -46,7 +48,9 @@ def accelerate(
         `RALU.preset`), the name of a registered method, or a `RALU(...)`.
     temporal: None, "forecast" (at steps that aren't computed the model isn't called), "teacache", "seacache",
         "taylorseer", "toca", "adaptive", each with its main setting after a colon if wanted ("teacache:0.4"), the name
-        of a registered policy, or a config such as `SeaCache(threshold=0.3)`.
+        of a registered policy, or a config such as `SeaCache(threshold=0.3)`. For a pipeline with a denoiser each for
+        high and low noise levels (Wan 2.2), {"high": "seacache:0.3", "low": "taylorseer:3"}, either of which may be
+        None; else both reuse alike, and neither what the other computed.
         Together with `spatial` the first step of every stage is computed, for nothing that was cached can stand for it,
         but each token goes on along the trend that it, or the one that it was split from, had before: at the same cost
         that was 0.6 to 1.6 dB closer to the uncached plan than forgetting (`benchmarks/results/composition`).
@@ -120,17 +124,22 @@ def _planner(pipe: Any, adapter: Adapter, settings: Mapping[str, Any]) -> Planne
 
 def _probed(pipe: Any, settings: Mapping[str, Any]) -> Adapter | None:
     """The adapter of a denoiser whose blocks are to be found; None where what is asked for needs no more than that."""
-    policy = resolve_temporal(settings["temporal"])
+    policies = [policy for policy in resolve_each(settings["temporal"]) if policy is not None]
     others = [name for name in ("spatial", *CHOOSING, "guidance", "solver") if settings[name] is not None]
-    if policy is None or isinstance(policy, Forecast) or policy.caches != "stack" or others:
-        return None
-    if getattr(policy, "reuse", None) == "prediction":
+    if not policies or others or not all(map(_of_blocks, policies)):
         return None
     check_pipeline(pipe)
     transformer = getattr(pipe, "transformer", None)
-    if getattr(policy, "signal", None) == "plane" or not isinstance(transformer, nn.Module):
+    if not isinstance(transformer, nn.Module):
         return None
     return probed(stock_of(type(transformer)), type(pipe).__name__)(transformer)
+
+
+def _of_blocks(policy: Temporal) -> bool:
+    """True for a policy that needs no more than blocks which a probe finds."""
+    if isinstance(policy, Forecast) or policy.caches != "stack" or getattr(policy, "reuse", None) == "prediction":
+        return False
+    return getattr(policy, "signal", None) != "plane"
 
 
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
@@ -142,8 +151,9 @@ def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acc
     for name in ("spatial", *CHOOSING, "guidance"):
         if settings[name] is not None:
             raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
-    forecast = resolve_temporal(settings["temporal"])
     asked = settings["temporal"]
+    check_experts(pipe, None, expert_settings(asked))
+    forecast = next((each for each in resolve_each(asked) if each is not None), None)
     if forecast is not None and not isinstance(forecast, Forecast):
         raise TypeError(f"{unserved(pipe)}; temporal={asked!r} needs an adapter; what works here: {works}")
     if forecast is not None and forecast.tolerance is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ralu_cache.app.options import add_app
 from ralu_cache.examples import add_examples
-from ralu_cache.sweep.options import EMBEDDED, add_call, add_recommend, add_sweep, positive
+from ralu_cache.sweep.options import EMBEDDED, add_call, add_machine, add_recommend, add_size, add_sweep, positive
 from ralu_cache.tune.calibration.options import add_calibrate
 from ralu_cache.tune.options import add_tune
 
@@ -59,10 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", metavar="PATH",
         help="what works with this pipeline; where no adapter knows it, two steps are drawn to find its blocks",
     )  # fmt: skip
-    info.add_argument("--height", type=positive, help="in pixels, of these steps")
-    info.add_argument("--width", type=positive)
-    info.add_argument("--device", help="default: cuda if there is one, else cpu")
-    info.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    add_size(info)
+    add_machine(info, offload=False)
     info.set_defaults(run=_info)
     doctor = commands.add_parser("doctor", help="what a bug report needs, and a test of half a minute that all works")
     doctor.add_argument("--device", help="of the test; default: cuda if there is one, else cpu")
@@ -111,20 +109,19 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--max-loss", type=float, help="the fastest tuned setting that loses at most so much")
     add("--profile", metavar="FILE.json", help="of ralu-cache tune; alone: the setting that it chose")
     add(
-        "--temporal", default="none", metavar="NAME[:VALUE]", help="seacache:0.3, forecast:3, ...; default: %(default)s"
+        "--temporal", default="none", metavar="NAME[:VALUE]",
+        help="seacache:0.3, forecast:3, ...; of two denoisers 'high=seacache:0.3;low=taylorseer:3' (%(default)s)",
     )
     add(
         "--guidance", default="none", metavar="early[:T]", help="guide only in the stages that aren't fine, or until T"
     )
     add("--solver", default="none", metavar="NAME", help="multistep, multistep:3 or dpm in place of Euler steps")
-    add("--height", type=positive, help="pixels")
-    add("--width", type=positive, help="pixels")
+    add_size(parser)
     add("--steps", type=positive, help="num_inference_steps; presets bring their own")
     add("--seed", type=int, default=0, help="of the first picture; the next ones count up from it")
     add("--num-images", type=positive, default=1, help="pictures or videos per prompt")
     add("--num-frames", type=positive, help="of a video")
     add("--frames-per-second", type=positive, help="of the GIF that a video becomes (16; 8 of tiny-wan)")
-    add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
     add("--out", default="out/generate", metavar="FILE_OR_FOLDER", help="default: %(default)s")
     add("--report", metavar="FILE.json", help="save what the run did")
     add("--plot", metavar="FILE.png", help="draw the run's timeline, caching and regions")

@@ -36,18 +36,17 @@ def run_demo(plan: DemoPlan = DEMO, out: str | PathLike[str] = "out/demo") -> di
     composition.png: stages and caching of the cached ones. A picture for which there are no such runs is left out.
     Of videos grid.png and regions.png show a frame for each latent one, videos.gif them all.
 
-    Returns what report.json holds. Raises ImportError if matplotlib or torchmetrics is missing.
+    Returns what report.json holds.
     """
     from ralu_cache.quality.likeness import psnr, ssim
-    from ralu_cache.report import figures  # noqa: F401  (what is missing should not cost a run)
 
     folder = Path(out)
     trials = measure(plan, plan.load())
     likeness = {"psnr": psnr, "ssim": ssim}
-    uncached = {trial.method: trial for trial in reversed(trials) if trial.temporal is None}
+    uncached = {trial.method: trial for trial in reversed(trials) if trial.method.temporal is None}
     rows = {
         trial.name: comparison_row(
-            trial, trials[0], likeness, uncached[trial.method.uncached] if trial.temporal else None
+            trial, trials[0], likeness, uncached[trial.method.uncached] if trial.method.temporal else None
         )
         for trial in trials
     }
@@ -155,10 +154,7 @@ def _accelerated(methods: Sequence[str]) -> list[Trial]:
         if method.temporal and method.uncached not in (Method(), *names):
             ordered.setdefault(method.uncached, str(method.uncached))
         ordered[method] = name
-    return [
-        Trial(name, 0, 0.0, method.spatial, method.temporal, method.guidance, method.solver)
-        for method, name in ordered.items()
-    ]
+    return [Trial(name, 0, 0.0, method) for method, name in ordered.items()]
 
 
 def _steps_asked(plan: DemoPlan, trial: Trial) -> int:

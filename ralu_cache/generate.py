@@ -82,8 +82,6 @@ class Request:
 
 def generate(request: Request) -> list[Path]:
     """Draws, saves and prints what was done. Returns the paths of the pictures, or of the videos' GIFs."""
-    if request.plot:  # a missing matplotlib should not cost a run
-        from ralu_cache.report import figures  # noqa: F401
     pipe = load(request)
     arguments, videos = call_arguments(request, pipe), makes_videos(pipe)
     paths = output_paths(request.out, len(arguments["generator"]), VIDEOS if videos else PICTURES)

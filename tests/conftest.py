@@ -10,6 +10,7 @@ import pytest
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from tests.pipelines import make_pipeline
+from tests.slowness import SECONDS, processor_seconds, unmarked
 
 diffusers.utils.logging.set_verbosity_error()
 hypothesis.settings.register_profile("ralu_cache", deadline=None)
@@ -20,6 +21,24 @@ def pytest_collection_finish() -> None:
     """What the imports made stays to the end: the garbage collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    before = processor_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append((SECONDS, processor_seconds() - before))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails where a slow test isn't marked; with pytest-xdist, in the process that hears of all tests."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    found = unmarked(terminal.stats.get("passed", ())) if terminal is not None else []
+    if found and not hasattr(session.config, "workerinput"):
+        terminal.write_line("\n" + "\n".join(found), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

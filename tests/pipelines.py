@@ -17,6 +17,7 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3ControlNetModel,
     SD3Transformer2DModel,
+    UniPCMultistepScheduler,
 )
 
 from ralu_cache.engine.pipeline import handle_of
@@ -113,7 +114,8 @@ def make_sd3_pipeline(
 
 def nothing_under_way(pipe: Any) -> bool:
     """True if an accelerated pipeline holds no call, and its scheduler is the user's own."""
-    return not len(handle_of(pipe)._calls) and type(pipe.scheduler) is FlowMatchEulerDiscreteScheduler
+    stock = (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler)
+    return not len(handle_of(pipe)._calls) and type(pipe.scheduler) in stock
 
 
 def generators(batch: int, first: int = 100) -> list[torch.Generator]:

@@ -196,8 +196,11 @@ EVERY = [
 ]
 STAGED = [Setting(family, "none", True) for family in FAMILIES.values()]
 SOME = [setting for number, setting in enumerate(EVERY) if (number // 2 + setting.stages) % 2]  # each family and policy
-every = pytest.mark.parametrize("setting", EVERY + STAGED, ids=str)
+HALF = [setting for number, setting in enumerate(SOME) if number % 4 < 2]  # each of both, with stages and without
+OTHER_HALF = [setting for number, setting in enumerate(SOME) if number % 4 > 1]
 some = pytest.mark.parametrize("setting", SOME, ids=str)
+half = pytest.mark.parametrize("setting", HALF, ids=str)
+other_half = pytest.mark.parametrize("setting", OTHER_HALF, ids=str)
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 
 

@@ -353,14 +353,20 @@ def test_caching_alone_goes_with_inference_mode(pipe: Any) -> None:
     assert handle.report is not None and handle.report.flop_ratio > 1
 
 
+@pytest.mark.slow
 def test_regional_compilation_keeps_working() -> None:
+    """Of stages alone and with a policy."""
     pipe = make_pipeline()
     policy = TaylorSeer(interval=2)
-    accelerate(pipe, spatial=PLAN, temporal=policy)
-    expected = latents(pipe)
+    expected = []
+    for reuse in (None, policy):
+        accelerate(pipe, spatial=PLAN, temporal=reuse)
+        expected.append(latents(pipe))
     torch._dynamo.reset()
     pipe.transformer.compile_repeated_blocks(fullgraph=True, backend="eager", dynamic=True)
-    torch.testing.assert_close(latents(pipe), expected)
+    for reuse, picture in zip((None, policy), expected, strict=True):
+        accelerate(pipe, spatial=PLAN, temporal=reuse)
+        torch.testing.assert_close(latents(pipe), picture)
 
 
 def test_blocks_are_found_again_after_an_interrupted_reuse(pipe: Any) -> None:

@@ -55,7 +55,6 @@ def test_info_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_generate_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     files = {name: tmp_path / name for name in ("picture.png", "run.json", "run.png")}
     run(
         *(
@@ -207,7 +206,6 @@ def test_pipelines_of_videos_are_known() -> None:
 
 
 def test_generate_draws_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     files = [str(tmp_path / name) for name in ("film.gif", "run.json", "run.png")]
     run(
         *("generate", "--model", "tiny-wan", "--prompt", "a red circle moving right on a blue background"),

@@ -220,15 +220,6 @@ def test_survives_model_offload(order: str) -> None:
         torch.testing.assert_close(latents(pipe), expected)
 
 
-def test_regional_compilation_keeps_working() -> None:
-    pipe = make_pipeline()
-    accelerate(pipe, spatial=PLAN)
-    expected = latents(pipe)
-    torch._dynamo.reset()
-    pipe.transformer.compile_repeated_blocks(fullgraph=True, backend="eager", dynamic=True)
-    torch.testing.assert_close(latents(pipe), expected)
-
-
 def test_a_saved_accelerated_pipeline_is_the_stock_one(pipe: Any, tmp_path: Any) -> None:
     accelerate(pipe, spatial=PLAN)
     pipe.scheduler.save_pretrained(tmp_path)

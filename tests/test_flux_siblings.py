@@ -68,16 +68,16 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("noise", ["rewind", "paper"])
-def test_siblings_run_on_short_token_sets_and_switch_off_to_stock(kind: str, noise: str) -> None:
+def test_siblings_run_on_short_token_sets_and_switch_off_to_stock(kind: str) -> None:
     pipe, extra = make(kind)
     stock = pipe(**arguments(pipe), **extra).images
-    handle = accelerate(pipe, spatial=RALU(steps=(3, 3, 3), noise=noise))
-    fast = pipe(**arguments(pipe), **extra).images
-    assert fast.shape == stock.shape and fast.isfinite().all()
-    tokens = [stage.tokens for stage in handle.report.stages]
-    assert tokens[0] == TOKENS // 4 and tokens[-1] == TOKENS and handle.report.completed
-    assert torch.equal(pipe(**arguments(pipe), **extra).images, fast)
+    for noise in ("rewind", "paper"):
+        handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 2), noise=noise))
+        fast = pipe(**arguments(pipe), **extra).images
+        assert fast.shape == stock.shape and fast.isfinite().all()
+        tokens = [stage.tokens for stage in handle.report.stages]
+        assert tokens[0] == TOKENS // 4 and tokens[-1] == TOKENS and handle.report.completed
+        assert torch.equal(pipe(**arguments(pipe), **extra).images, fast)
     handle.disable()
     assert torch.equal(pipe(**arguments(pipe), **extra).images, stock)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ralu_cache import RALU, Adaptive, Forecast, Multistep, SeaCache, TaylorSeer, TeaCache, ToCa, accelerate
 from ralu_cache.engine.forecasted import Forecasted
 from ralu_cache.engine.guided import Pair
+from tests.pairwise import pairwise
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
@@ -103,17 +104,15 @@ def test_with_everything_computed_the_run_is_the_one_without_a_policy(
         assert torch.equal(family.run(pipe, guided=True), expected)
 
 
-@each_family
-@BOTH
-@pytest.mark.parametrize("kind", ["interval", "solver", *DECIDING])
-def test_a_picture_does_not_depend_on_its_batch(family: Family, stages: bool, kind: str) -> None:
+@pairwise(family=FAMILIES, kind=["interval", "solver", *DECIDING], stages=[False, True])
+def test_a_picture_does_not_depend_on_its_batch(family: str, kind: str, stages: bool) -> None:
     """Nor do the steps at which it is computed, where each sample decides."""
     policy = Forecast(3) if kind == "interval" else DECIDING.get(kind)
     solver = "multistep" if kind in ("solver", "tolerance") else None
-    pipe = family.make()
+    run, pipe = FAMILIES[family].run, FAMILIES[family].make()
     with accelerate(pipe, **options(policy, stages, solver=solver)) as handle:
-        together = family.run(pipe, (0, 1, 2), guided=True)
-        alone = family.run(pipe, (1,), guided=True)
+        together = run(pipe, (0, 1, 2), guided=True)
+        alone = run(pipe, (1,), guided=True)
         assert handle.report is not None
         assert kind == "solver" or any(step.forecast for step in handle.report.steps) or kind == "tolerance"
     torch.testing.assert_close(together[1:2], alone, atol=10 * CLOSE, rtol=10 * CLOSE)
@@ -345,18 +344,20 @@ def test_a_solver_alone_is_the_stock_solver(order: int, guided: bool) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@each_family
-@pytest.mark.parametrize("solver", ["multistep", "multistep:3", "dpm"])
-@pytest.mark.parametrize("temporal", [None, "forecast:3", "seacache:0.8", "toca:3", "seacache:0.8,reuse=prediction"])
-def test_solvers_go_with_every_policy(family: Family, solver: str, temporal: str | None) -> None:
-    pipe = family.make()
-    for spatial in (None, PLAN):
-        with accelerate(pipe, spatial=spatial, temporal=temporal, solver=solver) as handle:
-            picture = family.run(pipe, guided=True)
-            assert handle.report is not None and handle.report.completed
-        assert picture.isfinite().all()
-        with accelerate(pipe, spatial=spatial, temporal=temporal):
-            assert not torch.allclose(family.run(pipe, guided=True), picture)
+@pairwise(
+    family=FAMILIES,
+    temporal=[None, "forecast:3", "seacache:0.8", "toca:3", "seacache:0.8,reuse=prediction"],
+    solver=["multistep", "multistep:3", "dpm"],
+    stages=[False, True],
+)
+def test_solvers_go_with_every_policy(family: str, temporal: str | None, solver: str, stages: bool) -> None:
+    run, pipe = FAMILIES[family].run, FAMILIES[family].make()
+    with accelerate(pipe, **options(temporal, stages, solver=solver)) as handle:
+        picture = run(pipe, guided=True)
+        assert handle.report is not None and handle.report.completed
+    assert picture.isfinite().all()
+    with accelerate(pipe, **options(temporal, stages)):
+        assert not torch.allclose(run(pipe, guided=True), picture)
 
 
 def test_euler_is_stock() -> None:

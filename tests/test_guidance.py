@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ralu_cache import RALU, Guidance, accelerate
 from ralu_cache.plane.guidance import resolve_guidance
+from tests.pairwise import covering
 from tests.surroundings import CLOSE, FAMILIES, FORECAST, PLAN, POLICIES, Family, at, one_thread  # noqa: F401
 
 UNTIL = Guidance(end=0.4)
@@ -48,16 +49,15 @@ def without_late(pipe: Any, family: Family, guidance: Guidance) -> Any:
 
 
 BATCHES = [(0,), (0, 1)]
+BOTH = [False, True]
+INSIDE = [policy for policy in POLICIES if policy not in FORECAST]
 SETTINGS = [
-    pytest.param(name, policy, stages, BATCHES[(number + place) % 2], UNTIL, id=f"until-{name}-{policy}-{stages}")
-    for number, name in enumerate(FAMILIES)
-    for place, policy in enumerate([None, *(policy for policy in POLICIES if policy not in FORECAST)])
-    for stages in (False, True)
-] + [  # without a policy: what the other branch has computed meanwhile is another matter, see below
-    pytest.param(name, None, stages, batch, LATER, id=f"later-{name}-{stages}-{len(batch)}")
-    for name in FAMILIES
-    for stages in (False, True)
-    for batch in BATCHES
+    pytest.param(*row.values(), guidance, id=f"{kind}-" + "-".join(map(str, row.values())))
+    for kind, guidance, policies in (
+        ("until", UNTIL, [None, *INSIDE]),
+        ("later", LATER, [None]),  # with a policy, what the other branch has computed meanwhile is another matter
+    )
+    for row in covering({"name": FAMILIES, "policy": policies, "stages": BOTH, "batch": BATCHES})
 ]
 
 

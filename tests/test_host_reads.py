@@ -226,7 +226,10 @@ def test_later_families_bring_everything_to_the_device(simulated: Simulated, fam
         name: OnDevice(value) if isinstance(value, Tensor) else there(value) if isinstance(value, list) else value
         for name, value in given.items()
     }
-    for temporal in ("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2"):
+    left_out = LATER.index(family) % 3  # each policy with four of the six
+    for place, temporal in enumerate(("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2")):
+        if place == left_out:
+            continue
         again = {**given, "generator": [torch.Generator().manual_seed(sample) for sample in (0, 1)]}
         with accelerate(pipe, spatial=family.plan(STAGES), temporal=temporal) as handle:
             pipe(**again, return_dict=False)

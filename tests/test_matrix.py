@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, fields
-from itertools import combinations
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ralu_cache import accelerate
 from tests import surroundings
+from tests.pairwise import covering, pairs
 from tests.surroundings import (
     ENTERING,
     FAMILIES,
@@ -95,47 +95,7 @@ def possible(**has: Any) -> bool:
     )
 
 
-Pair = frozenset[tuple[str, Any]]
-
-
-def pairs(row: dict[str, Any]) -> set[Pair]:
-    return {frozenset(pair) for pair in combinations(row.items(), 2)}
-
-
-def completed(row: dict[str, Any], missing: set[Pair]) -> dict[str, Any] | None:
-    """A possible row that has these choices and, greedily, many of the missing pairs; None if there is none."""
-    if not possible(**row):
-        return None
-    free = next((name for name in CHOICES if name not in row), None)
-    if free is None:
-        return row
-    longer = [row | {free: value} for value in CHOICES[free]]
-    for candidate in sorted(longer, key=lambda candidate: -len(pairs(candidate) & missing)):
-        if found := completed(candidate, missing):
-            return found
-    return None
-
-
-def covering() -> list[dict[str, Any]]:
-    """Rows in which every possible pair of choices meets."""
-    every = [
-        {one: first, two: second}
-        for one, two in combinations(CHOICES, 2)
-        for first in CHOICES[one]
-        for second in CHOICES[two]
-    ]
-    missing: set[Pair] = set().union(*(pairs(row) for row in every if completed(row, set())))
-    rows = []
-    for row in every:
-        if pairs(row) <= missing:
-            found = completed(row, missing)
-            assert found is not None
-            rows.append(found)
-            missing -= pairs(found)
-    return rows
-
-
-CELLS = [Cell(**{field.name: row[field.name] for field in fields(Cell)}) for row in covering()]
+CELLS = [Cell(**row) for row in covering(CHOICES, possible)]
 
 
 def test_choices_meet() -> None:

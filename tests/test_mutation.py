@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutation.__main__ import its_tests
+from benchmarks.mutation.__main__ import tests_of
 from benchmarks.mutation.changes import Change, changes, sample
 from benchmarks.mutation.found import Found, append, read, settled
 from benchmarks.mutation.page import page
@@ -50,18 +50,22 @@ def test_a_larger_sample_begins_with_a_smaller_one(made: list[Change]) -> None:
     assert sample(made, 3) == sample(made, 6)[:3] and len(set(sample(made, 99))) == len(made)
 
 
-def test_the_tests_of_a_file(tmp_path: Path) -> None:
-    """Those with its name and those that import it; those that draw only where there are no others."""
+def test_the_tests_of_some_files(tmp_path: Path) -> None:
+    """Those that bear a file's name, and those that import one and draw no pictures."""
     (tmp_path / "tests").mkdir()
     files = {
-        "test_half": "", "test_other": "from ralu_cache.room.half import half", "test_far": "import torch",
+        "test_half": "", "test_room_whole": "import diffusers", "test_far": "import torch",
+        "test_other": "from ralu_cache.room.half import half",
         "test_drawing": "from ralu_cache.room import half, whole\nfrom tests.pipelines import make_pipeline",
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / "tests" / f"{name}.py").write_text(text)
-    assert its_tests(tmp_path, "ralu_cache/room/half.py") == ("tests/test_half.py", "tests/test_other.py")
-    assert its_tests(tmp_path, "ralu_cache/room/whole.py") == ("tests/test_drawing.py",)
-    assert its_tests(tmp_path, "ralu_cache/room/none.py") == ()
+    half, whole = "ralu_cache/room/half.py", "ralu_cache/room/whole.py"
+    assert tests_of(tmp_path, [half]) == ("tests/test_half.py", "tests/test_other.py")
+    assert tests_of(tmp_path, [half, whole]) == (
+        "tests/test_half.py", "tests/test_other.py", "tests/test_room_whole.py"
+    )  # fmt: skip
+    assert tests_of(tmp_path, ["ralu_cache/room/none.py"]) == ()
 
 
 def test_what_survived_is_tried_again_once_its_tests_have_changed(made: list[Change], tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_the_page_counts_and_names_survivors(made: list[Change], tmp_path: Path)
         f'{{"key": "{made[1].key}", "caught": null, "tests": "a"}}\n'
         f'{{"key": "{made[1].key}", "caught": "tests/test_half.py::test_a", "tests": "b"}}\n'
     )
-    text = page({"half.py": made}, {"half.py": made[:3]}, {"half.py": ("tests/test_half.py",)}, read(log))
+    text = page({"half.py": made}, {"half.py": made[:3]}, read(log))
     assert f"Of {len(made)} changes 3 were drawn at random, file by file, and 2 tried; 1 were noticed" in text
-    assert f"| `half.py` | {len(made)} | 2 | 1 | half |" in text
+    assert f"| `half.py` | {len(made)} | 2 | 1 |" in text
     assert text.count("became") == 1 and f"`{made[0].old}` became `{made[0].new}`: not looked at yet" in text

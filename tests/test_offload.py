@@ -21,8 +21,8 @@ from tests.surroundings import (
     CLOSE,
     FAMILIES,
     OFFLOADS,
+    OTHER_HALF,
     PLAN,
-    SOME,
     STAGED,
     Family,
     Setting,
@@ -68,7 +68,7 @@ def test_what_is_away_cannot_be_used() -> None:
 
 CELLS = [
     (setting, kind, order)
-    for number, setting in enumerate(SOME + STAGED)
+    for number, setting in enumerate(OTHER_HALF + STAGED)
     for place, (kind, order) in enumerate(itertools.product(OFFLOADS, ("first", "second")))
     if (number + place) % 6 == 0
 ]

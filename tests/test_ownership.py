@@ -23,6 +23,8 @@ from tests.surroundings import (
     CLOSE,
     FAMILIES,
     POLICIES,
+    SOME,
+    STAGED,
     STEPS,
     Family,
     Setting,
@@ -31,12 +33,12 @@ from tests.surroundings import (
     bystander,
     check_accelerated,
     each_family,
-    every,
     forward,
+    half,
     looking,
+    other_half,
     own_loop,
     served,
-    some,
     stock,
     stock_forward,
     together,
@@ -65,7 +67,7 @@ def burst(*_: Any) -> None:
 # ---- others, in turn and at once
 
 
-@some
+@other_half
 def test_a_pipeline_that_shares_the_transformer_is_stock(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()
@@ -81,7 +83,7 @@ def test_a_pipeline_that_shares_the_transformer_is_stock(setting: Setting) -> No
     assert torch.equal(family.run(pipe), stock(family.name))
 
 
-@every
+@pytest.mark.parametrize("setting", SOME + STAGED, ids=str)
 def test_threads_one_accelerated_and_one_stock(setting: Setting, switching: None) -> None:
     family = setting.family
     pipe = family.make()
@@ -93,7 +95,7 @@ def test_threads_one_accelerated_and_one_stock(setting: Setting, switching: None
     assert torch.equal(found[0], fast) and torch.equal(found[1], stock(family.name))
 
 
-@some
+@half
 def test_one_accelerated_pipeline_in_several_threads(setting: Setting, switching: None) -> None:
     """The calls differ in picture, batch and guidance."""
     family = setting.family
@@ -132,7 +134,7 @@ def test_two_settings_on_one_transformer_at_once(family: Family, switching: None
 # ---- calls within calls
 
 
-@some
+@half
 def test_a_pipeline_called_inside_a_callback(setting: Setting) -> None:
     """Another one is stock, the same one has a run of its own, the model by hand is stock, and the outer goes on."""
     family = setting.family
@@ -259,7 +261,7 @@ def test_a_context_that_outlives_its_call(family: Family) -> None:
 # ---- calls that end before they are done
 
 
-@some
+@other_half
 def test_nothing_is_left_of_a_call_that_failed(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()
@@ -374,7 +376,7 @@ def without_collector() -> Iterator[Callable[[], int]]:
         gc.enable()
 
 
-@some
+@half
 def test_nothing_of_a_run_outlives_its_call(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()
@@ -393,7 +395,7 @@ def test_nothing_of_a_run_outlives_its_call(setting: Setting) -> None:
     assert kept <= 4 * (2 * STEPS + 1), "not a tensor, but for the levels that a stock scheduler keeps"
 
 
-@some
+@other_half
 def test_a_held_traceback_keeps_nothing_of_a_run(setting: Setting) -> None:
     """No more than it keeps of a stock call, whose frames hold the latents."""
     family = setting.family
@@ -507,7 +509,7 @@ def test_the_stock_classes_own_call_is_accelerated_where_the_handle_says_so(fami
         assert torch.equal(forward(family, pipe.transformer), stock_forward(family.name))
 
 
-@some
+@other_half
 def test_a_loop_of_ones_own(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()

@@ -16,7 +16,7 @@ from ralu_cache.quality.attributes import (
     stated_probability,
 )
 from ralu_cache.quality.classifier import classifier_folder, classify, load_classifier
-from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.scene_prompts import ATTRIBUTES, read_prompt
 
 
@@ -67,7 +67,7 @@ def test_twice_the_size_is_brought_down_by_area(scenes) -> None:
 
 
 def test_features_of_real_renders_are_nearer_than_those_of_noise(scenes) -> None:
-    metric = FrechetDistance()
+    metric = distance_to_renders()
     real = metric.features(*scenes)
     noise = np.random.default_rng(0).random((len(real), 128, 128, 3), np.float32)
     assert real.shape == (96, 32)

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("torchmetrics")
-
 from ralu_cache.quality.likeness import LIKENESS, ms_ssim, psnr, ssim
 
 

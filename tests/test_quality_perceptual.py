@@ -9,7 +9,7 @@ import torch
 from benchmarks.classifier_accuracy import renders
 from ralu_cache.quality import perceptual
 from ralu_cache.quality.lite0 import load_lite0, see
-from ralu_cache.quality.perceptual import ImageFrechet, load_perceptual, perceptual_distance
+from ralu_cache.quality.perceptual import distance_to_pictures, load_perceptual, perceptual_distance
 from ralu_cache.quality.pretrained import MissingError
 
 
@@ -54,7 +54,7 @@ def test_more_blur_is_farther_and_another_scene_farther_still(pictures: np.ndarr
 
 
 def test_the_frechet_distance_of_pictures_grows_with_what_is_wrong(pictures: np.ndarray) -> None:
-    metric = ImageFrechet(pictures[:8])
+    metric = distance_to_pictures(pictures[:8])
     features = metric.features(pictures, [""] * len(pictures))
     assert features.shape == (16, perceptual.FEATURES)
     assert metric.value(features[:8]) == pytest.approx(0, abs=1e-3)

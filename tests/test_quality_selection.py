@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from ralu_cache.demo_plans import DEMO
 from ralu_cache.quality import pretrained, selection
-from ralu_cache.quality.pretrained import ClipScore, ImageReward, Lpips, MissingError
+from ralu_cache.quality.pretrained import MissingError, clip_pixels, load_clip, load_image_reward, load_lpips
 from ralu_cache.quality.selection import metrics_for
 
 PICTURES = np.random.default_rng(0).random((3, 40, 48, 3), np.float32)
@@ -75,39 +75,39 @@ def test_clip_score_is_the_cosine_in_its_space(tmp_path: Path, bare: Path) -> No
     model.save_pretrained(tmp_path / "clip")
     tokenizer.save_pretrained(tmp_path / "clip")
 
-    metric = ClipScore.load("cpu", str(tmp_path / "clip"))
+    metric = load_clip("cpu", str(tmp_path / "clip"))
     values = metric(PICTURES, None, PROMPTS)
     assert values == pytest.approx([metric(PICTURES[i : i + 1], None, [PROMPTS[i]])[0] for i in range(3)], abs=1e-3)
-    assert metric._pixels(PICTURES).shape == (3, 3, 32, 32)
+    assert clip_pixels(PICTURES, 32).shape == (3, 3, 32, 32)
     assert all(0 <= value <= 100 for value in values)
     assert len(set(values)) > 1
 
     with pytest.raises(MissingError, match="not in the local cache"):
-        ClipScore.load("cpu", str(tmp_path / "elsewhere"))
+        load_clip("cpu", str(tmp_path / "elsewhere"))
 
 
 def test_image_reward_asks_the_package_for_each_picture(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingError, match="the package image-reward cannot be imported"):
-        ImageReward.load("cpu")
+        load_image_reward("cpu")
     model = SimpleNamespace(score=lambda prompt, picture: len(prompt) + np.asarray(picture)[0, 0, 0] / 255)
     put(monkeypatch, "ImageReward", load=lambda name, device, download_root: model)
     with pytest.raises(MissingError, match=r"ImageReward\.pt.*med_config\.json"):
-        ImageReward.load("cpu")
+        load_image_reward("cpu")
     folder = bare / ".cache" / "ImageReward"
     folder.mkdir(parents=True)
     for name in ("ImageReward.pt", "med_config.json"):
         (folder / name).touch()
     monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *names: None)
     with pytest.raises(MissingError, match="tokenizer bert-base-uncased"):
-        ImageReward.load("cpu")
+        load_image_reward("cpu")
     monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda *names: "there")
     expected = [len(prompt) + picture[0, 0, 0] for prompt, picture in zip(PROMPTS, PICTURES, strict=True)]
-    assert ImageReward.load("cpu")(PICTURES, None, PROMPTS) == pytest.approx(expected, abs=1 / 255)
+    assert load_image_reward("cpu")(PICTURES, None, PROMPTS) == pytest.approx(expected, abs=1 / 255)
 
 
 def test_lpips_compares_pictures_in_its_range(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingError, match="the package lpips cannot be imported"):
-        Lpips.load("cpu")
+        load_lpips("cpu")
 
     class Distance(torch.nn.Module):
         def __init__(self, net: str, verbose: bool) -> None:
@@ -118,10 +118,10 @@ def test_lpips_compares_pictures_in_its_range(bare: Path, monkeypatch: pytest.Mo
 
     put(monkeypatch, "lpips", LPIPS=Distance)
     with pytest.raises(MissingError, match="alexnet"):
-        Lpips.load("cpu")
+        load_lpips("cpu")
     (bare / "checkpoints").mkdir()
     (bare / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
-    metric = Lpips.load("cpu")
+    metric = load_lpips("cpu")
     assert metric(PICTURES, PICTURES, PROMPTS) == [0, 0, 0]
     assert metric(np.ones_like(PICTURES), np.zeros_like(PICTURES), PROMPTS) == [2, 2, 2]  # from -1 to 1
     with pytest.raises(ValueError, match="references is None"):

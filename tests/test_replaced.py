@@ -29,7 +29,8 @@ from tests.surroundings import (
     check_accelerated,
     each_family,
     forward,
-    some,
+    half,
+    other_half,
     stock,
     stock_forward,
 )
@@ -84,7 +85,7 @@ def check_before_or_after(setting: Setting, change: Change, options: dict[str, A
 # ---- LoRA
 
 
-@some
+@other_half
 def test_lora_loaded_after(setting: Setting) -> None:
     _, plain, expected = check_before_or_after(setting, add_lora)
     assert isinstance(expected, Tensor)
@@ -222,7 +223,7 @@ def other_transformer(family: Family) -> Any:
     return model
 
 
-@some
+@half
 def test_another_transformer(setting: Setting) -> None:
     family = setting.family
     model = other_transformer(family)
@@ -307,7 +308,7 @@ def configured(pipe: Any) -> None:
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
 
 
-@some
+@other_half
 def test_settings_of_the_scheduler(setting: Setting) -> None:
     family, change = setting.family, configured if setting.odd else shifted
     pipe, plain, expected = check_before_or_after(setting, change)

@@ -1,20 +1,21 @@
 """The report's sums, its text, its JSON and its figures."""
 
-import builtins
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from ralu_cache.report.figures import draw_regions
 from ralu_cache.report.record import finite, stage_kind
 from ralu_cache.report.report import Report
 from ralu_cache.report.steps import BranchRecord, StepRecord
 from ralu_cache.report.text import readable_bytes, readable_flops
 from ralu_cache.sweep.comparison import Trial, comparison_row
+from ralu_cache.sweep.methods import Method
 
 PLAN = ((2, 64), (3, 118), (5, 256))  # steps and tokens of the coarse, mixed and fine stage on a 16x16 grid
 
@@ -95,7 +96,7 @@ def test_a_run_without_partial_samples_has_no_column_for_them(cached: Report) ->
 def test_the_share_reused_is_one_of_tokens(cached: Report) -> None:
     """As a demo's table has it: the mean over samples and calls."""
     full = Trial("full", 10, 1.0, seconds=[1.0])
-    trial = Trial("fast", 10, 1.0, "ralu-4x", "seacache", seconds=[1.0], reports={0: cached})
+    trial = Trial("fast", 10, 1.0, Method("ralu-4x", "seacache"), seconds=[1.0], reports={0: cached})
     assert comparison_row(trial, full, {}, full)["reused_share"] == pytest.approx(15 / 40)
     fine = cached.steps[5]
     calls = tuple(dataclasses.replace(call, reused=(False, True), fresh=(192, 0)) for call in fine.branches)
@@ -193,7 +194,6 @@ def test_saved_json_holds_everything(report: Report, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("pictures", "shown"), [(None, 0), ("one", 1), ("list", 2), ("batch", 2)])
 def test_plot_shows_the_pictures(report: Report, tmp_path: Path, pictures: str | None, shown: int) -> None:
-    pytest.importorskip("matplotlib")
     pink = np.full((64, 64, 3), (1.0, 0.0, 1.0))
     image = {"one": Image.new("RGB", (64, 64), "#ff00ff"), "list": [pink, pink], "batch": np.stack([pink, pink])}
     report.plot(tmp_path / "run.png", image.get(pictures or ""))
@@ -206,17 +206,11 @@ def test_plot_shows_the_pictures(report: Report, tmp_path: Path, pictures: str |
 
 
 def test_plot_refuses_what_is_no_picture(report: Report, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match=r"PIL image or a \(Y, X, 3\) array, got shape \(4, 4\)"):
         report.plot(tmp_path / "run.png", np.zeros((4, 4)))
 
 
 def test_region_is_drawn_where_the_mask_is(report: Report) -> None:
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    from ralu_cache.report.figures import draw_regions
-
     axis = Figure().subplots()
     draw_regions(axis, np.zeros((64, 64, 3)), [report.regions[0][0]])
     shown = np.asarray(axis.images[0].get_array())
@@ -224,19 +218,3 @@ def test_region_is_drawn_where_the_mask_is(report: Report) -> None:
     assert (shown[8:] > 0.5).all() and (shown[:8, 48:] > 0.5).all()  # the others are faded
     lines = np.concatenate(axis.collections[0].get_segments())
     assert {tuple(point) for point in lines} >= {(0, 0), (48, 0), (48, 8), (0, 8)}
-
-
-def test_missing_matplotlib_is_named(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stock = builtins.__import__
-
-    def without_matplotlib(name: str, *args: object) -> object:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return stock(name, *args)
-
-    for module in ("figures", "timeline"):
-        monkeypatch.delitem(sys.modules, f"ralu_cache.report.{module}", raising=False)
-        monkeypatch.delattr(f"ralu_cache.report.{module}", raising=False)
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    with pytest.raises(ImportError, match=r"ralu-cache\[plot\]"):
-        report.plot(tmp_path / "run.png")

@@ -26,8 +26,8 @@ from tests.surroundings import (
     each_family,
     entering,
     forward,
+    half,
     looking,
-    some,
     stock,
     stock_forward,
 )
@@ -140,7 +140,7 @@ def duplicate(setting: Setting, thing: Any) -> Any:
     return copy.deepcopy(thing) if setting.odd else pickle.loads(pickle.dumps(thing))
 
 
-@some
+@half
 def test_a_deep_copy_or_a_pickle_is_accelerated(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()
@@ -178,7 +178,7 @@ def test_a_shallow_copy_and_its_original_have_lives_of_their_own(family: Family)
     assert torch.equal(family.run(other), second) and torch.equal(family.run(pipe), stock(family.name))
 
 
-@some
+@half
 def test_copies_of_the_parts_are_stock(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()

@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-import sys
 from dataclasses import replace
 from html import escape as html_escape
 from itertools import combinations
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ralu_cache.sweep import outputs, pareto
+from ralu_cache.sweep import pareto
 from ralu_cache.sweep.outputs import write_outputs
 from ralu_cache.sweep.summary import summarise
 from ralu_cache.sweep.tables import times
@@ -85,18 +84,6 @@ def test_every_size_has_plots_of_its_own_and_points_tell_their_setting(tmp_path)
     assert not [name for name in ids if re.fullmatch(r"[a-z]+_\d+", name)], "nothing that figures number alike"
     with Image.open(tmp_path / "pareto.png") as picture:
         assert picture.height > 2 * 3.9 * 130 and np.asarray(picture.convert("L")).std() > 1
-
-
-@pytest.mark.parametrize("missing", ["matplotlib", "adjustText"])
-def test_without_matplotlib_the_page_says_what_to_install(tmp_path, monkeypatch, missing):
-    stock = outputs.find_spec
-    monkeypatch.setattr(outputs, "find_spec", lambda name: None if name == missing else stock(name))
-    monkeypatch.delitem(sys.modules, "ralu_cache.sweep.pareto", raising=False)
-    write_outputs(write_results(tmp_path, fabricated()), tmp_path / "out")
-    html = (tmp_path / "out" / "index.html").read_text()
-    assert "pip install &#39;ralu-cache[plot]&#39;" in html and "<svg" not in html and "ralu-4x+seacache:0.4" in html
-    assert not (tmp_path / "out" / "pareto.png").exists() and (tmp_path / "out" / "table.md").exists()
-    assert "ralu_cache.sweep.pareto" not in sys.modules
 
 
 @pytest.mark.parametrize(("folder", "settings"), [("composition", 47), ("composition/guided", 14)])

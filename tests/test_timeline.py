@@ -5,17 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from ralu_cache.report.report import Report
-from ralu_cache.report.steps import BranchRecord, StepRecord
-
-pytest.importorskip("matplotlib")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ralu_cache.report import timeline
+from ralu_cache.report.report import Report
+from ralu_cache.report.steps import BranchRecord, StepRecord
 
 NAN = float("nan")
 

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torchmetrics")
-
 from benchmarks.tiny_wan.methods import (
     METHODS,
     Lab,

@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
@@ -54,6 +55,13 @@ def make_wan_pipeline(transformer: Any = None, cls: type = WanPipeline, **compon
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **components,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_unipc_pipeline() -> Any:
+    """On the scheduler that Wan was released with."""
+    pipe = make_wan_pipeline()
+    pipe.scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     return pipe
 
 

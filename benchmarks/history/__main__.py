@@ -1,6 +1,7 @@
 """What a history of predictions gives over a change of resolution, by likeness, and where reuse pays in the regime.
 
     python -m benchmarks.history --part likeness --model tiny-flux --guidance 1 [--split held-out] [--prompts 16]
+    python -m benchmarks.history --part cures --guidance 3 [--split held-out] [--prompts 16]
     python -m benchmarks.history --part regime --model tiny-flux [--split train] [--prompts 32] [--only WORDS ...]
     python -m benchmarks.history --table
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 def study(part: str, bench: Bench, shelf: Shelf, out: Path, only: Sequence[str]) -> None:
     """Draw and measure what is missing of a part."""
-    settings: list[Setting] = (
-        [*likeness.forecasts(), *likeness.solvers()] if part == "likeness" else [*regime.settings()]
-    )
-    measure = likeness.measure if part == "likeness" else regime.measure
+    settings: dict[str, Callable[[], Iterable[Setting]]] = {
+        "likeness": lambda: (*likeness.forecasts(), *likeness.solvers()),
+        "cures": likeness.cures,
+        "regime": regime.settings,
+    }
+    measure = regime.measure if part == "regime" else likeness.measure
     path = out / f"{part}_{bench.name}.jsonl"
     known = {row["name"] for row in measured(path)}
-    for setting in settings:
+    for setting in settings[part]():
         if setting.name in known or (only and not any(words in setting.name for words in only)):
             continue
         row = rounded(measure(bench, shelf, setting))
@@ -63,7 +66,7 @@ def study(part: str, bench: Bench, shelf: Shelf, out: Path, only: Sequence[str])
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("likeness", "regime"))
+    parser.add_argument("--part", choices=("likeness", "cures", "regime"))
     parser.add_argument("--model", choices=("tiny-flux", "tiny-sd3"), default="tiny-flux")
     parser.add_argument("--guidance", type=float, help="1 is unguided (6 in the regime)")
     parser.add_argument("--split", choices=SPLITS, default="train")

@@ -30,6 +30,24 @@ SOLVED: dict[str, tuple[RALU | None, int]] = {
     "5+6+7 (ralu-4x)": (RALU.preset("ralu-4x"), FULL),
 }
 CARRIED = ("reset", "trend", "keep")
+CURED = "1+14 to 0.15"
+CURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a parabola through three nodes": ({}, {"order": 2}),
+    "gap 0.3": ({}, {"gap": 0.3}),
+    "gap 1": ({}, {"gap": 1.0}),
+    "gap 1.5": ({}, {"gap": 1.5}),
+    "damped 0.7": ({}, {"damping": 0.7}),
+    "fine steps grow": ({}, {"interval": (1, 4)}),
+    "tolerance 0.2": ({}, {"tolerance": 0.2}),
+    "tolerance 0.4": ({}, {"tolerance": 0.4}),
+    "bicubic lift": ({"lift": "bicubic"}, {}),
+    "pixel lift": ({"lift": "pixel"}, {}),
+    "levels early (shift 3.5)": ({"shifts": (3.5, 3.5)}, {}),
+    "levels late (shift 1.8)": ({"shifts": (1.8, 1.8)}, {}),
+    "z 2": ({"z": 2.0}, {}),
+    "z 4": ({"z": 4.0}, {}),
+}
+"""What might mend forecasts that guidance bends: by name, settings of the plan and of the policy."""
 
 
 def forecasts() -> Iterator[Setting]:
@@ -57,6 +75,15 @@ def solvers() -> Iterator[Setting]:
                 parts = {"plan": plan, "solver": solver, "quantity": "clean", "history": carried}
                 options: dict[str, Any] = {"spatial": spatial, "temporal": policy, "solver": solver}
                 yield Setting(f"{plan} {solver} {carried}", options, steps, parts)
+
+
+def cures() -> Iterator[Setting]:
+    """The plan `CURED` with its history kept, as it is and with each of `CURES`."""
+    for cure, (spatial, policy) in {"as it is": ({}, {}), **CURES}.items():
+        plan = RALU(**{"steps": (1, 14), "ends": (0.15, 1.0), **spatial})
+        forecast = Forecast(**{"interval": (1, 3), "quantity": "clean", "transition": "keep", **policy})
+        parts = {"plan": CURED, "cure": cure}
+        yield Setting(f"{CURED} cure {cure}", {"spatial": plan, "temporal": forecast}, FULL, parts)
 
 
 def measure(bench: Bench, shelf: Shelf, setting: Setting) -> dict[str, Any]:

@@ -59,6 +59,16 @@ def _decibels(row: Mapping[str, Any] | None) -> str:
     return "" if row is None else f"{np.mean(row['full']):.1f} / {np.mean(row['exact']):.1f}"
 
 
+def cures_table(rows: Rows) -> str:
+    """A line for each try, against the plan as it is."""
+    base = next(iter(rows.values()))
+    lines = []
+    for row in rows.values():
+        gain = "" if row is base else difference(row, base, "full")
+        lines.append([row["parts"]["cure"], f"{row['cost']:.1f}", _decibels(row), gain])
+    return Table((base["parts"]["plan"], "x", "PSNR, dB", "to the plan as it is"), lines, left=(0,)).markdown()
+
+
 def regime_table(rows: Rows) -> str:
     """A line a setting, against the same plan in full; bold where fewer FLOPs cost nothing that is told."""
     lines = []
@@ -140,6 +150,11 @@ def write(out: Path) -> None:
     if likeness:
         draw_likeness(likeness, out / "likeness.png")
         lines += ["![what keeping adds](likeness.png)", ""]
+    for path in sorted(out.glob("cures_*.jsonl")):
+        rows, name = read(path), path.stem.removeprefix("cures_")
+        count = len(next(iter(rows.values()))["full"])
+        title = f"## Tries to mend forecasts that guidance bends: {name}, {count} pictures"
+        lines += [title, "", "PSNR to 50 / 150 plain steps, dB.", "", cures_table(rows), ""]
     for path in sorted(out.glob("regime_*.jsonl")):
         rows, name = read(path), path.stem.removeprefix("regime_")
         count = len(next(iter(rows.values()))["probability"])

@@ -70,7 +70,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/engine/pipeline.py",
             '        if call is not None and name != "scheduler":\n            call.own[name] = value\n',
             "",
-            (OWNERSHIP + "test_one_accelerated_pipeline_in_several_threads[sd3-toca-stages]",),
+            (OWNERSHIP + "test_one_accelerated_pipeline_in_several_threads[sd3-seacache-stages]",),
         ),
         Mutant(
             "an interrupt is the call's own",
@@ -155,7 +155,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "            if not torch.equal(_row(ours, row, len(self.samples)), "
             "_row(theirs, other, len(earlier.samples))):\n                return False\n",
             "",
-            (BRANCHES + "test_a_prompt_that_a_callback_exchanges[sd3-adaptive-alone-as long]",),
+            (BRANCHES + "test_a_prompt_that_a_callback_exchanges[sd3-seacache-alone-as long]",),
         ),
         Mutant(
             "writing in place goes unnoticed",

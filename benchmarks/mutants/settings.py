@@ -20,7 +20,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "a signal is taken without the weights",
             "Nothing of the model is touched before an offload hook has brought it.",
-            "ralu_cache/engine/root.py",
+            "ralu_cache/engine/reading.py",
             "with at_hand(self.module, self._blocks.blocks(self.module)[0]):",
             "if True:",
             (OFFLOAD + "test_what_looks_at_weights_before_the_model_runs[wan-plane-submodules]",),
@@ -161,7 +161,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "gradients through what cannot carry them",
             "A policy through which no gradients flow refuses them by name.",
-            "ralu_cache/engine/root.py",
+            "ralu_cache/engine/groups.py",
             'if prediction.requires_grad and branch.policy.caches != "stack":',
             'if prediction.requires_grad and branch.policy.caches == "all":',
             (MODES + "test_gradients_flow_or_are_refused[flux-toca-alone-False]",),
@@ -252,7 +252,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             'index = [*(batch + row for row in asked), *range(batch)] if form == "stack" else asked',
             (
                 GUIDANCE + "test_steps_without_guidance_are_those_of_the_pipeline_given_c_for_both"
-                "[until-sd3-None-False]",
+                "[until-sd3-None-True-(0, 1)]",
             ),
         ),
         Mutant(

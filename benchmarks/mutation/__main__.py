@@ -3,11 +3,11 @@
     python -m benchmarks.mutation [--rooms history temporal] [--each 12] [--minutes 25] [--only FILE ...]
 
 cosmic-ray's operators make the changes, one at one place; of each file a sample is tried, in a copy of the project,
-with those tests that execute the changed statement, the quickest first, until one fails. They are of the file's own:
-those that bear its name, or import it and draw no pictures (those that do only where there are no others), less the
-slow ones; what they execute is recorded first. All files have a change each before one has a second. Stopped, or out
-of time, it goes on where it was: what was found and recorded lies in out/mutation/. What survived is tried again once
-the tests have changed.
+with those tests that execute the changed statement, the quickest first, until one fails. They are of the rooms' own
+files of tests: those that bear the name of a module, or import one and draw no pictures (three that do count as the
+rooms' own), less the slow ones; what they execute is recorded first. All files have a change each before one has a
+second. Stopped, or out of time, it goes on where it was: what was found and recorded lies in out/mutation/. What
+survived is tried again once the tests have changed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE, START = 6.0, 60.0  # times what the tests took alone, and seconds for imports; then one that hangs is noticed
+DRAWING = ("tests/test_layers.py", "tests/test_predictions.py", "tests/test_trend.py")  # yet of these rooms
 PIPELINES = ("diffusers", "tests.pipelines", "tests.sparse_bench", "tests.surroundings", "tests.wan_pipelines")
 
 
@@ -55,10 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(files)}")
     every = {file: list(changes(ROOT, file)) for file in options.only or files}
     drawn = {file: sample(found, options.each or len(found)) for file, found in every.items() if found}
-    tests = {file: its_tests(ROOT, file) for file in drawn}
     known = read(options.store / "found.jsonl")
-    try_all(drawn, tests, known, options.store, time.monotonic() + 60 * options.minutes)
-    text = page(every, drawn, tests, known)
+    try_all(drawn, tests_of(ROOT, files), known, options.store, time.monotonic() + 60 * options.minutes)
+    text = page(every, drawn, known)
     if options.only is None:
         options.out.write_text(text)
         print(f"wrote {options.out}")
@@ -67,18 +67,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def its_tests(root: Path, file: str) -> tuple[str, ...]:
-    """The files of tests that bear this file's name, then those that import it without drawing, else all that do."""
-    module = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
-    room, _, name = module.removeprefix("ralu_cache.").partition(".")
-    own, pure, drawing = [], [], []
+def tests_of(root: Path, files: Sequence[str]) -> tuple[str, ...]:
+    """The files of tests that bear the name of one of these files, or import one of them and draw no pictures."""
+    modules = {".".join(Path(file).with_suffix("").parts).removesuffix(".__init__") for file in files}
+    parts = [module.removeprefix("ralu_cache.").split(".") for module in modules]
+    names = {f"test_{part}" for each in parts for part in (each[-1], "_".join(each))}
+    found = []
     for path in sorted((root / "tests").glob("test_*.py")):
         uses, test = imported(path.read_text()), str(path.relative_to(root))
-        if path.stem in (f"test_{name}", f"test_{room}_{name}"):
-            own.append(test)
-        elif module in uses:
-            (drawing if any(use.startswith(PIPELINES) for use in uses) else pure).append(test)
-    return tuple(own + pure or drawing)
+        draws = any(use.startswith(PIPELINES) for use in uses) and test not in DRAWING
+        if path.stem in names or (modules & uses and not draws):
+            found.append(test)
+    return tuple(found)
 
 
 def imported(source: str) -> set[str]:
@@ -93,46 +93,40 @@ def imported(source: str) -> set[str]:
 
 
 def try_all(
-    drawn: Mapping[str, Sequence[Change]], tests: Mapping[str, Sequence[str]], known: dict[str, Found], store: Path,
-    end: float,
-) -> None:  # fmt: skip
+    drawn: Mapping[str, Sequence[Change]], tests: Sequence[str], known: dict[str, Found], store: Path, end: float
+) -> None:
     """Try what is left, a change of each file in turn; what is found is added to `known` and to the log in `store`.
 
     end: of the monotonic clock, when no other change is begun.
     """
     from benchmarks.mutants.runner import copy_project, warm_up
 
-    digests = {file: digest_of(ROOT, used) for file, used in tests.items()}
-    left = {
-        file: [one for one in chosen if tests[file] and not settled(one, known, digests[file])]
-        for file, chosen in drawn.items()
-    }
+    digest = digest_of(ROOT, tests)
+    left = {file: [one for one in chosen if not settled(one, known, digest)] for file, chosen in drawn.items()}
     if not any(left.values()) or time.monotonic() >= end:
         return
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_project(ROOT, tree)
         warm_up()
-        wanted = sorted({name for used in tests.values() for name in used})
-        reach = recorded(tree, list(drawn), wanted, store / "reach.json", end - time.monotonic())
+        reach = recorded(tree, list(drawn), tests, store / "reach.json", end - time.monotonic())
         print(f"{len(reach.seconds)} tests pass without a change", flush=True)
         for change in filter(None, chain.from_iterable(zip_longest(*left.values()))):
             if time.monotonic() >= end:
                 return
-            known[change.key] = Found(noticed_by(tree, change, tests[change.file], reach), digests[change.file])
+            known[change.key] = Found(noticed_by(tree, change, reach), digest)
             append(store / "found.jsonl", change, known[change.key])
             caught = known[change.key].caught
             print(f"{change.file}:{change.line} {change.operator}: {caught or 'SURVIVED'}", flush=True)
 
 
-def noticed_by(tree: Path, change: Change, files: Sequence[str], reach: Reach) -> str | None:
-    """The test of these files that fails with the change in the copy at `tree`, or why none could run; None if none."""
+def noticed_by(tree: Path, change: Change, reach: Reach) -> str | None:
+    """The test that fails with the change in the copy at `tree`, or why none could run; None if none does."""
     from benchmarks.mutants.runner import NoResult, run_tests
 
     file = tree / change.file
     before = file.read_text()
-    asked = [test for test in reach.of(change.file, before, change.line) if test.partition("::")[0] in files]
-    if not asked:
+    if not (asked := reach.of(change.file, before, change.line)):
         return None
     file.write_text(change.code)
     try:

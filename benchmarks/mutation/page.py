@@ -13,30 +13,25 @@ HEAD = """# Changes by a machine
 
 Written by `python -m benchmarks.mutation`: changes that cosmic-ray's operators make in the pure rooms, one at a time,
 and whether a test notices. Asked are the tests that execute the changed statement, the quickest first, of those files
-of tests that bear the file's name, or import it and draw no pictures (those that do only where there are no others),
-less the slow ones. What survives lacks a test, or makes no difference that matters; which of the two is said.
+of tests that bear the name of a module of these rooms, or import one and draw no pictures, less the slow ones. What
+survives lacks a test, or makes no difference that matters; which of the two is said.
 """
 
 
 def page(
-    every: Mapping[str, Sequence[Change]], drawn: Mapping[str, Sequence[Change]], tests: Mapping[str, Sequence[str]],
-    known: Mapping[str, Found],
-) -> str:  # fmt: skip
-    """The Markdown page; `every` change, those `drawn` at random, the files of tests, and what was found."""
+    every: Mapping[str, Sequence[Change]], drawn: Mapping[str, Sequence[Change]], known: Mapping[str, Found]
+) -> str:
+    """The Markdown page; `every` change, those `drawn` at random, and what was found."""
     tried = {file: [one for one in chosen if one.key in known] for file, chosen in drawn.items()}
     alive = {file: [one for one in chosen if known[one.key].caught is None] for file, chosen in tried.items()}
     counts = [sum(map(len, table.values())) for table in (every, drawn, tried, alive)]
-    rows = [
-        (f"`{file}`", str(len(every[file])), str(len(tried[file])), str(len(alive[file])),
-         ", ".join(name.removeprefix("tests/test_").removesuffix(".py") for name in tests[file]))
-        for file in drawn
-    ]  # fmt: skip
+    rows = [(f"`{file}`", *(str(len(table[file])) for table in (every, tried, alive))) for file in drawn]
     lines = [
         HEAD,
         f"Of {counts[0]} changes {counts[1]} were drawn at random, file by file, and {counts[2]} tried; "
         f"{counts[2] - counts[3]} were noticed, **{counts[3]} survived**.",
         "",
-        Table(("file", "changes", "tried", "survived", "tests"), rows, left=(0, 4)).markdown(),
+        Table(("file", "changes", "tried", "survived"), rows).markdown(),
     ]
     for file, survivors in alive.items():
         lines += ["", f"## `{file}`", ""] if survivors else []

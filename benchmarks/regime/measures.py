@@ -28,10 +28,10 @@ from benchmarks.regime.pictures import PlainRun, Shelf, scene_prompts, sheet
 from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.quality.attributes import attribute_accuracy, probability_of_the_stated, scene_accuracy, shape_accuracy
 from ralu_cache.quality.base import Pictures
-from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.intervals import Interval, bootstrap, pictures_needed
 from ralu_cache.quality.likeness import psnr, ssim
-from ralu_cache.quality.perceptual import ImageFrechet, perceptual_distance
+from ralu_cache.quality.perceptual import distance_to_pictures, perceptual_distance
 from ralu_cache.quality.texture import fine_power, mean_gradient, spectral_distance
 from ralu_cache.report.table import Table
 
@@ -180,8 +180,8 @@ def study(shelf: Shelf, guidance: float, count: int) -> tuple[dict[str, Verdict]
         for name, measure in MEASURES.items()
     }
     found = {name: verdict(measure, values[name], values[JUDGE]) for name, measure in MEASURES.items()}
-    other = ImageFrechet(shown[OTHER])
-    own = FrechetDistance()
+    other = distance_to_pictures(shown[OTHER])
+    own = distance_to_renders()
     sets = {
         "frechet": SetMeasure("Fréchet, scene classifier", True, own.features, own.value),
         "image frechet": SetMeasure("Fréchet, image network", False, other.features, other.value),

@@ -16,7 +16,7 @@ from benchmarks.regime.measures import LABELS
 from benchmarks.regime.pictures import scene_prompts
 from benchmarks.regime.settings import FULL, REGIMES, settings
 from benchmarks.regime.study import Row, Study, latest
-from ralu_cache.quality.frechet import FrechetDistance
+from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.intervals import Interval, bootstrap
 from ralu_cache.report.figures import save_grid
 from ralu_cache.report.table import Table
@@ -78,7 +78,7 @@ def shown(value: Interval, digits: int = 1, sign: str = "") -> str:
 
 def frechet(study: Study, regime: str, one: Compared) -> Interval:
     """Of the scene classifier's features of the kept pictures to those of real renders."""
-    metric = FrechetDistance()
+    metric = distance_to_renders()
     pictures = np.concatenate([study.pictures(regime, one.name, start) for start in one.starts])
     return bootstrap(metric.features(pictures, ()), metric.value, draws=DRAWS)
 

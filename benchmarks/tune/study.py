@@ -194,7 +194,9 @@ def told(interval: Interval) -> str:
 
 def plot(tuned: Sequence[Line], others: Sequence[Line], path: Path) -> None:
     """Probability lost over the speed: on the planner's own prompts, and on the reported ones."""
-    from ralu_cache.report.figures import COLOURS, Figure, plain, save
+    from matplotlib.figure import Figure
+
+    from ralu_cache.report.figures import COLOURS, plain, save
 
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ralu_cache.sweep.options import EMBEDDED, positive
+from ralu_cache.sweep.options import EMBEDDED, add_machine, positive
 
 
 def add_app(parser: argparse.ArgumentParser, prepare: Callable[[], None]) -> None:
@@ -15,9 +15,7 @@ def add_app(parser: argparse.ArgumentParser, prepare: Callable[[], None]) -> Non
     add = parser.add_argument
     add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER",
         help=f"shown first, beside the embedded {', '.join(EMBEDDED)}; default: %(default)s")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
-    add("--device", help="default: cuda if there is one, else cpu")
-    add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
+    add_machine(parser)
     add("--results", type=Path, nargs="+", default=[Path("out")], metavar="FOLDER",
         help="where to look for the results of sweeps and of tuning (out)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen at; default: %(default)s, this machine alone")

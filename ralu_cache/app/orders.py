@@ -28,13 +28,9 @@ class Order:
         return self.request.height, self.request.width
 
     @property
-    def full(self) -> tuple[Any, ...]:
+    def full(self) -> str:
         """What the full run depends on: equal for orders that differ in their acceleration alone."""
-        asked = self.request
-        return (
-            asked.model, *asked.prompt, asked.negative_prompt, asked.true_cfg_scale, asked.guidance_scale,
-            asked.height, asked.width, asked.steps, asked.seed,
-        )  # fmt: skip
+        return repr(self.request)
 
 
 def guidance_of(model: str, pipe: Any) -> tuple[str, float] | None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ralu_cache.report.figures import INK, Figure, plain
+from ralu_cache.report.figures import INK, plain
 from ralu_cache.sweep.groups import Look
 
 INCHES, DPI = (7.2, 4.4), 110

@@ -100,15 +100,15 @@ class Front:
         return [(file, caption) for caption, file in kept(row.setting, self.folder / "pictures").items()]
 
 
-def open_front(results: Path, metric: str | None = None, size: tuple[int, int] | None = None) -> Front | StudyFront:
-    """A file's front; of a sweep of the metric and size that matter most if none is named.
+def open_front(results: Path, metric: str | None = None) -> Front | StudyFront:
+    """A file's front; of a sweep of its first size, and of the metric that matters most if none is named.
 
     Raises ValueError for a file that is neither a sweep's nor a study's, or holds nothing that was timed and judged.
     """
     if results.name == POINTS:
         return open_study(results)
     summary = load_summary(results)
-    front = Front(summary, results.parent, metric or summary.main_metric, size or summary.sizes[0])
+    front = Front(summary, results.parent, metric or summary.main_metric, summary.sizes[0])
     if not front.rows:
         raise ValueError(f"{results} holds no setting that was both timed and judged by {front.metric}")
     return front

@@ -65,7 +65,7 @@ class Studio:
         self.refused = refusals(self.pipe)
         self._lock = threading.Lock()
         self._warm: set[tuple[int | None, int | None]] = set()
-        self._full: OrderedDict[tuple[Any, ...], Drawing] = OrderedDict()
+        self._full: OrderedDict[str, Drawing] = OrderedDict()
 
     def full(self, order: Order, job: Job) -> Drawing:
         """The stock pipeline's picture; the last few are kept. Raises Stopped."""

@@ -119,14 +119,15 @@ def _compare(
 ) -> Iterator[Shown]:
     code = python_lines(order, studio.pipe)
     fast = studio.accelerated(order, visitors.job(session, lambda done, total: steps("accelerated", done, total)))
-    assert fast.report is not None
+    report = fast.report
+    assert report is not None
     known: dict[str, Any] = {
-        "fast": _shown(fast), "tokens": _tokens(fast), "timeline": _timeline(fast), "report": str(fast.report),
-        "code": code,
+        "fast": _shown(fast), "tokens": _tokens(fast, report), "report": str(report), "code": code,
+        "timeline": _figure(lambda path: save_run(report, path)),
     }  # fmt: skip
-    yield Shown(_figures(fast, None, order), **known)
+    yield Shown(_figures(fast, report, None, order), **known)
     full = studio.full(order, visitors.job(session, lambda done, total: steps("full", done, total)))
-    yield Shown(_figures(fast, full, order), full=_shown(full), film=_film(order, full, fast, folder), **known)
+    yield Shown(_figures(fast, report, full, order), full=_shown(full), film=_film(order, full, fast, folder), **known)
 
 
 def notice(title: str, text: str, wrong: bool = False) -> str:
@@ -134,10 +135,8 @@ def notice(title: str, text: str, wrong: bool = False) -> str:
     return f'<div class="notice{" wrong" if wrong else ""}"><b>{escape(title)}</b> {escape(text)}</div>'
 
 
-def _figures(fast: Drawing, full: Drawing | None, order: Order) -> str:
+def _figures(fast: Drawing, report: Report, full: Drawing | None, order: Order) -> str:
     """Seconds, gain and likeness as cards, and what the run noticed."""
-    report = fast.report
-    assert report is not None
     cards = [("accelerated", f"{fast.seconds:.2f} s", f"{len(report.steps)} steps")]
     if full is not None:
         kept = "kept from before" if full.kept else f"{report.baseline_steps} steps"
@@ -170,27 +169,14 @@ def _resized(drawing: Drawing, order: Order) -> list[str]:
     return [f"the pipeline drew {width}x{height} pixels, asked were {asked[1]}x{asked[0]}: it rounds to what it can"]
 
 
-def _frames(drawing: Drawing) -> int:
-    assert drawing.report is not None
-    return latent_frames(drawing.report.size, drawing.picture)
-
-
-def _tokens(drawing: Drawing) -> Image.Image | None:
+def _tokens(drawing: Drawing, report: Report) -> Image.Image | None:
     """None where nothing is known of the model's tokens."""
-    assert drawing.report is not None
-    if not all(drawing.report.size):
+    if not all(report.size):
         return None
-    picture = drawing.picture if drawing.picture.ndim == 3 else tall(drawing.picture, _frames(drawing))
-    return _figure(lambda path: save_token_map(_report(drawing), path, picture))
-
-
-def _timeline(drawing: Drawing) -> Image.Image:
-    return _figure(lambda path: save_run(_report(drawing), path))
-
-
-def _report(drawing: Drawing) -> Report:
-    assert drawing.report is not None
-    return drawing.report
+    picture = drawing.picture
+    if picture.ndim == 4:
+        picture = tall(picture, latent_frames(report.size, picture))
+    return _figure(lambda path: save_token_map(report, path, picture))
 
 
 def _figure(save: Callable[[Path], None]) -> Image.Image:

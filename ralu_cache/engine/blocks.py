@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import Blocks, Layers, Processors
+from ralu_cache.adapters.protocols import Blocks, Layers, Probed, Processors
+from ralu_cache.adapters.ranks import Ranks, ranks_of
 from ralu_cache.engine.context import current
 from ralu_cache.engine.disguise import occupy, vacate
 from ralu_cache.engine.layers import LayerStack, Mode
@@ -43,6 +44,7 @@ class StackState:
     stale: Tensor | None = None
     entered: Tensor | None = None
     left: Tensor | None = None
+    ranks: Ranks | None = None  # that have the others of the tokens seen
 
     def run(self, rows: Rows | None = None, stale: Tensor | None = None) -> None:
         """rows: what to remember keys and values for, None for nothing; stale: needed if it has some tokens alone."""
@@ -59,7 +61,9 @@ class StackState:
         assert self.entered is not None and self.left is not None
         entered = self.entered if self.tokens is None else take(self.entered, self.tokens)
         residual = self.left - entered
-        self.entered = self.left = None
+        if self.ranks is not None:
+            residual = self.ranks.whole(residual)
+        self.entered = self.left = self.ranks = None
         self.recording = False
         return residual
 
@@ -72,7 +76,7 @@ class StackState:
         """Be a stock stack, and hold nothing."""
         if self.mode is not None:
             self.mode.forget()
-        self.residual = self.rows = self.mode = self.stale = self.entered = self.left = None
+        self.residual = self.rows = self.mode = self.stale = self.entered = self.left = self.ranks = None
         self.recording = False
 
 
@@ -154,7 +158,8 @@ class BlockStack:
         if not stack.recording:
             return None
         assert stack.entered is not None
-        entered = self.adapter.head_part(stack.entered, args[0].shape[1])
+        stack.ranks = self._ranks
+        entered = self.adapter.head_part(self._divided(stack.entered, args[0]), args[0].shape[1])
         ran = args[0] if not entered.ndim else entered if stack.tokens is None else stack.tokens
         image, others = self.adapter.image_tokens(args[0], ran.shape[1])
         left = image.to(entered.dtype)  # Wan's head is given what the blocks made in float32
@@ -167,12 +172,26 @@ class BlockStack:
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
         return (_joined(put(whole, stack.tokens, stack.left).to(image.dtype), others), *args[1:])
 
+    @property
+    def _ranks(self) -> Ranks | None:
+        """Those that residuals are gathered from; of a probed denoiser, without stages, each rank keeps its own."""
+        return None if isinstance(self.adapter, Probed) else ranks_of(self._transformer)
+
+    def _divided(self, tokens: Tensor, part: Tensor) -> Tensor:
+        """What goes into the first block, or to the head where no block ran: this rank's part of it, if the blocks are
+        where it is divided. part: what has that part's shape."""
+        ranks = ranks_of(self._transformer) if self.adapter.takes_all() else None
+        return ranks.own(tokens) if ranks is not None and ranks.is_own(part, tokens) else tokens
+
     def _stood_in(self, hidden: Tensor, residual: Tensor) -> Tensor:
         """What the head is given in place of `hidden`, which the blocks have not changed."""
         if hidden.ndim > 3:  # frames, rows and columns of tokens
             residual = residual.reshape(hidden.shape)
+        if self._ranks is not None:
+            residual = self._ranks.own(residual)
         if self.adapter.replaces():
             return residual.to(hidden.dtype)
+        hidden = self._divided(hidden, residual)
         image, others = self.adapter.image_tokens(hidden, residual.shape[1])
         if residual.shape != image.shape:
             raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")

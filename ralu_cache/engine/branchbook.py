@@ -21,8 +21,8 @@ class BranchBook:
     fill: see `Geometry`.
     """
 
-    def __init__(self, policy: Policy | None, watched: bool, fill: int = 1) -> None:
-        self.policy, self.watched, self.fill = policy, watched, fill
+    def __init__(self, watched: bool, fill: int = 1) -> None:
+        self.watched, self.fill = watched, fill
         self._before: list[Branch] = []
         self._used: list[Branch] = []
 
@@ -36,13 +36,13 @@ class BranchBook:
         layout: TokenLayout,
         tensors: Mapping[str, Tensor],
         settings: tuple[Any, ...],
+        policy: Policy,
     ) -> Branch:
         """The temporal state of the samples that the present call computes; a new one if they can't be told.
 
         numbers: which of the pipeline's samples the call is on; layout: of its tokens. tensors, settings: see
-        `Identity`. A branch serves one call a step.
+        `Identity`. policy: the denoiser's. A branch serves one call a step.
         """
-        assert self.policy is not None
         used = self._used
         free = [branch for branch in self._before if branch.denoiser is denoiser and branch not in used]
         for branch in free:
@@ -52,7 +52,7 @@ class BranchBook:
         identity = Identity.of(numbers, tensors, settings, self.watched)
         followed = (branch.followed(identity, layout) for branch in free)
         found = next((branch for branch in followed if branch is not None), None)
-        used.append(found or Branch(self.policy, layout, identity, denoiser, fill=self.fill))
+        used.append(found or Branch(policy, layout, identity, denoiser, fill=self.fill))
         return used[-1]
 
     def settle(self, batch: int) -> None:

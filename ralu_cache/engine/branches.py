@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ralu_cache.engine.cache import BranchCache
 from ralu_cache.engine.identity import Identity
+from ralu_cache.engine.ranked import agreed
 from ralu_cache.engine.signals import signal_of
 from ralu_cache.engine.verdict import COMPUTED, Group, Verdict, branch_record, counted, indices_of
 from ralu_cache.history.attention import Rows
@@ -105,6 +106,8 @@ class Branch:
             situation = self._situation = replace(situation, ages=_ages(situation, newest))
             signal = signal_of(self.policy, self.layout, modulated, canvas)
             decision = self.state.decide(situation, signal, self.cache.signal(), self._readable(newest, compute))
+            if self.policy.signal is not None:
+                decision = agreed(decision)
             self.cache.keep_signal(decision.signal, situation)
             fresh, valid = self._select(situation, newest, decision.reuse)
             verdict = Verdict.read(decision, fresh, valid)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
+from ralu_cache.adapters.ranks import ranks_of
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler import release, staged
@@ -33,6 +34,7 @@ class Call:
     it. own: the private attributes that the pipeline's `__call__` stores, as this call has them. run: one that the
     denoiser's hooks take part in; outside: one that the scheduler alone knows of. working: the state of the denoiser
     (or ControlNet) that is running now; `states` holds that of each. given: the arguments of the pipeline's call.
+    ranks: the processes that make the same call on parts of the same tokens, if there are any.
     """
 
     def __init__(self, handle: Owner, pipe: Any, given: Mapping[str, Any]) -> None:
@@ -47,6 +49,7 @@ class Call:
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback, if any, was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
+        self.ranks = ranks_of(getattr(pipe, "transformer", None))
         self.scheduler = staged(vars(pipe)["scheduler"], self)
 
     @property

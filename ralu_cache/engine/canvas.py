@@ -28,6 +28,7 @@ class Canvas:
         self.latest: Tensor | None = None
         self.estimates: list[Tensor] = []
         self._emitted: Snapshot | None = None
+        self._watched = False
 
     def clear(self) -> None:
         self.value = self.noise = self.latest = self._emitted = None
@@ -52,7 +53,7 @@ class Canvas:
 
         A sample that was replaced is projected on the layout, if there is one to hold to.
         """
-        if self.value is not None and (self._emitted is None or _is_ours(sample, self._emitted)):
+        if self.value is not None and (self._emitted is None or _is_ours(sample, self._emitted, self._watched)):
             return self.value, True
         given = image(sample).float()
         return given if layout is None else layout.project(given), False
@@ -62,7 +63,7 @@ class Canvas:
 
     def emit(self, value: Tensor, out: Tensor, watched: bool) -> None:
         """The canvas is `value` now, and is handed out as `out`; watched: to a callback of the caller's too."""
-        self.value, self._emitted = value, Snapshot.of(out, watched)
+        self.value, self._emitted, self._watched = value, Snapshot.of(out, watched), watched
 
     def pick(self, rows: Tensor, handed_out: bool) -> None:
         """Go on with the samples `rows` (k,) alone; handed_out: so does what the pipeline holds."""
@@ -81,11 +82,14 @@ def noise_on(layout: TokenLayout, noise: Tensor, method: SpatialMethod) -> Tenso
     return torch.where(layout.fine_pixels, noise, coarse_noise(noise, method.start))
 
 
-def _is_ours(sample: Tensor, emitted: Snapshot) -> bool:
-    """True if the sample is what was handed out: the very tensor, or what followed it into a smaller batch."""
+def _is_ours(sample: Tensor, emitted: Snapshot, watched: bool) -> bool:
+    """True if the sample is what was handed out: the very tensor, or what followed it into a smaller batch, or a copy
+    that a callback gave back."""
     if sample is emitted.tensor:
         return emitted.untouched
-    return emitted.version is None and sample.shape == emitted.tensor.shape and torch.equal(sample, emitted.tensor)
+    if not (watched or emitted.version is None) or sample.shape != emitted.tensor.shape:
+        return False
+    return emitted.untouched and torch.equal(sample, emitted.tensor)
 
 
 def _follow(emitted: Snapshot, rows: Tensor) -> Snapshot | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ralu_cache.engine.geometry import Geometry
+from ralu_cache.engine.ranked import common
 from ralu_cache.plane.canvas import TokenLayout, split_frames
 from ralu_cache.plane.regions import Evidence, Scorer, get_scorer, select_top, share_over_time
 from ralu_cache.plane.spatial import SpatialMethod, Stage
@@ -72,7 +73,7 @@ def chosen_layout(
     if stage.kind == "fine":
         return TokenLayout.fine(batch, *cells, layout.patch, seen.x0.device, frames), None, None
     scorer, notice = _scorer(method, seen.started)
-    scores = scorer.score(_evidence(layout, seen))
+    scores = common(scorer.score(_evidence(layout, seen)))
     if method.regions_over_time == "shared":
         scores = share_over_time(scores, frames)
     already = layout.refined.reshape(scores.shape)

@@ -12,7 +12,8 @@ from ralu_cache.temporal.policy import Situation
 
 
 class Course:
-    """The levels that a run takes. stock: the schedule that the caller asked for; index: the step that comes.
+    """The levels that a run takes. stock: the schedule that the caller asked for; index: the step that comes. boundary:
+    the level below which another denoiser is called, if there is one.
 
     places: of every step, its stage and its number in that; shown: the places of the steps that the pipeline makes, and
     not the run by itself. Levels are sigma, 1 noise to 0 clean.
@@ -24,7 +25,9 @@ class Course:
         stock: StockSchedule | None = None,
         guidance: Guidance | None = None,
         prediction: Prediction | None = None,
+        boundary: float | None = None,
     ) -> None:
+        self._boundary = 0.0 if boundary is None else boundary
         self.stock = stock or StockSchedule(stages[-1].sigmas)
         self.guidance = guidance
         self.prediction = prediction
@@ -76,6 +79,11 @@ class Course:
     def turns(self) -> bool:
         """True if guidance begins or ends with this step."""
         return self.index > self._start and self._guides(self.index) != self._guides(self.index - 1)
+
+    @property
+    def changes(self) -> bool:
+        """True if with this step another denoiser is called than before."""
+        return self._changes(self.index)
 
     @property
     def steps(self) -> int:
@@ -151,7 +159,8 @@ class Course:
     def _show(self) -> None:
         """Choose the steps that the pipeline is shown: those that are computed, where the plan decides that.
 
-        One at which guidance begins or ends is: what was computed with it does not tell what is without.
+        One at which guidance begins or ends is, or another denoiser is called: what was computed with it, or by the one
+        before, does not tell what is without.
         """
         self.shown = [*range(self._start, len(self.places))]
         if self.prediction is None:
@@ -161,8 +170,12 @@ class Course:
         guided = [self._guides(place) for place in self.shown]
         self.shown = [
             place for number, place in enumerate(self.shown)
-            if computed[number] or guided[number] != guided[number - 1]
+            if computed[number] or guided[number] != guided[number - 1] or self._changes(place)
         ]  # fmt: skip
+
+    def _changes(self, place: int) -> bool:
+        low = [self._level(at) < self._boundary for at in range(max(place - 1, self._start), place + 1)]
+        return low[0] != low[-1]
 
     def _level(self, place: int) -> float:
         stage, step = self.places[place]

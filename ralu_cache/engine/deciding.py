@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ralu_cache.engine.ranked import agreed
 from ralu_cache.engine.signals import signal_of
 from ralu_cache.history.control import Pace
 from ralu_cache.plane.canvas import TokenLayout
@@ -104,7 +105,9 @@ class Watcher:
                 self._state = self.policy.start(len(readable), device)
             state: PolicyState = self._state
             signal, good = signal_of(self.policy, now.layout, now.modulated, now.canvas), torch.tensor(readable)
-            decision = state.decide(replace(now.situation, ages=ages), signal, self._previous, good.to(device))
+            decision = agreed(
+                state.decide(replace(now.situation, ages=ages), signal, self._previous, good.to(device))
+            )
             self._previous, reuse = decision.signal, decision.reuse.tolist()
         return {sample for sample, reused in enumerate(reuse) if reused}
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from ralu_cache.adapters.protocols import Adapter, Layers, Probed
 from ralu_cache.engine.disguise import stock_of
+from ralu_cache.engine.experts import denoisers_of
+from ralu_cache.engine.ranked import check_ranks
 from ralu_cache.engine.root import RootHook
 from ralu_cache.temporal.policy import Policy
 
@@ -15,11 +17,13 @@ from ralu_cache.temporal.policy import Policy
 class Denoisers:
     """The root hooks of one handle. Raises what `check` does, and ValueError for what the policy can't reach into.
 
-    policy: reuses something of the model; reuses: so does it, or forecasts do outside of the model.
+    policies: of each denoiser, what reuses something of it; reuses: one does, or forecasts do outside of the model.
     """
 
-    def __init__(self, family: type[Adapter], policy: Policy | None, handle: Any, reuses: bool) -> None:
-        self._family, self._policy, self._handle, self._reuses = family, policy, handle, reuses
+    def __init__(
+        self, family: type[Adapter], policies: tuple[Policy | None, Policy | None], handle: Any, reuses: bool
+    ) -> None:
+        self._family, self._policies, self._handle, self._reuses = family, policies, handle, reuses
         self.roots: list[RootHook] = []
 
     @property
@@ -28,14 +32,16 @@ class Denoisers:
 
     def refresh(self, pipe: Any) -> None:
         """Hook what the pipeline is made of now. Raises, before anything is changed, for what can't be served."""
-        transformers = _transformers(pipe)
-        for transformer in transformers:
-            check(transformer, self._family, self._policy, self._reuses)
+        transformers = [*zip(denoisers_of(pipe), self._policies, strict=False)]
+        for transformer, policy in transformers:
+            check(transformer, self._family, policy, self._reuses)
+            if policy is not None or self._handle.staged:
+                check_ranks(transformer, self._family, policy, self._handle.wants_text_attention)
         known = {id(root.module): root for root in self.roots}
         roots: list[RootHook] = []
         try:
-            for transformer in transformers:
-                roots.append(self._root(transformer, known))
+            for transformer, policy in transformers:
+                roots.append(self._root(transformer, policy, known))
             for number, net in enumerate([] if issubclass(self._family, Probed) else _controlnets(pipe)):
                 root = known.get(id(net))
                 roots.append(root or RootHook(net, roots[0].adapter, self._handle, number=number))
@@ -49,10 +55,10 @@ class Denoisers:
                 root.remove()
         self.roots = roots
 
-    def _root(self, transformer: Any, known: dict[int, RootHook]) -> RootHook:
+    def _root(self, transformer: Any, policy: Policy | None, known: dict[int, RootHook]) -> RootHook:
         root = known.get(id(transformer))
         if root is None:
-            return RootHook(transformer, self._family(transformer), self._handle, self._policy)
+            return RootHook(transformer, self._family(transformer), self._handle, policy)
         root.refresh()
         return root
 
@@ -102,12 +108,6 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
 
 def _is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _transformers(pipe: Any) -> list[Any]:
-    """The denoiser or, of a pipeline that has one each for high and low noise levels (Wan 2.2), both."""
-    second = getattr(pipe, "transformer_2", None)
-    return [pipe.transformer] if second is None else [pipe.transformer, second]
 
 
 def _controlnets(pipe: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from ralu_cache.engine.arguments import coarse_cost_of
 from ralu_cache.engine.autoencoder import autoencoder_of
 from ralu_cache.engine.call import Call
 from ralu_cache.engine.denoisers import Denoisers
+from ralu_cache.engine.experts import boundary_of
 from ralu_cache.engine.geometry import Geometry
 from ralu_cache.engine.handle import Acceleration
 from ralu_cache.engine.levels import StockSchedule, redivided
@@ -52,9 +53,11 @@ class FamilyAcceleration(Acceleration):
         """again: accelerates a copy of the pipeline alike. planner: gives each call parts of its own, not `parts`."""
         self._parts, self._planner = parts, planner
         self._possible = (parts,) if planner is None else planner.all
-        policy = next((each.inner for each in self._possible if each.inner is not None), None)
-        reuses = any(each.temporal.policy is not None for each in self._possible)
-        self._denoisers = Denoisers(family, policy, self, reuses)
+        policies = (
+            next((each.inner for each in self._possible if each.inner is not None), None),
+            next((each.inner_low for each in self._possible if each.inner_low is not None), None),
+        )
+        self._denoisers = Denoisers(family, policies, self, any(each.reuses for each in self._possible))
         super().__init__(pipe, again)
 
     @property
@@ -68,6 +71,11 @@ class FamilyAcceleration(Acceleration):
     def wants_text_attention(self) -> bool:
         """True if regions are chosen by it."""
         return any(parts.wants_text_attention for parts in self._possible)
+
+    @property
+    def staged(self) -> bool:
+        """True if a call may have spatial stages."""
+        return any(parts.method is not None for parts in self._possible)
 
     def check(self, scheduler: Any) -> None:
         """See `Acceleration.check`: what each setting needs of it."""
@@ -120,19 +128,20 @@ class FamilyAcceleration(Acceleration):
             solver = solver or own_solver(call.scheduler)
         prediction = predictions_of(parts.temporal.policy, solver, len(stages))
         self._report = Report(
-            pipeline=type(call.pipe).__name__, spatial=parts.plan, temporal=parts.temporal.name,
+            pipeline=type(call.pipe).__name__, spatial=parts.plan, temporal=parts.told,
             baseline_steps=num_inference_steps, solver="euler" if solver is None else solver.name,
             scheduler=type(call.scheduler).__name__, promised=parts.promised,
         )  # fmt: skip
         overrides = None if method is None or self._planner is not None else method.overrides(num_inference_steps)
-        for told in (parts.temporal.notice, *parts.notices, overrides):
+        low = None if parts.low is None else parts.low.notice
+        for told in (parts.temporal.notice, low, *parts.notices, overrides):
             self._tell(self._report, told)
         modules = [root.module for root in self._denoisers.roots]
         _reset_stock_caches(modules)
         return Run(
             method, stages, geometry, autoencoder_of(call.pipe), self._report, parts.inner,
             lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, parts.guidance,
-            prediction,
+            prediction, None if parts.low is None else (modules[-1], parts.inner_low), boundary_of(call.pipe),
         )  # fmt: skip
 
     def finish(self, run: Run | SchedulerRun) -> None:
@@ -191,7 +200,7 @@ def _check_scheduler(scheduler: Any, parts: Parts) -> None:
         check_unipc(scheduler)
     elif parts.method is not None or parts.solver is not None or ours:
         check_flow_match_euler(scheduler)
-    elif temporal is not None or parts.guidance is not None:
+    elif parts.reuses or parts.guidance is not None:
         check_steps(scheduler)
 
 

@@ -8,14 +8,14 @@ form "calls" the pipeline asks for c, then for u.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ralu_cache.engine.context import current
+from ralu_cache.engine.ranked import common
 from ralu_cache.engine.run import Run
 from ralu_cache.plane.guidance import Guidance
 
@@ -146,16 +146,4 @@ def _held(guidance: Guidance, run: Run, known: Known, sample: int, c: Tensor) ->
 def _agreement(u: Tensor, c: Tensor) -> float:
     """Cosine of two predictions, in float32; -1 where it isn't finite, so that guidance goes on."""
     cosine = torch.nn.functional.cosine_similarity(u.float().flatten(), c.float().flatten(), dim=0)
-    return float(cosine.nan_to_num(-1.0))
-
-
-def answering(stock: Any) -> dict[str, Any]:
-    """A denoiser that answers a call whose answer is known without running; any other as it always did."""
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = current()
-        answer: Callable[..., Any] | None = None if call is None else call.handle.answerer(self)
-        known = None if answer is None else answer(call, args, kwargs)
-        return stock.__call__(self, *args, **kwargs) if known is None else known
-
-    return {"__call__": __call__}
+    return float(common(cosine.nan_to_num(-1.0)))

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from ralu_cache.adapters.finding import Finding
 from ralu_cache.engine.arguments import check_counted
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
+from ralu_cache.engine.experts import boundary_of
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler_run import SchedulerRun, Setting
@@ -154,6 +156,7 @@ class Acceleration:
         self, call: Call, scheduler: Any, setting: Setting, temporal: str, solver: str = "euler"
     ) -> SchedulerRun:
         """A run that the scheduler alone knows of. Only the call's own scheduler's is reported."""
+        setting = replace(setting, boundary=boundary_of(call.pipe))
         if scheduler is not call.scheduler:
             return SchedulerRun(scheduler, setting, None)
         report = Report(

@@ -53,12 +53,15 @@ class Passage(Course):
         watched: bool = False,
         guidance: Guidance | None = None,
         prediction: Prediction | None = None,
+        low: tuple[object, Policy | None] | None = None,
+        boundary: float | None = None,
     ) -> None:
-        super().__init__(stages, stock, guidance, prediction)
+        super().__init__(stages, stock, guidance, prediction, boundary)
+        self._low = low
         self.method, self.policy, self.watched = method, policy, watched
         self.geometry, self.autoencoder, self.report = geometry, autoencoder, report
         self.tally = Tally(report)
-        self.branches = BranchBook(policy, watched, geometry.fill)
+        self.branches = BranchBook(watched, geometry.fill)
         self.batch = Batch()
         self.shares = Shares()
         self.canvas = Canvas()
@@ -75,8 +78,12 @@ class Passage(Course):
         if self.prediction is not None:
             self.prediction.close()
         self.layout = self.text_attention = None
-        self._on_layout = lambda: None
+        self._on_layout, self._low = lambda: None, None
         self.autoencoder = Autoencoder()
+
+    def policy_of(self, denoiser: object) -> Policy | None:
+        """What reuses something of this denoiser."""
+        return self._low[1] if self._low is not None and denoiser is self._low[0] else self.policy
 
     @property
     def lays_out(self) -> bool:
@@ -100,16 +107,20 @@ class Passage(Course):
         clean = self.layout.project(image.float())
         return (1 - self.sigma) * clean + self.sigma * noise_on(self.layout, noise.float(), self.method)
 
-    def advance(self, velocity: Tensor, sample: Tensor, stock: Callable[[], Tensor]) -> Tensor:
-        """One step of the canvas and those behind it that are not computed; same form and dtype as `velocity`.
+    def advance(
+        self, velocity: Tensor, sample: Tensor, stock: Callable[[], Tensor], gives: torch.dtype | None = None
+    ) -> Tensor:
+        """One step of the canvas and those behind it that are not computed; same form as `velocity`.
 
         A stage's end is followed by the transition. stock: makes the stock step, which a computed one is where there
-        are neither stages nor a solver.
+        are neither stages nor a solver. gives: the dtype that it gives, that of `velocity` if None.
         """
         assert self.layout is not None
         x, ours = self.canvas.now(sample, None if self.method is None else self.layout, self._image)
         v = self._prediction(velocity)
         if self.prediction is not None:
+            if self.changes:
+                self.prediction.forget()
             later = self.stage.sigmas[self.places[self.index][1] + 1 : -1]
             self.prediction.learn(x, v, self.index, self.sigma, later, self.layout)
             x, v = self.prediction.take(x, v, self.sigma, self.layout, ours)
@@ -129,7 +140,7 @@ class Passage(Course):
                 x = self._transition(x, v, x0)
             self.canvas.value = x
             if step + 1 == last:
-                out = self.geometry.from_image(x, sample).to(velocity.dtype)
+                out = self.geometry.from_image(x, sample).to(gives or velocity.dtype)
                 self.canvas.emit(x, out, self.watched)
             self.close_step(out, layout, branches)
             if self.index == last:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ralu_cache.engine.conditions import Conditions
 from ralu_cache.engine.deciding import Chooser, Seen, Verifier, Watcher
+from ralu_cache.engine.ranked import common
 from ralu_cache.history.lines import forecast
 from ralu_cache.history.nodes import Predictions, Renoise
 from ralu_cache.history.solvers import Made, Multistep, correct, step
@@ -137,7 +138,7 @@ class Prediction:
         errors = [math.nan] * len(canvas)
         if known is not None and any(len(known.places(s)) > self.settings.order for s in rows):
             guess = self.velocity(canvas, sigma, layout)
-            errors = relative_change(velocity, guess).tolist()
+            errors = common(relative_change(velocity, guess)).tolist()
         for sample in rows:
             enough = known is not None and len(known.places(sample)) > self.settings.order
             self.chooser.learn(sample, place, sigma, errors[sample] if enough else math.nan, levels)
@@ -173,6 +174,13 @@ class Prediction:
             self.known = Predictions(layout, self.settings.depth)
         else:
             self.known = self.known.transfer(layout, renoise, changed)
+
+    def forget(self) -> None:
+        """Another denoiser is called from now on: forecasts begin anew. What a solver steps on goes on, as in stock."""
+        if self.solver is None:
+            self.known = None
+            if self.chooser is not None:
+                self.chooser.moved()
 
     def pick(self, rows: Sequence[int], layout: TokenLayout) -> None:
         """Go on with some of the samples alone, under a layout that has theirs."""

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.finding import Finding, Place
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.probed import at
+from ralu_cache.adapters.ranks import ranks_of
 from ralu_cache.adapters.weights import at_hand
 from ralu_cache.engine.blocks import StackState, passing_over
 from ralu_cache.engine.disguise import stock_of
@@ -206,8 +207,9 @@ def _check(
         return f"{told}: the forward comes to its blocks in another way than by a loop over them"
     if not bases or not _same(output, without):
         return f"{told} the output is another, though {head.name} takes in the same"
-    first, base = units[0], bases[0]
-    if base.shape != head.tensor.shape:
+    first, base, ranks = units[0], bases[0], ranks_of(module)
+    divided = ranks is not None and ranks.is_own(head.tensor, base)  # by the first block, for its rank
+    if base.shape != head.tensor.shape and not divided:
         entered = None
         if base.ndim > 3:
             return f"{told}: {head.name} takes in {tuple(head.tensor.shape)}, and {tuple(base.shape)} without them"
@@ -215,6 +217,8 @@ def _check(
         places = [place for place, tensor in _places(first.args, first.kwargs) if tensor.ndim > 1]
         given = (replace(place, batch=axis) for place in places for axis in (0, 1))
         entered = next(filter(None, (_within(base, p, at(p, first.args, first.kwargs)) for p in given)), None)
+        if divided and entered is not None and entered.part != "all":
+            entered = None
     if (signal := _signal(first, entered, batch)) is None:
         return f"{told}: the first block is given no tokens of {batch} samples"
     return Finding(names, len(blocks), head.name, entered, signal)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from ralu_cache.adapters.calls import Setting
+from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.engine.branches import Branch
 from ralu_cache.engine.deciding import Seen
 from ralu_cache.engine.passage import Passage
 from ralu_cache.engine.shares import Rows, Shares
+from ralu_cache.history.attention import Rows as FreshRows
 from ralu_cache.history.ledger import Samples
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Counting
-from ralu_cache.temporal.policy import Situation
+from ralu_cache.temporal.policy import Policy, Situation
 
 Signals = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
@@ -49,21 +51,26 @@ class Run(Passage):
     @cached_property
     def setting(self) -> Setting:
         """What adapters are told when they check a call; made anew where the run begins elsewhere."""
-        caches = None if self.policy is None else self.policy.caches
-        return Setting(self.method is not None, caches, len(self.places), self.believed_steps, self.leaves_out)
+        return Setting(self.method is not None, None, len(self.places), self.believed_steps, self.leaves_out)
+
+    def setting_of(self, denoiser: object) -> Setting:
+        """The same of a call of this denoiser."""
+        policy = self.policy_of(denoiser)
+        return self.setting if policy is None else replace(self.setting, caches=policy.caches)
 
     @cached_property
-    def _situations(self) -> list[Situation]:
-        """Of all steps, made at the first."""
-        found = self.situations()
-        policy: object = self.policy
-        if isinstance(policy, Counting):
-            policy.foresee(found)
-        return found
+    def _situations(self) -> dict[int, list[Situation]]:
+        """Of all steps, by the policy that looks at them; made at the first."""
+        return {}
 
-    def situation(self) -> Situation:
+    def situation(self, policy: Policy | None) -> Situation:
         """Where the run stands, as a temporal policy needs to know it; the same object for all calls of a step."""
-        return self._situations[self.index - self._start]
+        if id(policy) not in self._situations:
+            found = self._situations[id(policy)] = self.situations()
+            looks: object = policy
+            if isinstance(looks, Counting):
+                looks.foresee(found)
+        return self._situations[id(policy)][self.index - self._start]
 
     @property
     def wants_text_attention(self) -> bool:
@@ -161,6 +168,18 @@ class Run(Passage):
         assert self.layout is not None
         return self.shares.layout_of(rows, self.layout)
 
+    def placed(
+        self,
+        layout: TokenLayout,
+        positions: Tensor | None,
+        call: Mapping[str, Any],
+        samples: Tensor | None = None,
+        fresh: FreshRows | None = None,
+    ) -> LayoutCall:
+        """What the model's own hooks are to know of a call, or of a group's part of it; see `LayoutCall`."""
+        staged = self.method is not None
+        return LayoutCall(layout, positions, call, self.shares.tables, self.extent, samples, fresh, staged)
+
     def guided(self, batch: int) -> list[bool]:
         """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
         now = self._guides(self.index)
@@ -207,8 +226,9 @@ class Run(Passage):
         settings: tuple[Any, ...],
     ) -> Branch:
         """The temporal state of the samples that a call computes: see `BranchBook.find`."""
-        numbers = tuple([self.batch.numbers[row] for row in rows])
-        return self.branches.find(denoiser, numbers, layout, tensors, settings)
+        numbers, policy = tuple([self.batch.numbers[row] for row in rows]), self.policy_of(denoiser)
+        assert policy is not None
+        return self.branches.find(denoiser, numbers, layout, tensors, settings, policy)
 
     def condition(
         self, rows: Sequence[int], tensors: Mapping[str, Tensor], settings: tuple[Any, ...]
@@ -238,9 +258,9 @@ class Run(Passage):
             return frozenset()
 
         def look() -> Seen:
-            return Seen(self.situation(), layout, *signals())
+            return Seen(self.situation(self.policy), layout, *signals())
 
-        forced = self.turns or self.wants_text_attention or prediction.conditions.unlike(*condition)
+        forced = self.turns or self.changes or self.wants_text_attention or prediction.conditions.unlike(*condition)
         forced = forced or prediction.forces(self.index - self._start, self.steps, self.begins_stage)
         return prediction.decide(self.index, forced, layout.batch, look)
 

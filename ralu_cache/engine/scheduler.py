@@ -269,9 +269,11 @@ def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> A
         run.close_step(output.prev_sample if given["return_dict"] else output[0])
         return output
     plain = {**given, "return_dict": False}
-    previous = run.advance(given["model_output"], sample, lambda: stock.step(self, **plain)[0])
+    flow = isinstance(self, FlowMatchEulerDiscreteScheduler)  # whose steps have the model's dtype, others' the sample's
+    gives = None if flow else sample.dtype
+    previous = run.advance(given["model_output"], sample, lambda: stock.step(self, **plain)[0], gives)
     self._step_index = run.shown_index if run.lays_out else run.index
-    return _made(given, previous, isinstance(self, FlowMatchEulerDiscreteScheduler))
+    return _made(given, previous, flow)
 
 
 def _made(given: Mapping[str, Any], sample: Tensor, flow: bool = True) -> Any:

@@ -35,10 +35,14 @@ Make = Callable[[Mapping[str, Any]], Any]  # a stock step from its arguments by 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run does with the schedule: the plan and shape of forecasts, and a solver or None for stock steps."""
+    """What a run does with the schedule: the plan and shape of forecasts, and a solver or None for stock steps.
+
+    boundary: the share of the training time steps below which another denoiser is called, if there is one.
+    """
 
     forecast: Forecast
     solver: Multistep | None = None
+    boundary: float | None = None
 
 
 class SchedulerRun:
@@ -63,6 +67,8 @@ class SchedulerRun:
         shares = (place.share for place in self._places)
         self.stock = StockSchedule((*shares, 0.0))
         self._times: list[float] = self.full["timesteps"].tolist()
+        low = (setting.boundary or 0.0) * float(scheduler.config.get("num_train_timesteps", 1000))
+        self._change = next((place for place, time in enumerate(self._times[: self.count]) if time < low), None)
         self._trail = Trail(setting.forecast.depth)
         self._made: Leap | None = None
         self._canvas: tuple[Tensor, Snapshot] | None = None  # in float32, and as it was handed out
@@ -76,6 +82,8 @@ class SchedulerRun:
         self.stock = self.stock.entered(start)
         computed = self.setting.forecast.computed([self.count - start])
         computed[-1] |= self._ends_early  # pipelines write the level of the last step behind it (Cosmos)
+        if self._change is not None and self._change > start:  # what one denoiser gave does not tell another's
+            computed[self._change - start] = True
         self.places = [start + step for step, wanted in enumerate(computed) if wanted]
         self.shown = dict(self.full)
         if self.leaves_out or start:
@@ -182,6 +190,8 @@ class SchedulerRun:
             reading = replace(reading, quantity="output")
         place = self._places[index]
         value = reading.value(place, sample.float(), model_output.float())
+        if index == self._change:
+            self._trail = Trail(self.setting.forecast.depth)
         self._trail = self._trail.record(place.share, value)
         if given.get("timestep_back") is not None and index:  # CogVideoX's solver keeps its history in the pipeline
             given["timestep_back"] = self._time(index - 1, given["timestep_back"])

@@ -168,26 +168,25 @@ def even(evidence: Evidence) -> Tensor:
     return mask.to(evidence.x0.device, torch.float32).expand(len(evidence.x0), -1, -1).clone()
 
 
+def refined_count(ratio: float, cells: int) -> int:
+    """How many of a picture's or frame's coarse tokens a ratio refines."""
+    return max(1, round(ratio * cells))
+
+
 def select_top(scores: Tensor, ratio: float, already: Tensor | None = None) -> Tensor:
     """The coarse tokens to refine: per sample the max(1, round(ratio Y X)) with the highest scores.
 
-    Args:
-        scores: (B, Y, X); of equal scores the lower raster index wins, NaN and +-inf count as lowest.
-        ratio: share of tokens, within (0, 1]; 1 selects all.
-        already: (B, Y, X) bool, tokens that are selected whatever their score, and counted.
-
-    Returns:
-        (B, Y, X) bool.
-
-    Raises:
-        ValueError: for a ratio outside (0, 1], shapes that differ, or more tokens in `already` than the ratio allows.
+    scores: (B, Y, X); of equal scores the lower raster index wins, NaN and +-inf count as lowest. ratio: share of
+    tokens, within (0, 1]; 1 selects all. already: (B, Y, X) bool, tokens that are selected whatever their score, and
+    counted. Returns (B, Y, X) bool. Raises ValueError for a ratio outside (0, 1], shapes that differ, or more tokens in
+    `already` than the ratio allows.
     """
     if scores.ndim != 3:
         raise ValueError(f"scores must be (B, Y, X), got {tuple(scores.shape)}")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must lie within (0, 1], got {ratio}")
     flat = scores.flatten(1).float() + 0.0  # -0.0 becomes 0.0: some sorts tell them apart
-    count = max(1, round(ratio * flat.shape[1]))
+    count = refined_count(ratio, flat.shape[1])
     lowest = torch.full_like(flat, -torch.inf)
     flat = torch.where(flat.isfinite(), flat, lowest)
     if already is not None:

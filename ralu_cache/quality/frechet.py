@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,27 +55,35 @@ def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return root
 
 
-@cache
-def _real_renders() -> Gaussian:
-    return Gaussian.load(classifier_folder())
-
-
-class FrechetDistance:
-    """A `SetMetric`: distance to renders that went through the model's autoencoder; 0 is best.
+@dataclass(frozen=True)
+class FrechetMetric:
+    """A `SetMetric`: distance of the features (N, F) that `see` finds in pictures to those of a reference; 0 is best.
 
     Biased upwards for few pictures, the more the fewer, because their covariance is poorly known: compare only sets of
-    the same size and the same prompts. The renders' prompts are drawn from the whole grammar, so a few chosen prompts
+    the same size and the same prompts.
+    """
+
+    name: str
+    info: MetricInfo
+    see: Callable[[Pictures], NDArray[np.float32]]
+    reference: Gaussian
+
+    def features(self, pictures: Pictures, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(B, Y, X, 3) -> (B, F)"""
+        return self.see(pictures)
+
+    def value(self, features: NDArray[np.float32]) -> float:
+        """Of features (N, F), N at least 2."""
+        return frechet_distance(Gaussian.fit(features), self.reference)
+
+
+@cache
+def distance_to_renders() -> FrechetMetric:
+    """By the classifier's 32 features, to renders that went through the model's autoencoder.
+
+    The renders' prompts are drawn from the whole grammar, so a few chosen prompts
     are far from them however well they are drawn. What real renders themselves reach at some sizes stands in
     `classifier.json` beside the weights.
     """
-
-    name = "frechet"
     info = MetricInfo("Fréchet distance", higher=False)
-
-    def features(self, pictures: Pictures, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """(B, Y, X, 3) -> (B, 32)"""
-        return classify(pictures)[0]
-
-    def value(self, features: NDArray[np.float32]) -> float:
-        """Of features (N, 32), N at least 2."""
-        return frechet_distance(Gaussian.fit(features), _real_renders())
+    return FrechetMetric("frechet", info, lambda pictures: classify(pictures)[0], Gaussian.load(classifier_folder()))

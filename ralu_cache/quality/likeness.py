@@ -1,20 +1,16 @@
-"""Likeness of pictures to reference pictures: PSNR, SSIM and MS-SSIM per picture (extra `metrics`)."""
+"""Likeness of pictures to reference pictures: PSNR, SSIM and MS-SSIM per picture."""
 
 from __future__ import annotations
 
 import torch
 from numpy.typing import ArrayLike
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 from ralu_cache.quality.base import Likeness, MetricInfo, check_pairs
-
-try:
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure,
-        peak_signal_noise_ratio,
-        structural_similarity_index_measure,
-    )
-except ImportError as error:
-    raise ImportError("PSNR, SSIM and MS-SSIM need torchmetrics: pip install 'ralu-cache[metrics]'") from error
 
 EQUAL_DB = 100.0
 """The PSNR that stands for equal pictures where a finite number is needed."""

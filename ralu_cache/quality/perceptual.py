@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from ralu_cache.quality.base import Likeness, MetricInfo, Pictures, check_pairs
-from ralu_cache.quality.frechet import Gaussian, frechet_distance
+from ralu_cache.quality.frechet import FrechetMetric, Gaussian
 from ralu_cache.quality.lite0 import HEAD, load_lite0, see
 
 FEATURES = 24  # numbers a picture that the Fréchet distance keeps: its covariance must be known from few pictures
@@ -40,26 +39,13 @@ def load_perceptual(device: str) -> Likeness:
     return Likeness("perceptual", info, lambda a, b: [1000 * value for value in perceptual_distance(a, b)])
 
 
-class ImageFrechet:
-    """A `SetMetric`: Fréchet distance of a set's features to those of another set, such as full runs of other seeds.
+def distance_to_pictures(references: Pictures) -> FrechetMetric:
+    """By 24 features of EfficientNet-Lite0, to a set of pictures (N, Y, X, 3), such as full runs of other seeds.
 
-    The features are fixed random projections of what EfficientNet-Lite0 sums a picture up in. Biased upwards for few
-    pictures: compare only sets of one size, and know the distance between two sets of full runs beside it.
+    Know the distance between two sets of full runs beside it.
     """
-
-    name = "image_frechet"
     info = MetricInfo("Fréchet distance of image features", higher=False)
-
-    def __init__(self, references: Pictures) -> None:
-        """references: (N, Y, X, 3) in [0, 1], N at least 2."""
-        self._reference = Gaussian.fit(summaries(references))
-
-    def features(self, pictures: Pictures, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """(B, Y, X, 3) -> (B, 24)"""
-        return summaries(pictures)
-
-    def value(self, features: NDArray[np.float32]) -> float:
-        return frechet_distance(Gaussian.fit(features), self._reference)
+    return FrechetMetric("image_frechet", info, summaries, Gaussian.fit(summaries(references)))
 
 
 def summaries(pictures: Pictures) -> NDArray[np.float32]:

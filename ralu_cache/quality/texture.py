@@ -24,8 +24,8 @@ def mean_gradient(pictures: ArrayLike) -> list[float]:
     return values
 
 
-def radial_spectrum(pictures: ArrayLike, bands: int = BANDS) -> NDArray[np.float64]:
-    """Power of the luminance of (B, Y, X, 3) pictures in rings of spatial frequency, (B, bands).
+def radial_spectrum(pictures: ArrayLike) -> NDArray[np.float64]:
+    """Power of the luminance of (B, Y, X, 3) pictures in `BANDS` rings of spatial frequency, (B, BANDS).
 
     The rings are equally wide, from above 0 to 0.5 cycles a pixel; the corners of the spectrum beyond are left out. A
     Hann window keeps the borders of the picture from counting as edges. Raises ValueError for pictures too small for a
@@ -37,10 +37,10 @@ def radial_spectrum(pictures: ArrayLike, bands: int = BANDS) -> NDArray[np.float
     centred = grey - (grey * window).sum((1, 2), keepdims=True) / window.sum()
     power = np.square(np.abs(np.fft.fft2(centred * window))) / (np.square(window).sum() * height * width)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    ring = np.ceil(radius * 2 * bands).astype(int)  # 0 is the mean, 1 to bands the rings
-    masks = [ring == number for number in range(1, bands + 1)]
+    ring = np.ceil(radius * 2 * BANDS).astype(int)  # 0 is the mean, 1 to BANDS the rings
+    masks = [ring == number for number in range(1, BANDS + 1)]
     if not all(mask.any() for mask in masks):
-        raise ValueError(f"pictures of {height}x{width} pixels have no frequency in some of {bands} bands; use fewer")
+        raise ValueError(f"pictures of {height}x{width} pixels have no frequency in some of {BANDS} bands")
     return np.stack([power[:, mask].sum(1) for mask in masks], 1)
 
 

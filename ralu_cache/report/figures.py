@@ -1,7 +1,4 @@
-"""What all figures share, and pictures: a labelled grid of them, and refined regions drawn over them.
-
-Needs matplotlib, as all modules that draw do.
-"""
+"""What all figures share, and pictures: a labelled grid of them, and refined regions drawn over them."""
 
 from __future__ import annotations
 
@@ -12,23 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ralu_cache.report.record import RegionMask
-
-try:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import LineCollection
-    from matplotlib.figure import Figure, FigureBase
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-except ImportError as error:
-    raise ImportError("plotting needs matplotlib: pip install 'ralu-cache[plot]'") from error
-
-__all__ = [  # the parts of matplotlib from here, so that one place says what to install where it is missing
-    "Axes", "Figure", "FigureBase", "Line2D", "LineCollection", "Patch", "as_pictures", "draw_regions", "plain", "save",
-    "save_grid",
-]  # fmt: skip
 
 COLOURS = {"coarse": "#e09f3e", "mixed": "#2a9d8f", "fine": "#3d5a98"}
 INK = "#30343f"

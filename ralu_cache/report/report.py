@@ -30,7 +30,6 @@ class Report(RunRecord):
         ledger.
 
         image: a PIL image, a (Y, X, 3) array, or a list of them in the order of the batch.
-        Raises ImportError if matplotlib is missing.
         """
         from ralu_cache.report.timeline import save_run
 

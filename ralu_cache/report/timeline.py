@@ -10,21 +10,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from ralu_cache.report.figures import (
-    COLOURS,
-    INK,
-    Axes,
-    Figure,
-    FigureBase,
-    Line2D,
-    Patch,
-    as_pictures,
-    draw_regions,
-    plain,
-    save,
-)
+from ralu_cache.report.figures import COLOURS, INK, as_pictures, draw_regions, plain, save
 from ralu_cache.report.record import RunRecord
 from ralu_cache.report.steps import BranchRecord, StepRecord
 from ralu_cache.report.text import gain

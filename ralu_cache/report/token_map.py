@@ -7,17 +7,12 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ralu_cache.report.figures import (
-    COLOURS,
-    INK,
-    Axes,
-    Figure,
-    LineCollection,
-    as_pictures,
-    save,
-)
+from ralu_cache.report.figures import COLOURS, INK, as_pictures, plain, save
 from ralu_cache.report.record import RegionMask, RunRecord, StageRecord
 from ralu_cache.report.steps import StepRecord
 from ralu_cache.report.timeline import ROWS, WORK, work
@@ -103,6 +98,5 @@ def _draw_steps(axis: Axes, steps: Sequence[StepRecord], first: int, colour: str
     axis.set(xlim=(first, first + len(steps)), ylim=(0, 1.05), yticks=(0, 1), yticklabels=("0%", "100%"))
     axis.locator_params(axis="x", integer=True, nbins=min(len(steps), 8))
     axis.set_xlabel("step", fontsize=8, color=INK)
-    axis.tick_params(colors=INK, labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#9aa0ac")
+    plain(axis)
+    axis.tick_params(labelsize=7)

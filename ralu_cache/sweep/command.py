@@ -18,8 +18,7 @@ from ralu_cache.sweep.comparison import describe_hardware
 from ralu_cache.sweep.engine import UNCACHED, Bench
 from ralu_cache.sweep.executors import Executor, run_here, run_on_ray
 from ralu_cache.sweep.grid import Grid, grid_from
-from ralu_cache.sweep.outputs import can_plot, write_outputs
-from ralu_cache.sweep.page import NO_PLOTS
+from ralu_cache.sweep.outputs import write_outputs
 from ralu_cache.sweep.pictures import PictureFolder
 from ralu_cache.sweep.records import Header
 from ralu_cache.sweep.runner import run_sweep
@@ -64,7 +63,7 @@ def sweep(args: argparse.Namespace) -> Path:
     if args.model in EMBEDDED and EMBEDDED[args.model].output == "frames":  # before anything is written
         raise ValueError(_NO_VIDEOS.format(model=args.model, pipeline=EMBEDDED[args.model].pipeline))
     metrics, set_metrics, notices = metrics_for(grid.prompts)
-    for notice in notices if can_plot() else [*notices, NO_PLOTS]:
+    for notice in notices:
         print(f"note: {notice}")
     request = Request(
         model=args.model, prompt=[grid.prompts[0]], negative_prompt=args.negative_prompt, device=args.device,

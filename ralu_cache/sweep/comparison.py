@@ -30,23 +30,15 @@ CACHED = ("faster than uncached", "PSNR to uncached")  # beside them, if a metho
 
 @dataclass
 class Trial:
-    """One method and what was measured of it; its parts are None for plain sampling."""
+    """One method, what `accelerate` is given for it, and what was measured of it."""
 
     name: str
     steps: int
     flops: float
-    spatial: str | None = None
-    temporal: str | None = None
-    guidance: str | None = None
-    solver: str | None = None
+    method: Method = field(default_factory=Method)
     seconds: list[float] = field(default_factory=list)  # one per run, in the order of the interleaving
     pictures: dict[int, Pictures] = field(default_factory=dict)  # by seed
     reports: dict[int, Report] = field(default_factory=dict)  # by seed
-
-    @property
-    def method(self) -> Method:
-        """What `accelerate` is given for it."""
-        return Method(self.spatial, self.temporal, self.guidance, self.solver)
 
 
 def comparison_row(

@@ -10,7 +10,8 @@ from typing import Any
 from ralu_cache.history.solvers import resolve_solver
 from ralu_cache.plane.guidance import resolve_guidance
 from ralu_cache.plane.spatial import spatial_names
-from ralu_cache.temporal import resolve_temporal, temporal_names
+from ralu_cache.temporal import resolve_each, temporal_names
+from ralu_cache.temporal.experts import EXPERTS, expert_settings
 
 GUIDANCE = "guidance="
 SOLVER = "solver="
@@ -78,9 +79,9 @@ def _part(part: str) -> tuple[str, str, Callable[[str], object]]:
 
 def _check_temporal(part: str) -> None:
     try:
-        resolve_temporal(part)
+        resolve_each(part)
     except ValueError as error:
-        if part.partition(":")[0] in temporal_names():
+        if part.partition(":")[0] in temporal_names() or part.startswith(EXPERTS):
             raise
         raise ValueError(
             f"{error}; guidance is written '+{GUIDANCE}early', a solver '+{SOLVER}multistep'"
@@ -92,4 +93,4 @@ def _kind(text: str) -> str | None:
         return "part for guidance"
     if text.startswith(SOLVER):
         return "solver"
-    return "temporal policy" if text.partition(":")[0] in temporal_names() else None
+    return "temporal policy" if text.partition(":")[0] in temporal_names() or expert_settings(text) else None

@@ -16,7 +16,22 @@ def positive(text: str) -> int:
     return value
 
 
-def add_call(parser: argparse.ArgumentParser) -> None:
+def add_machine(parser: argparse.ArgumentParser, offload: bool = True) -> None:
+    """Where and how a model runs."""
+    add = parser.add_argument
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
+    add("--device", help="default: cuda if there is one, else cpu")
+    if offload:
+        add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """Of what is drawn."""
+    parser.add_argument("--height", type=positive, help="pixels")
+    parser.add_argument("--width", type=positive, help="pixels")
+
+
+def add_call(parser: argparse.ArgumentParser, offload: bool = True) -> None:
     """The model, what every one of its calls is given, and where it runs."""
     add, others = parser.add_argument, ", ".join(EMBEDDED[1:])
     add("--model", default=EMBEDDED[0], metavar="ID_OR_FOLDER", help=f"or {others}; default: {EMBEDDED[0]}")
@@ -24,8 +39,7 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     add("--true-cfg-scale", type=float, help="guidance with a negative prompt")
     add("--guidance-scale", type=float, help="of the pipeline")
     add("--max-sequence-length", type=positive, help="text tokens")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU, float32 on the CPU")
-    add("--device", help="default: cuda if there is one, else cpu")
+    add_machine(parser, offload)
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +63,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--executor", choices=("local", "ray"), default="local", help="ray: one worker for each GPU or CPU of a cluster"
     )
     add("--workers", type=int, help="of Ray, if not one for each")
-    add_call(parser)
+    add_call(parser, offload=False)
     add("--out", type=Path, default=Path("out/sweep"), metavar="FOLDER", help="default: %(default)s")
     parser.set_defaults(run=_run)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from ralu_cache.sweep.page import page
+from ralu_cache.sweep.pareto import draw_panels, panel_svg, save_pareto
 from ralu_cache.sweep.pictures import save_strip, strips
 from ralu_cache.sweep.records import read_results
 from ralu_cache.sweep.summary import Summary, summarise
@@ -18,35 +18,25 @@ def load_summary(results: Path) -> Summary:
     kept = {name for record in loaded.records for name in record.features}
     if not kept:
         return summarise(loaded)
-    from ralu_cache.quality.frechet import FrechetDistance
+    from ralu_cache.quality.frechet import distance_to_renders
 
-    metric = FrechetDistance()
+    metric = distance_to_renders()
     return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
-
-
-def can_plot() -> bool:
-    """Whether what the extra `plot` brings is installed."""
-    return all(find_spec(name) is not None for name in ("matplotlib", "adjustText"))
 
 
 def write_outputs(results: Path, folder: Path) -> None:
     """Writes table.csv, speed_at_loss.csv, table.md, index.html, pareto.png and strip.png into `folder`.
 
-    Pictures are looked for in `pictures/` beside the results; without any there is no strip.png. Without matplotlib
-    and adjustText there is neither of the PNG files, and the page says how to get its plots.
+    Pictures are looked for in `pictures/` beside the results; without any there is no strip.png.
     """
     summary = load_summary(results)
-    shown, plots = strips(summary, results.parent / "pictures"), None
+    shown, panels = strips(summary, results.parent / "pictures"), draw_panels(summary)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.csv").write_text(csv_table(summary))
     (folder / "speed_at_loss.csv").write_text(loss_csv(summary))
     (folder / "table.md").write_text(markdown_table(summary))
-    if can_plot():
-        from ralu_cache.sweep.pareto import draw_panels, panel_svg, save_pareto
-
-        panels = draw_panels(summary)
-        save_pareto(summary, panels, folder / "pareto.png")
-        plots = [panel_svg(summary, panel, figure) for panel, figure in panels.items()]
-        if shown:
-            save_strip(shown, folder / "strip.png")
+    save_pareto(summary, panels, folder / "pareto.png")
+    if shown:
+        save_strip(shown, folder / "strip.png")
+    plots = [panel_svg(summary, panel, figure) for panel, figure in panels.items()]
     (folder / "index.html").write_text(page(summary, shown, plots))

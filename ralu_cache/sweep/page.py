@@ -13,10 +13,10 @@ from jinja2 import Environment
 from ralu_cache.report.table import Table
 from ralu_cache.sweep import tables
 from ralu_cache.sweep.groups import LOOKS, number_key, numbers
+from ralu_cache.sweep.pareto import LEGEND, sign_svg
 from ralu_cache.sweep.pictures import Strip
 from ralu_cache.sweep.summary import Summary
 
-NO_PLOTS = "Plots need matplotlib: pip install 'ralu-cache[plot]', then run the same command again"
 UNTIMED = "Nothing but the full run was both timed and judged, so there is nothing to plot."
 HOW_TO_READ = (
     "Solid line: the front of ours; dashed: that of peers and plain steps. Numbers: those of the table below; hover "
@@ -24,8 +24,8 @@ HOW_TO_READ = (
 )
 
 
-def page(summary: Summary, shown: Sequence[Strip], plots: Sequence[str] | None) -> str:
-    """The page as text. shown: see `strips`. plots: SVG texts; None without matplotlib, which the page then says."""
+def page(summary: Summary, shown: Sequence[Strip], plots: Sequence[str]) -> str:
+    """The page as text. shown: see `strips`. plots: SVG texts."""
     told, table = numbers(summary), tables.settings_table(summary)
     rows = zip(summary.by_speed, table.rows, strict=True)
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -35,7 +35,7 @@ def page(summary: Summary, shown: Sequence[Strip], plots: Sequence[str] | None) 
         header=summary.header,
         fronts=_fronts(summary),
         plots=plots,
-        **(_legend(summary) if plots else {"signs": {}, "legend": NO_PLOTS if plots is None else UNTIMED}),
+        **(_legend(summary) if plots else {"signs": {}, "legend": UNTIMED}),
         loss_title=tables.loss_title(summary),
         loss=tables.loss_table(summary),
         defeats_title=tables.DEFEATS_TITLE,
@@ -51,8 +51,6 @@ def page(summary: Summary, shown: Sequence[Strip], plots: Sequence[str] | None) 
 
 def _legend(summary: Summary) -> dict[str, Any]:
     """By group, its sign and title; and what else the plots show."""
-    from ralu_cache.sweep.pareto import LEGEND, sign_svg
-
     there = {row.family for row in summary.rows}
     signs = {name: (sign_svg(name), look.title) for name, look in LOOKS.items() if name in there}
     return {"signs": signs, "legend": f"{HOW_TO_READ} {LEGEND}"}

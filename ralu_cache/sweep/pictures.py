@@ -70,7 +70,7 @@ def strips(summary: Summary, pictures: Path) -> list[Strip]:
 
 
 def save_strip(shown: Sequence[Strip], path: Path) -> None:
-    """A line for each of the settings that have all pictures of the first; needs matplotlib."""
+    """A line for each of the settings that have all pictures of the first."""
     from ralu_cache.report.figures import save_grid
 
     captions = list(shown[0][1])

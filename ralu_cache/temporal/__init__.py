@@ -12,6 +12,7 @@ from typing import Any
 
 from ralu_cache.history.residuals import extrapolate
 from ralu_cache.temporal.adaptive import Adaptive
+from ralu_cache.temporal.experts import ByExpert, expert_settings
 from ralu_cache.temporal.policy import Decision, Policy, PolicyState, Situation
 from ralu_cache.temporal.prediction import Forecast
 from ralu_cache.temporal.seacache import SeaCache
@@ -33,6 +34,7 @@ __all__ = [
     "ToCa",
     "extrapolate",
     "register_temporal",
+    "resolve_each",
     "resolve_temporal",
     "temporal_names",
 ]  # fmt: skip
@@ -81,6 +83,25 @@ def resolve_temporal(spec: str | Temporal | None) -> Temporal | None:
     if isinstance(spec, type) or not isinstance(spec, Policy | Forecast):
         raise TypeError(f"temporal must be None, a name or a config such as TeaCache(), got {spec!r}")
     return spec
+
+
+def resolve_each(spec: str | Temporal | ByExpert | None) -> tuple[Temporal | None, ...]:
+    """The config of a setting, or of each of two denoisers with settings of their own (see `expert_settings`).
+
+    Raises what `resolve_temporal` and `expert_settings` do, and ValueError for what isn't one denoiser's own.
+    """
+    given = expert_settings(spec)
+    if given is None:
+        return (resolve_temporal(spec),)  # type: ignore[arg-type]
+    found = tuple(map(resolve_temporal, given.values()))
+    for name, temporal in zip(given, found, strict=True):
+        if isinstance(temporal, Forecast) or getattr(temporal, "reuse", None) == "prediction":
+            raise ValueError(
+                f"temporal={{{name!r}: {given[name]!r}}} forecasts whole predictions, whichever denoiser makes them; "
+                "give it for both, as temporal='forecast:3', or what reuses blocks for each (teacache, seacache, "
+                "taylorseer, toca, adaptive)"
+            )
+    return found
 
 
 def _make(spec: str, factory: Factory, settings: str) -> Temporal:

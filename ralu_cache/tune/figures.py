@@ -1,4 +1,4 @@
-"""The figures of a study: its front, the chosen plans over the noise level, and what mattered (needs matplotlib)."""
+"""The figures of a study: its front, the chosen plans over the noise level, and what mattered."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ralu_cache.profiles.profile import Front
-from ralu_cache.report.figures import COLOURS, INK, Axes, Figure, Line2D, plain
+from ralu_cache.report.figures import COLOURS, INK, plain
 from ralu_cache.tune.front import Measured
 
 SOFT = "#9aa0ac"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ralu_cache.sweep.options import add_call, positive
+from ralu_cache.sweep.options import add_call, add_size, positive
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +13,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add_call(parser)
     add("--prompts", type=Path, required=True, metavar="FILE.txt", help="one a line, at least 2, such as will be drawn")
     add("--steps", type=positive, help="num_inference_steps of the call in full (the pipeline's own)")
-    add("--height", type=positive, help="pixels")
-    add("--width", type=positive, help="pixels")
+    add_size(parser)
     add("--num-frames", type=positive, help="of a video")
     add("--minutes", type=float, default=15.0, help="of this run; the same command goes on later; default: %(default)s")
     add("--target", choices=("speed", "loss"), default="speed", help="what is taken where nobody says how fast")
@@ -30,7 +29,6 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add("--trials", type=positive, help="stop after so many, if the time is not over before")
     add("--study", type=Path, default=Path("out/tune"), metavar="FOLDER", help="study and page; default: %(default)s")
     add("--storage", metavar="URL", help="of a server, or FILE.log for a journal, in place of the study's SQLite file")
-    add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
     add("--out", type=Path, metavar="FILE.json", help="the profile (beside the model, else in the user's cache folder)")
     parser.set_defaults(run=_run)
 

@@ -13,7 +13,7 @@ from ralu_cache.quality.attributes import ATTRIBUTES_SHOWN, PROBABILITY
 from ralu_cache.quality.base import Metric, MetricInfo, Pictures
 from ralu_cache.quality.likeness import LIKENESS
 from ralu_cache.quality.perceptual import load_perceptual
-from ralu_cache.quality.pretrained import ClipScore, ImageReward, MissingError
+from ralu_cache.quality.pretrained import MissingError, load_clip, load_image_reward
 from ralu_cache.quality.scene_prompts import read_prompt
 
 DEFAULT = "perceptual"
@@ -22,8 +22,8 @@ DEFAULT = "perceptual"
 _KNOWN: Mapping[str, Callable[[str], Metric]] = {
     "perceptual": load_perceptual,
     "psnr": lambda device: next(metric for metric in LIKENESS if metric.name == "psnr"),
-    "clip": ClipScore.load,
-    "image-reward": ImageReward.load,
+    "clip": load_clip,
+    "image-reward": load_image_reward,
     "attributes": lambda device: ATTRIBUTES_SHOWN,
     "probability": lambda device: PROBABILITY,
 }

@@ -12,13 +12,12 @@ from ralu_cache.sweep.grid import grid_from
 from ralu_cache.temporal.coefficients import model_folder, profile_name
 from ralu_cache.temporal.profile import Profile
 from ralu_cache.tune.calibration.fit import fit_profile, stage_pairs
+from ralu_cache.tune.calibration.plot import save_fits
 from ralu_cache.tune.calibration.watch import watch_runs
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the profile, and the plot if one is wanted; prints a line for each stage."""
-    if args.plot:  # a missing matplotlib should not cost a run
-        from ralu_cache.tune.calibration import plot
     fields = vars(args).keys() & Request.__dataclass_fields__.keys() - {"plot", "out"}
     base = Request(prompt=["-"], **{name: getattr(args, name) for name in fields})
     grid = grid_from({"prompts": args.prompts or demo_prompts(args.model), "seeds": args.seeds, "batch": 1})
@@ -32,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out if folder is None else folder / profile_name(profile.plan)
     profile.save(out)
     if args.plot:
-        plot.save_fits(profile, pairs, args.plot)
+        save_fits(profile, pairs, args.plot)
     print(describe(profile))
     if folder is None:
         print(f"use it: temporal=TeaCache(threshold=..., coefficients={str(out)!r})")

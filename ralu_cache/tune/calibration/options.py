@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ralu_cache.sweep.options import add_call
+from ralu_cache.sweep.options import add_call, add_size
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--spatial", default="none", metavar="NAME", help="the plan whose stages are fitted; default: %(default)s")
     add("--degree", type=int, default=4, help="of the polynomials, at most; default: %(default)s")
     add("--steps", type=int, help="num_inference_steps, best those you sample with; presets bring their own")
-    add("--height", type=int, help="pixels")
-    add("--width", type=int, help="pixels")
-    add("--offload", choices=("none", "model", "sequential"), default="none", help="keep idle weights on the CPU")
+    add_size(parser)
     where = parser.add_mutually_exclusive_group().add_argument
     where("--out", type=Path, default=Path("out/teacache.json"), metavar="FILE.json", help="default: %(default)s")
     where("--beside", action="store_true", help="put it into the model's folder, where temporal='teacache' finds it")

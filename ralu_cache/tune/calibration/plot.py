@@ -1,4 +1,4 @@
-"""The figure of a calibration: the pairs of each stage and the curve through them (needs matplotlib)."""
+"""The figure of a calibration: the pairs of each stage and the curve through them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from os import PathLike
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
-from ralu_cache.report.figures import COLOURS, INK, Figure, save
+from ralu_cache.report.figures import COLOURS, INK, save
 from ralu_cache.temporal.profile import Profile
 from ralu_cache.tune.calibration.fit import Pairs
 
