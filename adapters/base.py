@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.heads import attention_heads, text_mask, text_share
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.layers import Projections, find_sites
-from ralu_cache.adapters.protocols import Adapter, Cost, Layers, Processors, TextAttention, Tokens
+from ralu_cache.adapters.protocols import Adapter, Blocks, Cost, Layers, Processors, TextAttention, Tokens
 from ralu_cache.adapters.rotary import turned
 from ralu_cache.adapters.sites import Site
 from ralu_cache.adapters.sparse import SparseProcessor
@@ -21,12 +21,12 @@ from ralu_cache.plane.token_map import take
 from ralu_cache.report.flops import StackCost
 
 
-class BlocksAdapter(Adapter, Layers, Cost):
-    """A transformer whose blocks are followed by `norm_out`. A family sets, besides what `Adapter` asks for:
+class StackAdapter(Adapter, Blocks, Cost):
+    """A transformer whose blocks are followed by `norm_out`. A family writes `rows`, and sets, besides what `Adapter`
+    asks for:
 
     channels: of the latents, as the model returns them.
     cost: what each sample of a call costs, read off the model's layers (`counted.py`).
-    processor: its attention processor through which a call may bring some tokens alone.
     control: the arguments that hold ControlNet samples.
     batched: those whose first axis is the batch, `control` apart; lists of such tensors included.
     conditions: the tensors that tell one guidance branch from another.
@@ -34,7 +34,6 @@ class BlocksAdapter(Adapter, Layers, Cost):
 
     channels: int
     cost: StackCost
-    processor: type[SparseProcessor]
     control: tuple[str, ...] = ()
     batched: tuple[str, ...]
     conditions: tuple[str, ...] = (
@@ -71,6 +70,38 @@ class BlocksAdapter(Adapter, Layers, Cost):
     def without_control(self, call: Mapping[str, Any]) -> dict[str, Any]:
         return {**call, **dict.fromkeys(self.control)}
 
+    def rows(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Samples, and the image and text tokens of each that cost something."""
+        raise NotImplementedError
+
+    def besides(self, call: Mapping[str, Any]) -> int:
+        """What all samples of a call cost outside of the blocks, where that is not the same for every call."""
+        return 0
+
+    def flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.rows(call)
+        return batch * self._cost(call).forward(image, text) + self.besides(call)
+
+    def skipped_flops(self, call: Mapping[str, Any]) -> float:
+        batch, image, text = self.rows(call)
+        return batch * self.cost.skipped(image, text) + self.besides(call)
+
+    def counted_share(self, image: int, text: int) -> float:
+        """`coarse_share` of so many text tokens, by the model's own FLOPs; where nothing lies `besides`."""
+        return self.cost.forward(-(-image // 4), text) / self.cost.forward(image, text)
+
+    def _cost(self, call: Mapping[str, Any]) -> StackCost:
+        return self.cost.without(self.skipped(call))
+
+
+class BlocksAdapter(StackAdapter, Layers):
+    """One of which some tokens or layers can be computed alone. A family writes `size`, and sets besides:
+
+    processor: its attention processor through which a call may bring some tokens alone.
+    """
+
+    processor: type[SparseProcessor]
+
     def with_block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> Any:
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
@@ -94,20 +125,7 @@ class BlocksAdapter(Adapter, Layers, Cost):
         return Projections(attention, site, names, given)
 
     def rows(self, call: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Samples, and the image and text tokens of each that cost something."""
         return self.size(call)
-
-    def besides(self, call: Mapping[str, Any]) -> int:
-        """What all samples of a call cost outside of the blocks, where that is not the same for every call."""
-        return 0
-
-    def flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.rows(call)
-        return batch * self._cost(call).forward(image, text) + self.besides(call)
-
-    def skipped_flops(self, call: Mapping[str, Any]) -> float:
-        batch, image, text = self.rows(call)
-        return batch * self.cost.skipped(image, text) + self.besides(call)
 
     def sparse_flops(self, call: Mapping[str, Any], fresh: int) -> float:
         batch, image, text = self.rows(call)
@@ -116,13 +134,6 @@ class BlocksAdapter(Adapter, Layers, Cost):
     def replay_flops(self, call: Mapping[str, Any], image: Sequence[int] = (), text: Sequence[int] = ()) -> float:
         batch, tokens, words = self.rows(call)
         return batch * self._cost(call).replay(tokens, words, image, text) + self.besides(call)
-
-    def counted_share(self, image: int, text: int) -> float:
-        """`coarse_share` of so many text tokens, by the model's own FLOPs; where nothing lies `besides`."""
-        return self.cost.forward(-(-image // 4), text) / self.cost.forward(image, text)
-
-    def _cost(self, call: Mapping[str, Any]) -> StackCost:
-        return self.cost.without(self.skipped(call))
 
 
 class TransformerAdapter(BlocksAdapter, Tokens):

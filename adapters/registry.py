@@ -19,6 +19,7 @@ BUILT_IN = (
     "ralu_cache.adapters.ltx:LTXAdapter",
     "ralu_cache.adapters.chroma:ChromaAdapter",
     "ralu_cache.adapters.longcat:LongCatAdapter",
+    "ralu_cache.adapters.cogview4:CogView4Adapter",
 )
 _REGISTERED: list[type[Adapter]] = []
 

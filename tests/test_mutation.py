@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutation.__main__ import tests_of
-from benchmarks.mutation.changes import Change, changes, sample
+from benchmarks.mutation.__main__ import rooms_tests
+from benchmarks.mutation.changes import Change, Places
 from benchmarks.mutation.found import Found, append, read, settled
 from benchmarks.mutation.page import page
 from benchmarks.mutation.reach import Reach, recorded, statement
@@ -28,7 +28,7 @@ def half(values: list[int] | None, all: bool = False) -> float | None:
 @pytest.fixture
 def made(tmp_path: Path) -> list[Change]:
     (tmp_path / "half.py").write_text(CODE)
-    return list(changes(tmp_path, "half.py"))
+    return list(Places(tmp_path, "half.py").changes())
 
 
 def test_each_change_is_another_program(made: list[Change]) -> None:
@@ -46,11 +46,15 @@ def test_of_what_is_never_executed_nothing_is_changed(made: list[Change]) -> Non
     assert any("<= 3" in change.new for change in made) and any("all or" in change.new for change in made)
 
 
-def test_a_larger_sample_begins_with_a_smaller_one(made: list[Change]) -> None:
-    assert sample(made, 3) == sample(made, 6)[:3] and len(set(sample(made, 99))) == len(made)
+def test_the_order_is_random_and_the_same_again(made: list[Change], tmp_path: Path) -> None:
+    """So a larger sample begins with a smaller one."""
+    again, other = (Places(tmp_path, "half.py", seed) for seed in (0, 1))
+    assert list(again.changes()) == made and len(again) >= len(made)
+    found = list(other.changes())
+    assert found != made and {change.key for change in found} == {change.key for change in made}
 
 
-def test_the_tests_of_some_files(tmp_path: Path) -> None:
+def test_the_rooms_tests_some_files(tmp_path: Path) -> None:
     """Those that bear a file's name, and those that import one and draw no pictures."""
     (tmp_path / "tests").mkdir()
     files = {
@@ -61,11 +65,11 @@ def test_the_tests_of_some_files(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / "tests" / f"{name}.py").write_text(text)
     half, whole = "ralu_cache/room/half.py", "ralu_cache/room/whole.py"
-    assert tests_of(tmp_path, [half]) == ("tests/test_half.py", "tests/test_other.py")
-    assert tests_of(tmp_path, [half, whole]) == (
+    assert rooms_tests(tmp_path, [half]) == ("tests/test_half.py", "tests/test_other.py")
+    assert rooms_tests(tmp_path, [half, whole]) == (
         "tests/test_half.py", "tests/test_other.py", "tests/test_room_whole.py"
     )  # fmt: skip
-    assert tests_of(tmp_path, ["ralu_cache/room/none.py"]) == ()
+    assert rooms_tests(tmp_path, ["ralu_cache/room/none.py"]) == ()
 
 
 def test_what_survived_is_tried_again_once_its_tests_have_changed(made: list[Change], tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_the_page_counts_and_names_survivors(made: list[Change], tmp_path: Path)
         f'{{"key": "{made[1].key}", "caught": null, "tests": "a"}}\n'
         f'{{"key": "{made[1].key}", "caught": "tests/test_half.py::test_a", "tests": "b"}}\n'
     )
-    text = page({"half.py": made}, {"half.py": made[:3]}, read(log))
-    assert f"Of {len(made)} changes 3 were drawn at random, file by file, and 2 tried; 1 were noticed" in text
-    assert f"| `half.py` | {len(made)} | 2 | 1 |" in text
+    text = page({"half.py": 40}, {"half.py": made[:3]}, read(log))
+    assert "At 40 places 3 changes were drawn at random, file by file, and 2 tried; 1 were noticed" in text
+    assert "| `half.py` | 40 | 2 | 1 |" in text
     assert text.count("became") == 1 and f"`{made[0].old}` became `{made[0].new}`: not looked at yet" in text

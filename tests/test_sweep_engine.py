@@ -114,7 +114,7 @@ def test_a_picture_is_that_of_its_seed(bench: Bench, whole: Results) -> None:
 def test_what_fails_is_recorded_and_the_rest_goes_on(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contenders, "_CONTENDERS", {})
+    monkeypatch.setattr(contenders, "CONTENDERS", {})
 
     def broken(pipe: Any, setting: Setting, value: str) -> Any:
         raise RuntimeError(f"no {value} here")
@@ -175,7 +175,7 @@ def test_another_sweep_is_not_mixed_in(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_contenders_leave_the_pipeline_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contenders, "_CONTENDERS", {})
+    monkeypatch.setattr(contenders, "CONTENDERS", {})
     scheduler, kind = bench.pipe.scheduler, type(bench.pipe)
     with prepare(bench.pipe, replace(SETTINGS[0], method="ralu-7x+teacache")) as prepared:
         assert isinstance(prepared, Prepared) and handle_of(bench.pipe) is not None

@@ -46,7 +46,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return halved(pipe, setting, value)
 
-    monkeypatch.setattr(contenders, "_CONTENDERS", {})
+    monkeypatch.setattr(contenders, "CONTENDERS", {})
     register_contender("halved", halved)
     register_contender("deadly", deadly)
 

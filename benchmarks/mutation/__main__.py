@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the models are tiny
 
-    from benchmarks.mutation.changes import changes, sample
+    from benchmarks.mutation.changes import Places
     from benchmarks.mutation.page import page
 
     files = sorted(
@@ -54,11 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if unknown := set(options.only or ()).difference(files):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(files)}")
-    every = {file: list(changes(ROOT, file)) for file in options.only or files}
-    drawn = {file: sample(found, options.each or len(found)) for file, found in every.items() if found}
+    places = {file: found for file in options.only or files if len(found := Places(ROOT, file))}
+    drawn = {file: list(islice(found.changes(), options.each or None)) for file, found in places.items()}
     known = read(options.store / "found.jsonl")
-    try_all(drawn, tests_of(ROOT, files), known, options.store, time.monotonic() + 60 * options.minutes)
-    text = page(every, drawn, known)
+    try_all(drawn, rooms_tests(ROOT, files), known, options.store, time.monotonic() + 60 * options.minutes)
+    text = page({file: len(found) for file, found in places.items()}, drawn, known)
     if options.only is None:
         options.out.write_text(text)
         print(f"wrote {options.out}")
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def tests_of(root: Path, files: Sequence[str]) -> tuple[str, ...]:
+def rooms_tests(root: Path, files: Sequence[str]) -> tuple[str, ...]:
     """The files of tests that bear the name of one of these files, or import one of them and draw no pictures."""
     modules = {".".join(Path(file).with_suffix("").parts).removesuffix(".__init__") for file in files}
     parts = [module.removeprefix("ralu_cache.").split(".") for module in modules]

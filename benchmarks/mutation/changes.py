@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ OPERATORS = (  # of each kind the nearest neighbour: all others fail where it do
     "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd",
     "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "ZeroIterationForLoop",
 )  # fmt: skip
+_OPERATORS = {name: get_operator(f"core/{name}")() for name in OPERATORS}
 
 
 @dataclass(frozen=True)
@@ -44,27 +45,35 @@ class Change:
         return hashlib.sha256(f"{self.file}\n{self.code}".encode()).hexdigest()[:16]
 
 
-def changes(root: Path, file: str) -> Iterator[Change]:
-    """All changes of a file, in the order of the operators."""
-    source = (root / file).read_text()
-    meaning = _meaning(source)
-    seen = {meaning}
-    nodes = list(ast_nodes(get_ast(source)))
-    for name in OPERATORS:
-        operator = get_operator(f"core/{name}")()
-        count = sum(1 for node in nodes for _ in operator.mutation_positions(node))
-        for occurrence in range(count):
-            code = mutate_code(source, operator, occurrence)
+class Places:
+    """All places of a file at which an operator applies, in a random order of their own.
+
+    What is drawn is made only then: to make a change takes longer than to try many a one.
+    """
+
+    def __init__(self, root: Path, file: str, seed: int = 0) -> None:
+        self.file = file
+        self.source = (root / file).read_text()
+        nodes = list(ast_nodes(get_ast(self.source)))
+        found = [
+            (name, occurrence)
+            for name in OPERATORS
+            for occurrence in range(sum(1 for node in nodes for _ in _OPERATORS[name].mutation_positions(node)))
+        ]
+        self.order = random.Random(seed).sample(found, len(found))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def changes(self) -> Iterator[Change]:
+        """Without those that change nothing, or the same as one before."""
+        seen = {_meaning(self.source)}
+        for name, occurrence in self.order:
+            code = mutate_code(self.source, _OPERATORS[name], occurrence)
             changed = None if code is None else _meaning(code)
             if code is not None and changed is not None and changed not in seen:
                 seen.add(changed)
-                yield Change(file, name, *_shown(source, code), code)
-
-
-def sample(every: Sequence[Change], size: int, seed: int = 0) -> list[Change]:
-    """So many of them, drawn without replacement; a larger sample begins with a smaller one."""
-    order = random.Random(seed).sample(range(len(every)), len(every))
-    return [every[index] for index in order[:size]]
+                yield Change(self.file, name, *_shown(self.source, code), code)
 
 
 def _meaning(source: str) -> str | None:

@@ -18,20 +18,18 @@ survives lacks a test, or makes no difference that matters; which of the two is 
 """
 
 
-def page(
-    every: Mapping[str, Sequence[Change]], drawn: Mapping[str, Sequence[Change]], known: Mapping[str, Found]
-) -> str:
-    """The Markdown page; `every` change, those `drawn` at random, and what was found."""
+def page(places: Mapping[str, int], drawn: Mapping[str, Sequence[Change]], known: Mapping[str, Found]) -> str:
+    """The Markdown page: at how many places of each file, what was drawn at random, and what was found."""
     tried = {file: [one for one in chosen if one.key in known] for file, chosen in drawn.items()}
     alive = {file: [one for one in chosen if known[one.key].caught is None] for file, chosen in tried.items()}
-    counts = [sum(map(len, table.values())) for table in (every, drawn, tried, alive)]
-    rows = [(f"`{file}`", *(str(len(table[file])) for table in (every, tried, alive))) for file in drawn]
+    counts = [sum(map(len, table.values())) for table in (drawn, tried, alive)]
+    rows = [(f"`{file}`", str(places[file]), *(str(len(table[file])) for table in (tried, alive))) for file in drawn]
     lines = [
         HEAD,
-        f"Of {counts[0]} changes {counts[1]} were drawn at random, file by file, and {counts[2]} tried; "
-        f"{counts[2] - counts[3]} were noticed, **{counts[3]} survived**.",
+        f"At {sum(places.values())} places {counts[0]} changes were drawn at random, file by file, and {counts[1]} "
+        f"tried; {counts[1] - counts[2]} were noticed, **{counts[2]} survived**.",
         "",
-        Table(("file", "changes", "tried", "survived"), rows).markdown(),
+        Table(("file", "places", "tried", "survived"), rows).markdown(),
     ]
     for file, survivors in alive.items():
         lines += ["", f"## `{file}`", ""] if survivors else []

@@ -38,24 +38,20 @@ def add_gallery(results: Mapping[str, Path]) -> None:
             mine = gr.Gallery(label="this setting", columns=4, height=230, object_fit="contain", elem_id="pictures")
     shown = [plot, setting, told, full, mine]
 
-    def opened(name: str, wanted: str | None) -> Front | StudyFront:
-        return open_front(results[name], wanted)
-
     def fresh(name: str) -> list[Any]:
-        front = opened(name, None)
-        return [gr.update(choices=front.metrics, value=front.metric), *_all(front, len(front.names) - 1)]
+        front = open_front(results[name])
+        return [gr.update(choices=front.metrics, value=front.metric), *_all(front)]
 
     def by_metric(name: str, wanted: str) -> list[Any]:
-        front = opened(name, wanted)
-        return _all(front, len(front.names) - 1)
+        return _all(open_front(results[name], wanted))
 
     def clicked(name: str, wanted: str, place: gr.SelectData) -> list[Any]:
-        front = opened(name, wanted)
+        front = open_front(results[name], wanted)
         return _all(front, front.points.nearest(*place.index))
 
     def named(name: str, wanted: str, label: str) -> list[Any]:
-        front = opened(name, wanted)
-        return _all(front, front.names.index(label) if label in front.names else len(front.names) - 1)
+        front = open_front(results[name], wanted)
+        return _all(front, front.names.index(label) if label in front.names else -1)
 
     gr.on(None, fresh, chosen, [metric, *shown], api_visibility="private")
     chosen.input(fresh, chosen, [metric, *shown], api_visibility="private")
@@ -64,8 +60,8 @@ def add_gallery(results: Mapping[str, Path]) -> None:
     setting.input(named, [chosen, metric, setting], shown, api_visibility="private")
 
 
-def _all(front: Front | StudyFront, place: int) -> list[Any]:
-    """The plot with a ring around a setting, its name, and its pictures under those of the full run."""
+def _all(front: Front | StudyFront, place: int = -1) -> list[Any]:
+    """The plot with a ring around a setting (the last one), its name, and its pictures under those of the full run."""
     pictures, full = (
         [(str(file), caption) for file, caption in some] for some in (front.pictures(place), front.full())
     )

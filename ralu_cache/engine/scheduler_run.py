@@ -67,8 +67,7 @@ class SchedulerRun:
         shares = (place.share for place in self._places)
         self.stock = StockSchedule((*shares, 0.0))
         self._times: list[float] = self.full["timesteps"].tolist()
-        low = (setting.boundary or 0.0) * float(scheduler.config.get("num_train_timesteps", 1000))
-        self._change = next((place for place, time in enumerate(self._times[: self.count]) if time < low), None)
+        self._change = self._first_below(setting.boundary, float(scheduler.config.get("num_train_timesteps", 1000)))
         self._trail = Trail(setting.forecast.depth)
         self._made: Leap | None = None
         self._canvas: tuple[Tensor, Snapshot] | None = None  # in float32, and as it was handed out
@@ -76,6 +75,12 @@ class SchedulerRun:
         self.index: int | None = None
         self.entering = False  # stock looks for its entry, and tells the scheduler of it
         self._begin(0)
+
+    def _first_below(self, boundary: float | None, times: float) -> int | None:
+        """The place from which another denoiser is called; none without a boundary, though EDM has times below 0."""
+        if boundary is None:
+            return None
+        return next((place for place, time in enumerate(self._times[: self.count]) if time < boundary * times), None)
 
     def _begin(self, start: int) -> None:
         self.start = start

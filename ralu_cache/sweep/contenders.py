@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,8 @@ class Prepared:
 
 
 Contender = Callable[[Any, Setting, str], AbstractContextManager[Prepared]]
-_CONTENDERS: dict[str, Contender] = {}
+CONTENDERS: dict[str, Contender] = {}
+"""Those that are registered, by name; another process is sent them."""
 
 
 def register_contender(name: str, contender: Contender) -> None:
@@ -40,19 +41,9 @@ def register_contender(name: str, contender: Contender) -> None:
     """
     if not name or ":" in name or "+" in name:
         raise ValueError(f"a contender needs a name without colon and plus sign, got {name!r}")
-    if name in _CONTENDERS:
+    if name in CONTENDERS:
         raise ValueError(f"contender {name!r} is registered already")
-    _CONTENDERS[name] = contender
-
-
-def registered_contenders() -> dict[str, Contender]:
-    """By name; for another process, which may `adopt_contenders` them."""
-    return dict(_CONTENDERS)
-
-
-def adopt_contenders(contenders: Mapping[str, Contender]) -> None:
-    """Registers what another process sent, in place of contenders that have the same names."""
-    _CONTENDERS.update(contenders)
+    CONTENDERS[name] = contender
 
 
 def check_method(method: str) -> None:
@@ -61,7 +52,7 @@ def check_method(method: str) -> None:
     if name == "steps":
         if not value.isdecimal() or int(value) < 1:
             raise ValueError(f"method {method!r}: steps must be a positive number, as in 'steps:12'")
-    elif name not in _CONTENDERS:
+    elif name not in CONTENDERS:
         parse_method(method)
 
 
@@ -71,8 +62,8 @@ def prepare(pipe: Any, setting: Setting) -> AbstractContextManager[Prepared]:
     name, _, value = setting.method.partition(":")
     if name == "steps":
         return _stock(int(value))
-    if name in _CONTENDERS:
-        return _CONTENDERS[name](pipe, setting, value)
+    if name in CONTENDERS:
+        return CONTENDERS[name](pipe, setting, value)
     method = parse_method(setting.method)
     return _stock(setting.steps) if method == Method() else _ours(pipe, method, setting.steps)
 
@@ -80,7 +71,7 @@ def prepare(pipe: Any, setting: Setting) -> AbstractContextManager[Prepared]:
 def uncached(setting: Setting) -> Setting | None:
     """The same plan and guidance without caching, where that is neither the setting itself nor the stock run."""
     name = setting.method.partition(":")[0]
-    if name == "steps" or name in _CONTENDERS:
+    if name == "steps" or name in CONTENDERS:
         return None
     method = parse_method(setting.method)
     if method.temporal is None or method.uncached == Method():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ralu_cache.sweep.contenders import Contender, adopt_contenders, registered_contenders
+from ralu_cache.sweep import contenders
 from ralu_cache.sweep.engine import Bench, Outcome, Task
 from ralu_cache.sweep.records import Batch, Record, Setting
 
@@ -49,8 +49,8 @@ def run_on_ray(make: Callable[[], Bench], workers: int | None = None) -> Executo
         raise ImportError("--executor ray needs Ray: pip install 'ralu-cache[ray]'") from error
 
     class Worker:
-        def __init__(self, contenders: Mapping[str, Contender]) -> None:
-            adopt_contenders(contenders)
+        def __init__(self, registered: Mapping[str, contenders.Contender]) -> None:
+            contenders.CONTENDERS.update(registered)  # of the module in the worker: Ray copies what a class names
             self.bench = make()
 
         def run(self, batch: Batch, tasks: Sequence[tuple[Setting, bool]]) -> Iterator[Outcome | None]:
@@ -60,11 +60,11 @@ def run_on_ray(make: Callable[[], Bench], workers: int | None = None) -> Executo
     def execute(todo: Sequence[Task], end: float | None) -> Iterator[Outcome]:
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
-        resources, contenders = ray.cluster_resources(), registered_contenders()
+        resources, registered = ray.cluster_resources(), dict(contenders.CONTENDERS)
         gpus = int(resources.get("GPU", 0))
         count = min(workers or gpus or int(resources.get("CPU", 1)), len(todo))
         remote = ray.remote(num_gpus=1 if gpus else 0, num_cpus=1)(Worker)
-        crew = _Crew(ray, lambda: remote.remote(contenders), count, todo)
+        crew = _Crew(ray, lambda: remote.remote(registered), count, todo)
         try:
             while True:
                 if not _over(end):
