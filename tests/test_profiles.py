@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from ralu_cache import RALU, Guidance, accelerate
+from ralu_cache.profiles import finding
 from ralu_cache.profiles.facts import Facts, Model
-from ralu_cache.profiles.finding import FILE, cached_file, find_profiles, place_for
+from ralu_cache.profiles.finding import FILE, cached_file, find_profiles, place_for, shipped_file
 from ralu_cache.profiles.profile import Front, Measure, Point, Profile, profile_from, read_profile
 from ralu_cache.profiles.setting import Setting, read_setting
 from tests.pipelines import HEIGHT, WIDTH, make_pipeline, make_sd3_pipeline, nothing_under_way, pictures
@@ -189,6 +190,17 @@ def test_a_profile_is_found_beside_the_model_and_in_the_cache_folder(flux: Any, 
     with accelerate(pipe, speedup=2) as handle:
         run(pipe)
         assert any(str(folder / FILE) in notice for notice in handle.report.notices)
+
+
+def test_the_librarys_own_profile_is_asked_last(
+    flux: Any, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "LIBRARY", tmp_path)
+    shipped, cached = shipped_file(Model.of(flux)), cached_file(Model.of(flux))
+    assert find_profiles(flux) == [] and shipped.parent == tmp_path / "profiles"
+    for path in (shipped, cached):
+        profile(flux).save(path)
+    assert [path for path, _ in find_profiles(flux)] == [cached, shipped], "what a user tuned counts before it"
 
 
 def test_a_profile_of_another_model_is_refused_by_name(flux: Any) -> None:

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.tune import study
+from benchmarks.tune import ship, study
 from benchmarks.tune.study import Line, area, best_at, lines_of, plot, table
+from ralu_cache.profiles.facts import Facts, Model
+from ralu_cache.profiles.profile import Front, Measure, Point, Profile, read_profile
+from ralu_cache.profiles.setting import Setting
+from tests.pipelines import make_pipeline
 
 
 def row(start: int, name: str, ratio: float, probability: float, train: float | None = None) -> dict[str, Any]:
@@ -53,3 +57,29 @@ def test_the_page_tells_both(tuned: list[Line], tmp_path: Path) -> None:
     assert "| 8.0x | tuned | tuned | +0.50 | +1.0 (+1.0 to +1.0) |" in page
     plot(tuned, tuned, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 5000
+
+
+def test_a_shipped_profile_gets_a_front_for_each_call_and_no_call_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, asked = make_pipeline(), []
+
+    def tuned(pipe: Any, prompts: Any, call: dict[str, Any], minutes: float, **options: Any) -> Any:
+        asked.append((call["num_inference_steps"], call["true_cfg_scale"]))
+        facts = Facts.of(pipe, call, call["num_inference_steps"])
+        front = Front(facts, Measure("m", "m"), (Point(2, 2, 0, 0, 0, Setting()),))
+        path = options["out"]
+        before = read_profile(path) if path.exists() else Profile(Model.of(pipe), "tiny", (front,))
+        before.adding(front).save(path)
+        return front
+
+    monkeypatch.setattr(ship, "load", lambda _: pipe)
+    monkeypatch.setattr(ship, "tune", tuned)
+    monkeypatch.setattr(ship, "describe", lambda *_: "")
+    given = ["--model", "tiny-flux", "--steps", "20", "28", "--out", str(tmp_path / "p.json")]
+    ship.main(given)
+    assert asked == [(20, 6.0), (28, 6.0), (20, 1.0), (28, 1.0)]
+    ship.main(given)
+    assert len(asked) == 4 and len(read_profile(tmp_path / "p.json").fronts) == 4
+    ship.main([*given, "--again"])
+    assert len(asked) == 8

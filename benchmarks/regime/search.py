@@ -24,13 +24,14 @@ from benchmarks.regime.measures import OUT
 from benchmarks.regime.options import read
 from benchmarks.regime.pictures import scene_prompts
 from benchmarks.regime.setting import Setting, draw
+from benchmarks.regime.settings import FOUND
 from ralu_cache import RALU, Guidance
 from ralu_cache.quality.intervals import bootstrap
 from ralu_cache.report.table import Table
 
 BATCH = 16
 STRONG = 6.0
-MODELS = ("tiny-flux", "tiny-sd3")
+MODELS = ("tiny-flux", "tiny-flux-dev", "tiny-sd3")
 JUDGED = ("probability", "attributes", "scenes", "sharpness")
 
 
@@ -139,6 +140,8 @@ def search(model: str, groups: Sequence[str], count: int, out: Path) -> None:
     """Draws what is missing of the groups, the full run first, which all others are held against."""
     path, prompts = out / f"search_{model}.jsonl", scene_prompts("train", count)
     settings = [Setting("full", STRONG), *(setting for name in groups for setting in GROUPS[name]())]
+    if FOUND[model].early is None:  # guidance is distilled: no interval saves a call
+        settings = [setting for setting in settings if setting.guidance is None]
     for start in range(0, count, BATCH):
         done = {(row["start"], row["setting"], row["made"]) for row in rows_of(path)}
         chosen = prompts[start : start + BATCH]

@@ -4,8 +4,9 @@
 
 Guided, 50 steps asked for, prompts of the training's grammar from a seed of their own, each with its own noise. PSNR
 and SSIM are means over the frames, to the full run of the same noise; ± is the standard error over the videos. Jitter:
-the mean squared second difference over time of the pixels, relative to the full run's; what flickers has more. Writes
-methods.json and methods.md.
+the mean squared second difference over time of the pixels, relative to the full run's; what flickers has more. Motion
+spectrum: how far the spectrum over time of what changes from frame to frame lies from the full run's, in dB, mean over
+frequencies and videos; 0 is as smooth, at every pace, whatever moves where. Writes methods.json and methods.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ralu_cache.quality.likeness import psnr, ssim
 from ralu_cache.report.table import Table
 
 STEPS, SEED = 50, 2026
+STILL = 1e-6  # power of a thousandth of the brightness, below what 8 bits show
 STACKED = "taylorseer:5/2/2,first=1,compute_stage_end=false"
 
 
@@ -41,7 +43,7 @@ def ralu(**choices: Any) -> RALU:
 METHODS: dict[str, tuple[Any, Any]] = {
     "ralu-4x": ("ralu-4x", None),
     "ralu-4x, regions_over_time shared": (ralu(regions_over_time="shared"), None),
-    "ralu-4x, frame fine": (ralu(frame="fine"), None),
+    "ralu-4x, positions fine": (ralu(positions="fine"), None),
     "ralu-4x, ends 0.3, 0.45": (ralu(ends=(0.3, 0.45, 1.0)), None),
     "ralu-4x as published": (RALU.paper("ralu-4x"), None),
     "ralu-7x": ("ralu-7x", None),
@@ -64,6 +66,7 @@ class Row:
     psnr_error: float
     ssim: float
     jitter: float
+    motion_spectrum: float
 
 
 class Lab:
@@ -92,7 +95,25 @@ def compare(method: str, steps: int, ratio: float, videos: NDArray[Any], full: N
     likeness = [ssim(video, wanted) for video, wanted in zip(videos, full, strict=True)]
     error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
     jitter = float(np.square(np.diff(videos, 2, 1)).mean() / np.square(np.diff(full, 2, 1)).mean())
-    return Row(method, steps, ratio, float(values.mean()), error, float(np.mean(likeness)), jitter)
+    apart = [spectrum_distance(video, wanted) for video, wanted in zip(videos, full, strict=True)]
+    quality = float(values.mean()), error, float(np.mean(likeness))
+    return Row(method, steps, ratio, *quality, jitter, float(np.mean(apart)))
+
+
+def motion_spectrum(video: NDArray[Any]) -> NDArray[np.float64]:
+    """Power of the differences between neighbouring frames (F, Y, X, 3) at each frequency over time, mean over pixels.
+
+    Frequencies 0 to half a cycle a frame, F // 2 of them for F - 1 differences, or one more.
+    """
+    differences = np.diff(np.asarray(video, np.float64), axis=0)
+    power: NDArray[np.float64] = np.square(np.abs(np.fft.rfft(differences, axis=0))).mean((1, 2, 3))
+    return power
+
+
+def spectrum_distance(video: NDArray[Any], full: NDArray[Any]) -> float:
+    """Mean over frequencies of |10 log10| of the ratio of both videos' `motion_spectrum`, dB."""
+    mine, wanted = (motion_spectrum(each) + STILL for each in (video, full))
+    return float(np.abs(10 * np.log10(mine / wanted)).mean())
 
 
 def measure(lab: Lab, methods: Mapping[str, tuple[Any, Any]], plain: tuple[int, ...]) -> list[Row]:
@@ -111,10 +132,10 @@ def measure(lab: Lab, methods: Mapping[str, tuple[Any, Any]], plain: tuple[int, 
 
 def table(rows: list[Row]) -> str:
     """One Markdown line a method."""
-    titles = ("method", "steps", "fewer FLOPs", "PSNR to full", "SSIM", "jitter")
+    titles = ("method", "steps", "fewer FLOPs", "PSNR to full", "SSIM", "jitter", "motion spectrum")
     cells = [
         (row.method, str(row.steps), f"{row.flop_ratio:.2f}x", f"{row.psnr:.1f} ± {row.psnr_error:.1f} dB",
-         f"{row.ssim:.3f}", f"{row.jitter:.2f}x")
+         f"{row.ssim:.3f}", f"{row.jitter:.2f}x", f"{row.motion_spectrum:.2f} dB")
         for row in rows
     ]  # fmt: skip
     return Table(titles, cells).markdown() + "\n"

@@ -23,7 +23,7 @@ from ralu_cache.tune.command import describe
 from ralu_cache.tune.run import Tuned
 
 STRONG = 6.0
-MODELS = ("tiny-flux", "tiny-sd3")
+MODELS = ("tiny-flux", "tiny-flux-dev", "tiny-sd3")
 OUT = Path("out/tune")
 
 

@@ -1,4 +1,4 @@
-"""Where a model's profile lies: beside its files, or in the user's cache folder."""
+"""Where a model's profile lies: beside its files, in the user's cache folder, or in the library, of embedded models."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def cached_file(model: Model) -> Path:
     return cache_folder() / "profiles" / f"{model.pipeline}-{model.config}.json"
 
 
+def shipped_file(model: Model) -> Path:
+    """Of the library's own profiles, made by `benchmarks.tune.ship`; there only for some embedded models."""
+    return LIBRARY / "profiles" / f"{model.pipeline}-{model.config}.json"
+
+
 def place_for(pipe: Any) -> Path:
     """Where a new profile goes: beside the model's files if it lies in a folder that can be written to, else (and for
     a model that is part of this library) into the user's cache folder."""
@@ -38,11 +43,11 @@ def place_for(pipe: Any) -> Path:
 
 
 def find_profiles(pipe: Any) -> list[tuple[Path, Profile]]:
-    """Those of this very model, the first to be asked first: beside it, then in the cache folder.
+    """Those of this very model, the first to be asked first: beside it, then in the cache folder, then the library's.
 
     Raises ValueError, with the path and why, for a file that is no profile.
     """
     model = Model.of(pipe)
-    places = [file_beside(pipe.transformer, FILE), cached_file(model)]
+    places = [file_beside(pipe.transformer, FILE), cached_file(model), shipped_file(model)]
     found = [(path, read_profile(path)) for path in dict.fromkeys(places) if path is not None and path.is_file()]
     return [(path, profile) for path, profile in found if profile.model == model]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     names = vars(args).keys() & {field.name for field in fields(Request)} - {"out"}
     request = Request(prompt=prompts[:1], **{name: getattr(args, name) for name in names})
-    pipe = load(request)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = _loaded(request)
     call = {name: value for name, value in call_arguments(request, pipe).items() if name not in PER_PROMPT}
     if isinstance(call.get("negative_prompt"), list):  # repeated for each prompt later
         call["negative_prompt"] = call["negative_prompt"][0]
     names = vars(args).keys() & {field.name for field in fields(Options)}
     options: dict[str, Any] = {name: getattr(args, name) for name in names}
     options |= {"call": call, "name": args.model, "scales": None if args.scales is None else tuple(args.scales)}
-    print(describe(tune_with(pipe, prompts, Options(**options)), args.model))
+    print(describe(tune_with(pipe, prompts, Options(**options), partial(_loaded, request)), args.model))
+
+
+def _loaded(request: Request) -> Any:
+    pipe = load(request)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ralu_cache.tune.profile import ROUNDS, existing, front_of, timed
 from ralu_cache.tune.quality import DEFAULT, loss_of
 from ralu_cache.tune.seeds import seeds
 from ralu_cache.tune.space import SOLVERS, TEMPORAL, Space
+from ralu_cache.tune.workers import EXECUTORS, Workers
 
 logger = logging.getLogger("ralu_cache")
 REFERENCES = 0.3  # of the time, at most, for the full runs that all is compared with
@@ -57,8 +59,12 @@ class Options:
     batch: int = 1
     scales: tuple[float, float] | None = None
     trials: int | None = None
+    executor: str = "local"
+    workers: int | None = None
 
     def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise ValueError(f"unknown executor {self.executor!r}; accepted: {', '.join(EXECUTORS)}")
         if not self.minutes > 0:
             raise ValueError(f"minutes must be a number above 0, got {self.minutes!r}")
         if self.target not in TARGETS:
@@ -117,8 +123,16 @@ def tune(
     return tune_with(pipe, prompts, options)
 
 
-def tune_with(pipe: Any, prompts: Sequence[str | Mapping[str, Any]], options: Options) -> Tuned:
-    """`tune`, with its options in one."""
+def tune_with(
+    pipe: Any,
+    prompts: Sequence[str | Mapping[str, Any]],
+    options: Options,
+    make: Callable[[], Any] | None = None,
+) -> Tuned:
+    """`tune`, with its options in one.
+
+    make: gives the pipeline anew, for the workers of the executor "ray"; it is sent to them, so it must be picklable.
+    """
     try:
         from ralu_cache.tune.storage import open_storage, open_study, quiet
     except ImportError as error:
@@ -145,7 +159,13 @@ def tune_with(pipe: Any, prompts: Sequence[str | Mapping[str, Any]], options: Op
     search.seed(seeds(space))
     search.record()
     reserve = 0 if options.cost == "flops" else min(TIMING * 60 * options.minutes, ROUNDS * full * 3)
-    interrupted = not _search(search, end - reserve, options.trials)
+    workers = None
+    if options.executor == "ray":
+        if make is None:
+            raise ValueError("the executor 'ray' needs make=, which gives its workers a pipeline of their own")
+        shared = replace(options, study=options.study.resolve())
+        workers = Workers(partial(_search_of, make, prompts, shared, len(bench.subjects), space), options.workers)
+    interrupted = not _search(search, end - reserve, options.trials, workers)
     kept = front(measured(study))
     speedups = {} if interrupted or options.cost == "flops" else timed(bench, kept, end)
     found = front_of(bench, kept, speedups, given, options.target, options.cost)
@@ -214,18 +234,42 @@ def _space(pipe: Any, bench: Bench, scales: tuple[float, float] | None) -> Space
     return Space(bench.steps, guided, temporal=temporal, solvers=solvers, scales=scales if guided else None)
 
 
-def _search(search: Any, end: float, trials: int | None) -> bool:
+def _search_of(
+    make: Callable[[], Any], prompts: Sequence[str | Mapping[str, Any]], options: Options, count: int, space: Space
+) -> Any:
+    """The search of a worker, on the study that was begun: its first `count` prompts."""
+    from ralu_cache.tune.search import Search
+    from ralu_cache.tune.storage import open_storage, open_study, quiet
+
+    quiet()
+    bench, _ = _bench(make(), prompts, options)
+    where = options.storage or str(options.study / "study.db")
+    storage = open_storage(where)
+    study = open_study(storage, where, bench.made, options.sampler, None)  # a seed would have all suggest the same
+    bench = replace(bench, subjects=bench.subjects[:count])
+    return Search(study, storage, space, bench, options.study / "pictures", options.cost)
+
+
+def _search(search: Any, end: float, trials: int | None, workers: Workers | None) -> bool:
     """Runs trials, at least one, until the time, or their number, is over; False if it was interrupted."""
     from ralu_cache.tune.search import measured
 
     begun, count = time.monotonic(), 0
     with tqdm(total=round(max(end - begun, 0)), desc="tune", unit="s", bar_format=BAR) as bar:
+
+        def told(number: int) -> None:
+            nonlocal count
+            count = number
+            bar.set_postfix_str(_best(measured(search.study), search.bench.loss.metric.info.unit), refresh=False)
+            bar.update(min(round(time.monotonic() - begun), bar.total) - bar.n)
+
         try:
+            if workers is not None:
+                workers.search(end, trials, told)
+                return True
             while not count or (time.monotonic() < end and count != trials and not search.exhausted):
                 search.step()
-                count += 1
-                bar.set_postfix_str(_best(measured(search.study), search.bench.loss.metric.info.unit), refresh=False)
-                bar.update(min(round(time.monotonic() - begun), bar.total) - bar.n)
+                told(count + 1)
         except KeyboardInterrupt:
             logger.warning("interrupted after %d trials; what was found is kept, and the same command goes on", count)
             return False
