@@ -30,9 +30,9 @@ from ralu_cache.sweep.contenders import Prepared, register_contender
 from ralu_cache.sweep.executors import run_here
 from ralu_cache.sweep.grid import Grid
 from ralu_cache.sweep.methods import parse_method
-from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.records import Setting
 from ralu_cache.sweep.runner import run_sweep
+from ralu_cache.sweep.summary import load_summary
 
 FREE = "first=1,last=0,compute_stage_end=false"
 TRANSITIONS = ("reset", "trend")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,6 +20,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from diffusers.hooks import group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor
 
@@ -390,6 +391,68 @@ def offload_groups(pipe: Any) -> Callable[[], None]:
 
 
 OFFLOADS = {"submodules": offload_submodules, "model": offload_model, "groups": offload_groups}
+
+
+class Copies:
+    """A stream of a device that is not there: copies are made when the host waits for it, and not before."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        self._waiting.append((source, target))
+
+    def synchronize(self) -> None:
+        for source, target in self._waiting:
+            target.copy_(source)
+        self._waiting.clear()
+
+    def drop(self, targets: Collection[Tensor]) -> None:
+        """What was to be copied there is of no use any more."""
+        gone = {tensor.data_ptr() for tensor in targets}
+        self._waiting = [pair for pair in self._waiting if pair[1].data_ptr() not in gone]
+
+
+class StreamedGroup(ModuleGroup):
+    """A group whose weights are NaN while they are away, and until the copy that brings them was waited for.
+
+    offload_device: the weights' own while they are away, for that is what the hooks ask; else no device.
+    """
+
+    @torch.no_grad()
+    def _init_cpu_param_dict(self) -> dict[Tensor, Tensor]:
+        held = [tensor for module in self.modules for tensor in (*module.parameters(), *module.buffers())]
+        return {tensor: tensor.detach().clone() for tensor in (*held, *self.parameters, *self.buffers)}
+
+    @torch.no_grad()
+    def onload_(self) -> None:
+        stream = self.stream or Copies()  # what no layer holds is brought at once
+        stream.synchronize()  # as stock does: for the copy before
+        for tensor, kept in self.cpu_param_dict.items():
+            tensor.data.fill_(torch.nan)
+            stream.copy(kept, tensor.data)
+        if not self.non_blocking or self.stream is None:
+            stream.synchronize()
+        self.offload_device = None
+
+    @torch.no_grad()
+    def offload_(self) -> None:
+        if self.stream is not None:
+            self.stream.drop(self.cpu_param_dict)
+        for tensor in self.cpu_param_dict:
+            tensor.data.fill_(torch.nan)
+        self.offload_device = torch.device("cpu")
+
+
+def offload_streams(pipe: Any) -> None:
+    """Group offload with a stream, and the prefetching that comes with it, on a device that is not there."""
+    config = group_offloading.GroupOffloadingConfig(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"),
+        offload_type=group_offloading.GroupOffloadingType.LEAF_LEVEL, non_blocking=True, record_stream=False,
+        low_cpu_mem_usage=False, num_blocks_per_group=None, stream=Copies(),
+    )  # fmt: skip
+    with mock.patch.object(group_offloading, "ModuleGroup", StreamedGroup):
+        group_offloading._apply_group_offloading(pipe.transformer, config)
 
 
 @contextmanager

@@ -180,6 +180,24 @@ def test_the_nodes_of_a_line_stand_apart() -> None:
         chosen([], 0.5)
 
 
+def test_what_was_computed_below_the_level_is_not_read_behind_a_transition() -> None:
+    """A transition leads up again: coarse nodes at 0.9 to 0.7 stand on both sides of the first fine one, at 0.8."""
+    layout, new = TokenLayout.coarse(2, 2, 2, 1), TokenLayout.fine(2, 2, 2, 1)
+    for transition, left in (("keep", [0.8, 0.9]), ("trend", [0.8, 0.7, 0.75, 0.9])):
+        run = predictions_of(Forecast(9, transition=transition, quantity="clean"), None, 2)
+        assert run is not None
+        run.known = history(layout, [0.9, 0.75, 0.7])
+        run.transfer(new, lambda noise: noise, torch.zeros(2, 16, dtype=torch.bool))
+        run.skipped = frozenset({1})  # which has computed nothing behind it yet
+        fine = torch.ones_like(run.known.nodes[0].clean)
+        run.take(fine, torch.zeros_like(fine), 0.8, new, True)
+        assert run.known is not None
+        assert run.known.levels(0) == left and run.known.levels(1) == [0.7, 0.75, 0.9]
+        run.skipped = frozenset()
+        run.take(fine, torch.zeros_like(fine), 0.78, new, True)
+        assert run.known.levels(0) == [0.78, *left][:4], "what is computed since stays"
+
+
 @given(layouts(), st.integers(1, 4), st.integers(1, 7), seeds)
 def test_the_oldest_nodes_go_first(layout: TokenLayout, depth: int, count: int, seed: int) -> None:
     """(h)"""
@@ -239,11 +257,11 @@ def sampled(plan: RALU, temporal: Forecast | None, solver: Multistep | None, vel
     run, canvas = run_of(plan, temporal, solver), None
     shape = (2, CHANNELS, GRID[0] * PATCH, GRID[1] * PATCH)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    run.begin(GRID, 2, lambda: latents)
+    run.begin(GRID, 2, latents.device, lambda: latents)
     while not run.finished:
         assert run.canvas.value is not None
         canvas = run.canvas.value
-        run.tally.count_call(lambda: 1.0, 2, run)
+        run.tally.count_call(lambda call: 1.0, {}, 2, run)
         latents = run.advance(velocity(canvas, run.sigma), latents, lambda: pytest.fail("stages are not stock's"))
     return latents
 
@@ -356,9 +374,10 @@ def test_a_canvas_that_others_changed_is_not_mended() -> None:
         assert torch.equal(mended, x) == (not ours)
 
 
-@given(st.lists(st.floats(0.02, 0.98), min_size=2, max_size=4, unique=True), st.floats(0.0, 1.0))
-def test_solvers_integrate_a_constant_exactly(levels: list[float], at: float) -> None:
+@given(st.lists(st.integers(20, 980), min_size=2, max_size=4, unique=True), st.floats(0.0, 1.0))
+def test_solvers_integrate_a_constant_exactly(permille: list[int], at: float) -> None:
     """(f) The weights of what stays, and of noise, are those of the straight path, whatever the older levels."""
+    levels = [level / 1000 for level in permille]  # apart, as those that are read are
     to = at * levels[0] * 0.9
     for a, w in (predictor(levels, to), corrector(levels, to)):
         # x = (1 - s) D + s n with D = 1, n = 0 and the other way round

@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, FirstBlockCacheConfig
+from diffusers.hooks import apply_first_block_cache
 
 from ralu_cache import RALU, TeaCache, accelerate
 from tests import surroundings
@@ -131,6 +132,18 @@ def test_diffusers_own_cache_enabled_later_is_refused_at_the_call(family: Family
     assert cached.isfinite().all(), "once we are off, it is theirs"
     pipe.transformer.disable_cache()
     assert torch.equal(family.run(pipe), stock(family.name))
+
+
+def test_diffusers_own_cache_that_a_function_applied_is_refused() -> None:
+    """The model itself does not know of it: `is_cache_enabled` is False."""
+    pipe = FAMILIES["flux"].make()
+    with accelerate(pipe, temporal="taylorseer:3"):
+        apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.05))
+        with pytest.raises(ValueError, match="own FBCHeadBlockHook is enabled"):
+            FAMILIES["flux"].run(pipe)
+    assert FAMILIES["flux"].run(pipe).isfinite().all(), "once we are off, it is theirs"
+    with pytest.raises(ValueError, match="do not stack"):
+        accelerate(pipe, temporal="taylorseer:3")
 
 
 @caching

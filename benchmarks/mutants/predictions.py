@@ -91,6 +91,14 @@ PREDICTIONS: dict[str, tuple[Mutant, ...]] = {
             (PURE + "test_the_nodes_of_a_line_stand_apart",),
         ),
         Mutant(
+            "a line back to coarse nodes",
+            "What was computed below the level is not read behind a transition.",
+            "ralu_cache/engine/predictions.py",
+            'if self.settings.transition == "keep" and (behind',
+            'if self.settings.transition == "reset" and (behind',
+            (PURE + "test_what_was_computed_below_the_level_is_not_read_behind_a_transition",),
+        ),
+        Mutant(
             "half a line",
             "What is linear in sigma is forecast exactly, at any gap.",
             "ralu_cache/history/lines.py",

@@ -14,9 +14,8 @@ import numpy as np
 from ralu_cache.app.plot import Points
 from ralu_cache.app.studies import POINTS, StudyFront, open_study
 from ralu_cache.sweep.groups import LOOKS
-from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.pictures import kept
-from ralu_cache.sweep.summary import Row, Summary, pareto_front
+from ralu_cache.sweep.summary import Row, Summary, load_summary, pareto_front
 from ralu_cache.sweep.tables import quality_text, times
 
 

@@ -134,7 +134,6 @@ class BlockStack:
         if self.layers is not None:
             self.layers.remove()
 
-    @torch.compiler.disable
     def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         state = self._working()
         if state is None or not state.stack.recording:

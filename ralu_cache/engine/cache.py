@@ -45,7 +45,8 @@ class BranchCache:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(part.nbytes for part in (self.ledger, self.memory, self.layers) if part is not None)
+        beside = [part.nbytes for part in (self.memory, self.layers) if part is not None]
+        return sum(beside, self.ledger.nbytes)
 
     @property
     def newest(self) -> Feature | None:

@@ -135,21 +135,15 @@ class Course:
 
     def situations(self) -> list[Situation]:
         """Where the run stands at each of its steps, as a temporal policy needs to know it."""
-        return [self._situate(index) for index in range(self._start, len(self.places))]
-
-    def _situate(self, index: int) -> Situation:
-        stage, step = self.places[index]
-        before = sum(s == stage for s, _ in self.places[: self._start])
-        steps = self.stages[stage].steps
-        return Situation(
-            step=index - self._start,
-            steps=self.steps,
-            stage=stage,
-            stage_step=step - before,
-            stage_steps=steps - before,
-            ends_stage=step + 1 == steps and stage + 1 < len(self.stages),
-            sigma=self.stages[stage].sigmas[step],
-        )
+        found: list[Situation] = []
+        steps, left = self.steps, self._start  # steps that a start in mid-schedule leaves out
+        for number, stage in enumerate(self.stages):
+            out, ends = min(left, stage.steps), number + 1 < len(self.stages)
+            left -= out
+            for step in range(out, stage.steps):
+                at = len(found), steps, step - out, stage.steps - out
+                found.append(Situation(*at, ends and step + 1 == stage.steps, stage.sigmas[step], number))
+        return found
 
     def _lay_out(self, stages: tuple[Stage, ...]) -> None:
         self.stages = stages

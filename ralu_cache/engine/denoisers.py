@@ -84,10 +84,10 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
             f"pipe.transformer is a {stock_of(type(transformer)).__name__} now, which the {family.family} adapter does "
             "not know; call accelerate(pipe, ...) again"
         )
-    if reuses and getattr(transformer, "is_cache_enabled", False):
+    if reuses and (cache := _stock_cache(transformer)) is not None:
         raise ValueError(
-            f"diffusers' own {type(transformer._cache_config).__name__} is enabled on the transformer, and two caches "
-            "do not stack; keep it with temporal=None, or call pipe.transformer.disable_cache() first"
+            f"diffusers' own {cache} is enabled on the transformer, and two caches do not stack; keep it with "
+            "temporal=None, or call pipe.transformer.disable_cache() (or remove its hooks) first"
         )
     if policy is not None and issubclass(family, Probed) and any(map(_is_compiled, transformer.modules())):
         raise RuntimeError(
@@ -104,6 +104,15 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
             "compiled ones, which would be compiled again and again; leave out compile_repeated_blocks(), or use "
             "teacache, seacache or taylorseer"
         )
+
+
+def _stock_cache(transformer: Any) -> str | None:
+    """The name of a cache of diffusers' own: enabled, or applied by a function that tells the model nothing of it."""
+    if getattr(transformer, "is_cache_enabled", False):
+        return type(transformer._cache_config).__name__
+    registries = (vars(module).get("_diffusers_hook") for module in transformer.modules())
+    hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
+    return next((type(hook).__name__ for hook in hooks if hook._is_stateful), None)
 
 
 def _is_compiled(module: nn.Module) -> bool:

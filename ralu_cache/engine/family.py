@@ -137,7 +137,8 @@ class FamilyAcceleration(Acceleration):
         for told in (parts.temporal.notice, low, *parts.notices, overrides):
             self._tell(self._report, told)
         modules = [root.module for root in self._denoisers.roots]
-        _reset_stock_caches(modules)
+        if method is not None or parts.guidance is not None:  # else calls are like those of any stock run
+            _reset_stock_caches(modules)
         return Run(
             method, stages, geometry, autoencoder_of(call.pipe), self._report, parts.inner,
             lambda: _reset_stock_caches(modules), StockSchedule(tuple(sigmas)), call.watched, parts.guidance,
@@ -230,7 +231,7 @@ def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
 
 
 def _reset_stock_caches(modules: list[Any]) -> None:
-    """Caches of diffusers' own that the user enabled do not outlive a layout."""
+    """Caches of diffusers' own that the user enabled do not outlive a layout, or a batch. Goes through all modules."""
     for module in modules:
         if hasattr(module, "_reset_stateful_cache"):
             module._reset_stateful_cache()

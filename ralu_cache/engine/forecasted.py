@@ -33,11 +33,11 @@ class Forecasted:
 
     @classmethod
     def of(cls, rows: Sequence[int], pair: Pair | None, skipped: frozenset[int]) -> Forecasted | None:
-        """rows: the sample of each row of the call; None where all that is asked of it is computed.
+        """rows: the sample of each row of the call; skipped: those that are forecast. None if all are computed.
 
         Of a pair whose call is without the prompt alone, the guided samples are computed and the rest follow from c.
         """
-        if not skipped or (pair is not None and not pair.stacked):
+        if pair is not None and not pair.stacked:
             return None
         ahead = () if pair is None or pair.index is None else tuple(pair.index[: sum(pair.guided)])
         filled = range(len(rows) // 2, len(rows)) if pair is not None else range(len(rows))

@@ -46,7 +46,7 @@ class Groups:
         run, branch, call, fresh = pending.run, pending.branch, pending.call, None
         if group.samples is not None:
             call = self.adapter.select(call, group.samples.rows)
-        flops = uncached = self._cost(pending, call)
+        flops = uncached = self._cost(pending, group, call)
         if branch is not None:
             call, flops, fresh = self._enter_blocks(state, branch, pending, group, call, flops, stack)
         run.tally.add_flops(flops, max(0.0, uncached - flops))
@@ -109,7 +109,7 @@ class Groups:
             assert self._blocks is not None
             state.stack.skip(group.residual)
             call = self._blocks.without_control(call)
-            return call, self._cost(pending, call, skipped=True), None
+            return call, self._cost(pending, group, call, skipped=True), None
         assert self._layers is not None
         state.stack.run(rows, group.residual)
         call = self._layers.sparse_control(call, group.tokens)
@@ -141,12 +141,12 @@ class Groups:
         counts = (() if fresh is None or fresh.counts is None else fresh.counts for fresh in (image, context))
         return self._layers.replay_flops(call, *counts)
 
-    def _cost(self, pending: Pending, call: Mapping[str, Any], skipped: bool = False) -> float:
+    def _cost(self, pending: Pending, group: Group, call: Mapping[str, Any], skipped: bool = False) -> float:
         """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch."""
         count = self.costs.skipped_flops if skipped else self.costs.flops
         if pending.branch is None:
             return count(call)
-        key, costs = (skipped, call[self.adapter.takes].shape), pending.branch.costs
+        key, costs = (skipped, None if group.samples is None else len(group.samples.numbers)), pending.branch.costs
         if (known := costs.get(key)) is None:
             known = costs[key] = count(call)
         return known

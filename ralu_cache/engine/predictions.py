@@ -112,6 +112,8 @@ class Prediction:
         rows = [sample for sample in range(len(canvas)) if sample not in self.skipped]
         if rows:
             before = known
+            if self.settings.transition == "keep" and (behind := before.behind.intersection(rows)):
+                known = known.above(sigma, sorted(behind))
             known = known.record(canvas - sigma * velocity, velocity, sigma, kinds, rows)
             known = self._shift(before, known, layout, sigma, rows)
             if self.solver is not None:

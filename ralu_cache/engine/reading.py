@@ -38,13 +38,12 @@ class CallReader:
 
     def begin(self, run: Run, given: Mapping[str, Any]) -> None:
         """The run sees a call, where it is of another batch than the last."""
-        batch = self.latents(given).shape[0]
-        if not run.knows(batch):
+        if not run.knows(batch := self.latents(given).shape[0]):
             grid = run.grid or self.adapter.grid(given)
-            frames = self.adapter.frames(given)
-            run.begin(grid, batch, lambda: self.adapter.latents(given, grid), frames)
+            frames, latents = self.adapter.frames(given), self.latents(given)
+            run.begin(grid, batch, latents.device, lambda: self.adapter.latents(given, grid), frames)
             if run.method is not None:
-                check_tokens(self.module, run.stages, grid, frames, self.latents(given))
+                check_tokens(self.module, run.stages, grid, frames, latents)
 
     def some(self, given: Mapping[str, Any], rows: Sequence[int]) -> Mapping[str, Any]:
         """The same call on these of its rows alone."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,6 +48,7 @@ class RootHook:
         self.reduce_only, self.number = number is not None, number
         self._reader, self._groups = CallReader(module, adapter), Groups(module, adapter)
         self._form = "calls" if adapter.guidance == "calls" else "stack"
+        self._prompt_first = adapter.guidance == "stack, prompt first"
         self._answers = None
         if handle.answers and not self.reduce_only:
             self._answers = Answers(self._reader, self._groups.costs, self._form)
@@ -98,8 +98,7 @@ class RootHook:
 
     def _probe(self, state: RootState, given: Mapping[str, Any]) -> None:
         """Find the blocks of a denoiser that no adapter knows, by a call of it: once, for all calls to come."""
-        if self._probed is None:
-            return
+        assert self._probed is not None
         with self._probing:
             if self._probed.found() is None and self.policy is not None:
                 self._probed.keep(find_stack(self.module, given, state.stack))
@@ -160,10 +159,11 @@ class RootHook:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run, reader = call.run, self._reader
         self.adapter.check(given, run.setting_of(self.module))
-        self._probe(state, given)
+        if self._probed is not None:
+            self._probe(state, given)
         batch = reader.latents(given).shape[0]
         reader.begin(run, given)
-        if flipped := self._flips(call, run, batch):
+        if flipped := self._prompt_first and self._flips(call, run, batch):
             given = self.adapter.select(given, other_half_first(reader.latents(given)))
         whole = given
         rows, layout = run.share(batch)
@@ -174,21 +174,22 @@ class RootHook:
                 run.compute_all()
                 skipped = NOBODY
         pair = None if run.guidance is None else self._pair(call, run, given, batch)
-        forecast = Forecasted.of(rows, pair, skipped)
+        forecast = Forecasted.of(rows, pair, skipped) if skipped else None
         index = forecast.index if forecast is not None else None if pair is None else pair.index
         if index is not None:
             rows = tuple(rows[row] for row in index)
             layout = run.layout_for(rows)
             given = reader.some(given, index)
-        if run.lays_out and self.number is not None:
+        if self.number is not None and run.lays_out:
             given = {**given, **control_scale(call, self.number)}
         short, positions = reader.on_tokens(run, layout, given, rows)
         pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast, flipped)
         if self.reduce_only:
             run.tally.controlled = True
             return pending
-        run.tally.count_call(partial(self._groups.costs.flops, whole), layout.batch, run)
-        run.called(condition, rows)
+        run.tally.count_call(self._groups.costs.flops, whole, layout.batch, run)
+        if condition is not None:
+            run.called(condition, rows)
         if index is not None:
             self._spare(pending, batch, len(rows))
         if (policy := run.policy_of(self.module)) is not None:
@@ -234,7 +235,7 @@ class RootHook:
 
     def _flips(self, call: Any, run: Run, batch: int) -> bool:
         """Whether a call's halves are to be exchanged, for what carries out guidance has those without prompt first."""
-        if self.adapter.guidance != "stack, prompt first" or run.guidance is None or self.reduce_only:
+        if run.guidance is None or self.reduce_only:
             return False
         return self._stacked(call, run, batch)
 

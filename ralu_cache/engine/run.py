@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ralu_cache.adapters.calls import LayoutCall, Setting
@@ -104,23 +105,24 @@ class Run(Passage):
 
     # ---- which samples, on which tokens
 
-    def begin(self, grid: tuple[int, int], batch: int, image: Callable[[], Tensor], frames: int = 1) -> None:
+    def begin(
+        self, grid: tuple[int, int], batch: int, device: torch.device, image: Callable[[], Tensor], frames: int = 1
+    ) -> None:
         """First sight of the latent image (B, C, H, W): fixes the grid, the first layout and the coarse noise.
 
         The first call of a run may be a stack of copies of the pipeline's batch; `settle` tells them from it. Later
-        calls tell when the batch shrinks, and else `image` is not asked for. frames: of a video, that stand one below
-        the other in H. Raises ValueError for a grid that cells do not tile, latents given for a start in mid-schedule,
-        or samples that cannot be told.
+        calls tell when the batch shrinks. `image` is asked for where it is looked at. frames: of a video, that stand
+        one below the other in H. Raises ValueError for a grid that cells do not tile, latents given for a start in
+        mid-schedule, or samples that cannot be told.
         """
         if self.layout is not None:
             if batch != self.batch.rows:
                 self._resize(image())
             return
-        latents = image()
         self.frames = frames
-        self.batch.open(latents.shape[0])
-        self.tally.start(latents.device)
-        layout = self._open(grid, latents.shape[0], latents.device)
+        self.batch.open(batch)
+        self.tally.start(device)
+        layout = self._open(grid, batch, device)
         if self.method is None:
             return
         if self._entered:
@@ -129,16 +131,15 @@ class Run(Passage):
                     "latents= together with a start in mid-schedule (strength < 1) is not supported: the noise in them "
                     "is unknown, so they cannot be reduced to coarse tokens; pass image= without latents="
                 )
-            self.layout = TokenLayout.fine(
-                latents.shape[0], grid[0] // 2, grid[1] // 2, self.geometry.patch, latents.device, frames
-            )
+            self.layout = TokenLayout.fine(batch, grid[0] // 2, grid[1] // 2, self.geometry.patch, device, frames)
             return
-        self.canvas.begin(latents, layout, self.method)
+        self.canvas.begin(image(), layout, self.method)
 
     def settle(self, batch: int) -> None:
-        """Keep the pipeline's own `batch` of what a first, stacked call has opened; the copies follow it in order."""
-        if self.batch.settled:
-            return
+        """Keep the pipeline's own `batch` of what a first, stacked call has opened; the copies follow it in order.
+
+        Once, with the first step.
+        """
         assert self.layout is not None
         if batch > self.layout.batch:
             raise RuntimeError(
@@ -243,10 +244,10 @@ class Run(Passage):
         number = self.prediction.conditions.recognise(samples, tensors, settings, self.watched)
         return number, len(rows) // self.layout.batch
 
-    def called(self, condition: tuple[int, int] | None, rows: Sequence[int]) -> None:
+    def called(self, condition: tuple[int, int], rows: Sequence[int]) -> None:
         """A call was made under a condition, for these rows."""
-        if self.prediction is not None and condition is not None:
-            self.prediction.conditions.called(*condition, rows)
+        assert self.prediction is not None
+        self.prediction.conditions.called(*condition, rows)
 
     def decide(self, condition: tuple[int, int] | None, signals: Callable[[], Signals]) -> frozenset[int]:
         """The samples whose prediction is forecast in this step, by who decides in the run; once a step.

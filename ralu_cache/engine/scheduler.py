@@ -10,7 +10,7 @@ import copy
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
@@ -212,22 +212,21 @@ def _step(stock: Any) -> Callable[..., Any]:
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     needed, takes_more = frozenset(names) - defaults.keys(), any(p.kind is p.VAR_KEYWORD for p in parameters)
 
-    def bound(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """All arguments by name, as `inspect.Signature.bind` would have them; None for what it would refuse."""
-        placed = dict(zip(names, args, strict=False))
-        given = {**defaults, **placed, **kwargs}
-        twice = len(args) > len(names) or not placed.keys().isdisjoint(kwargs)
-        known = takes_more or all(name in defaults or name in needed for name in kwargs)
-        return given if known and not twice and needed <= given.keys() else None
+    @cache  # loops call it in one way, step after step
+    def refused(count: int, by_name: tuple[str, ...]) -> bool:
+        """True for what `inspect.Signature.bind` would refuse: so many arguments by place, and these by name."""
+        placed, named = frozenset(names[:count]), frozenset(by_name)
+        unknown = not takes_more and not named <= needed | defaults.keys()
+        return count > len(names) or bool(placed & named) or unknown or not needed <= placed | named
 
     @wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, and on over what is not computed. RuntimeError, ValueError for what cannot be served."""
         call = _call(self)
         run = None if call is None else vars(self).get(_RUN) or call.run
-        given = None if run is None else bound(args, kwargs)
-        if run is None or given is None:  # stock says what is wrong
+        if run is None or refused(len(args), tuple(kwargs)):  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
+        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
         if isinstance(run, SchedulerRun):
             call.follow(run)
             output = _step_outside(self, run, stock, given)
@@ -263,7 +262,8 @@ def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> A
             "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
         )
     sample = given["sample"]
-    run.settle(sample.shape[0])
+    if not run.batch.settled:
+        run.settle(sample.shape[0])
     if not ours:
         output = stock.step(self, **given)
         run.close_step(output.prev_sample if given["return_dict"] else output[0])

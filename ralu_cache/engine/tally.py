@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,17 +39,20 @@ class Tally:
 
     def start(self, device: torch.device | None) -> None:
         """The first step begins now."""
-        self._clock, self._event = time.perf_counter(), _event(device)
+        self._on_gpu = device is not None and device.type == "cuda"
+        self._clock, self._event = time.perf_counter(), _event(device) if self._on_gpu else None
 
-    def count_call(self, full_flops: Callable[[], float], samples: int, course: Course) -> None:
-        """Note one denoiser call on so many samples (0: it was answered), and what it would cost in full.
+    def count_call(
+        self, cost: Callable[[Mapping[str, Any]], float], call: Mapping[str, Any], samples: int, course: Course
+    ) -> None:
+        """Note one denoiser call on so many samples (0: it was answered), and what by `cost` it would cost in full.
 
         What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
         """
         if not self._asked_first:
-            self.report.baseline_flops += full_flops() * self.report.baseline_steps
+            self.report.baseline_flops += cost(call) * self.report.baseline_steps
         elif self.asked >= self._asked_first:
-            self.report.baseline_flops += full_flops() * (self.report.baseline_steps / len(course.shown))
+            self.report.baseline_flops += cost(call) * (self.report.baseline_steps / len(course.shown))
         self.asked += 1
         if samples:
             self.calls += 1
@@ -81,7 +84,7 @@ class Tally:
         forecast = self._forecast if self.asked else None
         held = 0 if course.prediction is None else course.prediction.nbytes
         self.report.note(partial(_record, self.report, course.stages, place, figures, forecast, held, notes))
-        if device.type == "cuda":
+        if self._on_gpu:
             event = _event(device)
             self._events.append((self._event, event))
             self._event = event
@@ -107,9 +110,7 @@ class Tally:
 
 
 def _event(device: torch.device | None) -> Any:
-    """On a GPU, an event that its stream passes now; else None."""
-    if device is None or device.type != "cuda":
-        return None
+    """An event that a GPU's stream passes now."""
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event

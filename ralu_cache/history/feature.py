@@ -133,7 +133,7 @@ class Feature:
     def nbytes(self) -> int:
         """Memory of the values, and of the stamps that were written out."""
         stamps: Stamps | None = vars(self).get("stamps", self.apart)
-        return self.values.nbytes + (0 if stamps is None else stamps.nbytes)
+        return self.values.nbytes if stamps is None else self.values.nbytes + stamps.nbytes
 
     # ---- when, by token
 
@@ -191,7 +191,7 @@ class Feature:
         """`counts` as far as the host knows them without asking."""
         if self.apart is None:
             n = self.layout.tokens
-            return tuple((n, 0, 0) if taken.step < 0 else (0, 0, n) for taken in self.passes)
+            return tuple([(n, 0, 0) if taken[0] < 0 else (0, 0, n) for taken in self.passes])
         counted: Counts | None = vars(self).get("counts", self.known)
         return counted
 

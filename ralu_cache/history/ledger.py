@@ -53,7 +53,7 @@ class Ledger:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(feature.nbytes for nodes in self._held.values() for feature in nodes)
+        return sum([feature.nbytes for nodes in self._held.values() for feature in nodes])
 
     def store(self, name: str, *nodes: Feature) -> None:
         """Keep these, newest first, in place of what there is of that name."""

@@ -140,6 +140,23 @@ class Predictions:
             new = old
         return replace(self, nodes=tuple(nodes), behind=self.behind.difference(rows))
 
+    def above(self, level: float, rows: Sequence[int]) -> Predictions:
+        """Without those nodes of the samples `rows` that stand below a level.
+
+        Levels fall, but a transition leads up again: a line from the first fine prediction to what coarse tokens had
+        computed below it runs into their error (3 + 20 steps to t = 0.3, unguided, 16 pictures: 21.2 dB with such
+        nodes, 26.6 without them, 25.1 without any).
+        """
+
+        def cut(node: Node) -> Node:
+            levels = (
+                NOWHERE if sample in rows and own < level else own for sample, own in enumerate(node.levels)
+            )
+            return replace(node, levels=tuple(levels))
+
+        nodes = tuple(node for node in map(cut, self.nodes) if not all(map(math.isnan, node.levels)))
+        return replace(self, nodes=nodes)
+
     def shifted(self, clean: Tensor, velocity: Tensor, rows: Sequence[int]) -> Predictions:
         """With the nodes behind the newest, of the samples `rows`, moved by the same differences (B, C, H, W).
 

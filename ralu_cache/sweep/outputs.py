@@ -7,21 +7,8 @@ from pathlib import Path
 from ralu_cache.sweep.page import page
 from ralu_cache.sweep.pareto import draw_panels, panel_svg, save_pareto
 from ralu_cache.sweep.pictures import save_strip, strips
-from ralu_cache.sweep.records import read_results
-from ralu_cache.sweep.summary import Summary, summarise
+from ralu_cache.sweep.summary import load_summary
 from ralu_cache.sweep.tables import csv_table, loss_csv, markdown_table
-
-
-def load_summary(results: Path) -> Summary:
-    """The summary of a results file; the Fréchet distance is taken from the features that it holds."""
-    loaded = read_results(results)
-    kept = {name for record in loaded.records for name in record.features}
-    if not kept:
-        return summarise(loaded)
-    from ralu_cache.quality.frechet import distance_to_renders
-
-    metric = distance_to_renders()
-    return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
 
 
 def write_outputs(results: Path, folder: Path) -> None:

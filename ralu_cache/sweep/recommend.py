@@ -11,9 +11,8 @@ from pathlib import Path
 
 from ralu_cache.sweep.groups import OURS
 from ralu_cache.sweep.methods import Method, parse_method
-from ralu_cache.sweep.outputs import load_summary
 from ralu_cache.sweep.records import Setting
-from ralu_cache.sweep.summary import Row, Summary, steps_asked
+from ralu_cache.sweep.summary import Row, Summary, load_summary, steps_asked
 from ralu_cache.sweep.tables import quality_text, speed
 
 AVAILABLE = ("full", "steps", *OURS)  # to be had by `accelerate`

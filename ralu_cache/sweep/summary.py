@@ -7,13 +7,14 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ralu_cache.sweep.engine import UNCACHED
 from ralu_cache.sweep.methods import parse_method
-from ralu_cache.sweep.records import Header, Record, Results, Setting
+from ralu_cache.sweep.records import Header, Record, Results, Setting, read_results
 
 Pair = tuple[str, int]  # a prompt and its seed
 SetValue = Callable[[NDArray[np.float32]], float]  # features (N, F) of N pictures -> the value of the set
@@ -193,6 +194,18 @@ def summarise(results: Results, set_metrics: Mapping[str, SetValue] | None = Non
     header = results.header
     rows = (_row(setting, group, shared, header, set_metrics or {}) for setting, group in records.items())
     return Summary(header, tuple(rows), tuple(shared))
+
+
+def load_summary(results: Path) -> Summary:
+    """The summary of a results file; the Fréchet distance is taken from the features that it holds."""
+    loaded = read_results(results)
+    kept = {name for record in loaded.records for name in record.features}
+    if not kept:
+        return summarise(loaded)
+    from ralu_cache.quality.frechet import distance_to_renders
+
+    metric = distance_to_renders()
+    return summarise(loaded, {metric.name: metric.value} if metric.name in kept else {})
 
 
 def _pairs(records: Sequence[Record]) -> dict[Pair, tuple[Record, int]]:
