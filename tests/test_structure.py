@@ -132,7 +132,7 @@ def test_a_planted_circle_is_found() -> None:
 
 def runs(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
 
 
 REFUSING = """

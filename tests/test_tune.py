@@ -33,7 +33,7 @@ from tests.wan_pipelines import make_wan_pipeline, videos
 pytestmark = pytest.mark.usefixtures("home")
 
 CALL = {"height": 32, "width": 48, "num_inference_steps": 8, "true_cfg_scale": 2.5}
-FEW = {"minutes": 1.0, "trials": 3, "cost": "flops"}
+FEW = {"minutes": 30.0, "trials": 3, "cost": "flops"}  # more minutes than it ever takes, however busy the machine
 
 
 def distance(shown: np.ndarray, references: np.ndarray, prompts: Sequence[str]) -> list[float]:
