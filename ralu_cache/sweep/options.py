@@ -59,13 +59,17 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, default=3, help="first batches on which every setting is timed (%(default)s)")
     add("--seconds", type=float, help="begin no new call after so long; the same command goes on later")
     add("--retry-errors", action="store_true", help="run again what failed before")
-    add(
-        "--executor", choices=("local", "ray"), default="local", help="ray: one worker for each GPU or CPU of a cluster"
-    )
-    add("--workers", type=int, help="of Ray, if not one for each")
+    add_executor(parser)
     add_call(parser, offload=False)
     add("--out", type=Path, default=Path("out/sweep"), metavar="FOLDER", help="default: %(default)s")
     parser.set_defaults(run=_run)
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """Where the work is done; shared with `tune`."""
+    text = "ray: one worker for each GPU or CPU of a cluster"
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help=text)
+    parser.add_argument("--workers", type=positive, help="of Ray, if not one for each")
 
 
 def _run(args: argparse.Namespace) -> None:

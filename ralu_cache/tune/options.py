@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ralu_cache.sweep.options import add_call, add_size, positive
+from ralu_cache.sweep.options import add_call, add_executor, add_size, positive
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of the first prompt; the next ones count up from it")
     add("--sampler", choices=("tpe", "nsga2"), default="tpe")
     add("--trials", type=positive, help="stop after so many, if the time is not over before")
+    add_executor(parser)
     add("--study", type=Path, default=Path("out/tune"), metavar="FOLDER", help="study and page; default: %(default)s")
     add("--storage", metavar="URL", help="of a server, or FILE.log for a journal, in place of the study's SQLite file")
     add("--out", type=Path, metavar="FILE.json", help="the profile (beside the model, else in the user's cache folder)")

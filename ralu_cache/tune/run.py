@@ -91,6 +91,9 @@ def tune(
     batch: int = 1,
     scales: tuple[float, float] | None = None,
     trials: int | None = None,
+    executor: str = "local",
+    workers: int | None = None,
+    make: Callable[[], Any] | None = None,
 ) -> Tuned:
     """Find the settings of `accelerate` that serve one call of this model best, at every speed.
 
@@ -112,15 +115,17 @@ def tune(
         sampler: "tpe" or "nsga2". seed: of the first prompt's noise and of the sampler. batch: prompts in one call.
         scales: guidance scales (lowest, highest) that may be taken in place of the call's.
         trials: stop after so many, if the time is not over before.
+        executor: "local", or "ray": trials on the workers of a cluster, so many `workers` or one for each GPU or CPU;
+            `make` gives each of them the pipeline anew, and must be picklable.
 
     Raises ValueError, before anything is run, for bad arguments, a study or profile of another model, and too little
     time for two full runs; ImportError without Optuna.
     """
     options = Options(
         call or {}, minutes, target, quality, cost, Path(study), storage, None if out is None else Path(out), name,
-        sampler, seed, batch, scales, trials,
+        sampler, seed, batch, scales, trials, executor, workers,
     )  # fmt: skip
-    return tune_with(pipe, prompts, options)
+    return tune_with(pipe, prompts, options, make)
 
 
 def tune_with(
