@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,11 @@ class Compared:
         return bootstrap(self.values(measure) - self.values(measure, self.full))
 
 
+def times(ratio: float) -> str:
+    """How many times as fast; nothing where the full run was not timed beside it."""
+    return "" if math.isnan(ratio) else f"{ratio:.1f}x"
+
+
 def shown(value: Interval, digits: int = 1, sign: str = "") -> str:
     return f"{value.value:{sign}.{digits}f} ({value.low:{sign}.{digits}f} to {value.high:{sign}.{digits}f})"
 
@@ -118,7 +124,7 @@ def drawn_table(rows: Sequence[Compared]) -> str:
     for one in rows:
         first = one.parts[one.starts[0]]
         cells = [one.name, f"{first['scale']:g}", str(one.count), f"{one.ratio:.1f}x"]
-        cells += [f"{one.faster(clock):.1f}x" for clock in ("seconds", "processor")]
+        cells += [times(one.faster(clock)) for clock in ("seconds", "processor")]
         for measure in DRAWN:
             cells.append(f"{one.values(measure).mean():.1f}")
             cells.append("" if one.name == FULL else shown(one.difference(measure), 1, "+"))
@@ -158,7 +164,7 @@ def costs_table(study: Study, rows: Sequence[Compared]) -> list[str]:
     for one in rows:
         if (cost := known[one.name]) is None:
             continue
-        cells = [one.name, f"{one.ratio:.1f}x", f"{one.faster():.1f}x", str(cost["samples"])]
+        cells = [one.name, f"{one.ratio:.1f}x", times(one.faster()), str(cost["samples"])]
         cells.append(f"{max(0, cost['held'] - full['held']) / 1024:.0f} KiB")
         if computed:
             cells.append(f"{max(0, cost['flux'] - full['flux']) / 1024**2:.0f} MiB")
