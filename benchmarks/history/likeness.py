@@ -46,6 +46,7 @@ CURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "levels late (shift 1.8)": ({"shifts": (1.8, 1.8)}, {}),
     "z 2": ({"z": 2.0}, {}),
     "z 4": ({"z": 4.0}, {}),
+    "gap 1, damped 0.7, shift 3.5": ({"shifts": (3.5, 3.5)}, {"gap": 1.0, "damping": 0.7}),
 }
 """What might mend forecasts that guidance bends: by name, settings of the plan and of the policy."""
 
