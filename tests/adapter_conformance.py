@@ -207,7 +207,8 @@ def watched(adapter: Adapter, pipe: Any) -> Iterator[tuple[list[int], list[int]]
     """The tokens of every call of the denoiser's head, and the samples of every run of its last block."""
     tokens: list[int] = []
     samples: list[int] = []
-    inside = next(m for m in adapter.blocks(pipe.transformer)[-1].modules() if isinstance(m, nn.Linear))
+    parts = adapter.blocks(pipe.transformer)[-1].named_modules()
+    inside = next(part for name, part in parts if isinstance(part, nn.Linear) and "to_q" in name)  # once a sample
     handles = [
         adapter.head(pipe.transformer).register_forward_pre_hook(lambda head, args: tokens.append(args[0].shape[1])),
         inside.register_forward_hook(lambda linear, args, out: samples.append(len(out))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 
 from benchmarks.regime.costs import on_flux, size, watched
@@ -11,6 +12,7 @@ from ralu_cache import TaylorSeer, accelerate
 from tests.pipelines import make_pipeline, pictures
 
 
+@pytest.mark.slow
 def test_what_a_history_holds_is_found_among_the_living_tensors() -> None:
     pipe = make_pipeline()
     pipe(**pictures([0]))

@@ -164,6 +164,7 @@ def test_measures_are_made_again_from_the_kept_pictures(drawn: tuple[Study, Fake
     assert made.path.read_text() == before
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_there(drawn: tuple[Study, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = drawn
     text = write([made, Study("tiny-sd3", made.out, made.shelf)])

@@ -169,6 +169,7 @@ def test_rooms_say_what_they_hold_and_what_they_must_not_import() -> None:
         assert "mports" in text or "mported" in text, f"{name} does not say what it must not import"
 
 
+@pytest.mark.slow
 def test_old_names_work_and_tell_the_new_one() -> None:
     code = (
         "import importlib, sys, warnings\n"

@@ -37,7 +37,7 @@ class Forecasted:
 
         Of a pair whose call is without the prompt alone, the guided samples are computed and the rest follow from c.
         """
-        if pair is not None and not pair.stacked:
+        if not skipped or (pair is not None and not pair.stacked):
             return None
         ahead = () if pair is None or pair.index is None else tuple(pair.index[: sum(pair.guided)])
         filled = range(len(rows) // 2, len(rows)) if pair is not None else range(len(rows))

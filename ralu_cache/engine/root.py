@@ -174,7 +174,7 @@ class RootHook:
                 run.compute_all()
                 skipped = NOBODY
         pair = None if run.guidance is None else self._pair(call, run, given, batch)
-        forecast = Forecasted.of(rows, pair, skipped) if skipped else None
+        forecast = Forecasted.of(rows, pair, skipped)
         index = forecast.index if forecast is not None else None if pair is None else pair.index
         if index is not None:
             rows = tuple(rows[row] for row in index)
