@@ -24,7 +24,9 @@ def test_a_test_is_timed(request: pytest.FixtureRequest) -> None:
     assert SECONDS not in dict(request.node.user_properties), "not before its end"
 
 
-@pytest.mark.parametrize(("seconds", "worker", "code"), [(1.0, False, 0), (6.0, False, 0), (13.0, False, 1), (13.0, True, 0)])
+@pytest.mark.parametrize(
+    ("seconds", "worker", "code"), [(1.0, False, 0), (6.0, False, 0), (13.0, False, 1), (13.0, True, 0)]
+)
 def test_the_run_fails(seconds: float, worker: bool, code: int) -> None:
     written: list[str] = []
     terminal = SimpleNamespace(
