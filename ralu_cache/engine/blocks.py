@@ -97,6 +97,7 @@ class BlockStack:
     ) -> None:
         self.adapter, self._working, self._user = adapter, working, user
         self._transformer = transformer
+        self._probed = isinstance(adapter, Probed)  # asked once: a protocol takes its time
         blocks = adapter.blocks(transformer)
         self._lists = _lists_of(blocks, transformer)
         self._handles: list[Any] = []
@@ -174,7 +175,7 @@ class BlockStack:
     @property
     def _ranks(self) -> Ranks | None:
         """Those that residuals are gathered from; of a probed denoiser, without stages, each rank keeps its own."""
-        return None if isinstance(self.adapter, Probed) else ranks_of(self._transformer)
+        return None if self._probed else ranks_of(self._transformer)
 
     def _divided(self, tokens: Tensor, part: Tensor) -> Tensor:
         """What goes into the first block, or to the head where no block ran: this rank's part of it, if the blocks are
@@ -186,8 +187,8 @@ class BlockStack:
         """What the head is given in place of `hidden`, which the blocks have not changed."""
         if hidden.ndim > 3:  # frames, rows and columns of tokens
             residual = residual.reshape(hidden.shape)
-        if self._ranks is not None:
-            residual = self._ranks.own(residual)
+        if (ranks := self._ranks) is not None:
+            residual = ranks.own(residual)
         if self.adapter.replaces():
             return residual.to(hidden.dtype)
         hidden = self._divided(hidden, residual)

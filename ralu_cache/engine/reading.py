@@ -25,6 +25,7 @@ class CallReader:
         self.module, self.adapter = module, adapter
         self.tokens = adapter if isinstance(adapter, Tokens) else None
         self._blocks = adapter if isinstance(adapter, Blocks) else None
+        self._probed = isinstance(adapter, Probed)
         self._names = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
 
     def opened(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,7 +70,7 @@ class CallReader:
         assert self._blocks is not None
         with at_hand(self.module, self._blocks.blocks(self.module)[0]):
             signal = self._blocks.modulated_input(self.module, call)
-        ranks = ranks_of(self.module) if isinstance(self.adapter, Probed) else None  # its signal is a part
+        ranks = ranks_of(self.module) if self._probed else None  # its signal is a part
         return signal if ranks is None else ranks.whole(signal, -1)
 
     def signals(self, state: RootState, run: Run, given: Mapping[str, Any]) -> Signals:
