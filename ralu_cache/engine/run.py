@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -50,14 +49,18 @@ class Run(Passage):
         return self.tally.asked > 0
 
     @cached_property
-    def setting(self) -> Setting:
-        """What adapters are told when they check a call; made anew where the run begins elsewhere."""
-        return Setting(self.method is not None, None, len(self.places), self.believed_steps, self.leaves_out)
+    def _settings(self) -> dict[str | None, Setting]:
+        """By what the denoiser's policy caches; made anew where the run begins elsewhere."""
+        return {}
 
     def setting_of(self, denoiser: object) -> Setting:
-        """The same of a call of this denoiser."""
+        """What adapters are told when they check a call of this denoiser."""
         policy = self.policy_of(denoiser)
-        return self.setting if policy is None else replace(self.setting, caches=policy.caches)
+        caches = None if policy is None else policy.caches
+        if caches not in self._settings:
+            staged, steps = self.method is not None, len(self.places)
+            self._settings[caches] = Setting(staged, caches, steps, self.believed_steps, self.leaves_out)
+        return self._settings[caches]
 
     @cached_property
     def _situations(self) -> dict[int, list[Situation]]:
@@ -100,7 +103,7 @@ class Run(Passage):
         self._begins_elsewhere()
 
     def _begins_elsewhere(self) -> None:
-        vars(self).pop("setting", None)
+        vars(self).pop("_settings", None)
         self.report.baseline_steps = self.stock.steps
 
     # ---- which samples, on which tokens
