@@ -141,7 +141,9 @@ def test_autocast(family: Family) -> None:
 
 
 @pytest.mark.parametrize("stages", [False, True], ids=["alone", "stages"])
-@pytest.mark.parametrize("policy", [TaylorSeer(2, order=2, first=1), SeaCache(99.0, order=1)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [TaylorSeer(2, order=2, first=1), SeaCache(99.0, order=1)], ids=["taylorseer", "seacache"]
+)
 def test_residuals_of_half_precision_that_change_fast(policy: Any, stages: bool) -> None:
     """Tens of thousands a few hundredths of a level apart: as a slope, or times two, more than float16 holds."""
     family = FAMILIES["flux"]

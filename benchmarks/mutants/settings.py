@@ -10,10 +10,6 @@ LEVELS = "tests/test_levels.py::"
 MODES = "tests/test_modes.py::"
 REFUSED = "tests/test_refused.py::"
 GUIDANCE = "tests/test_guidance.py::"
-SEER = (
-    "TaylorSeer(first=1, last=1, compute_stage_end=True, transition='trend', max_age=None, interval=2, order=2, "
-    "per_layer=False, ramp=True)"
-)
 
 SETTINGS: dict[str, tuple[Mutant, ...]] = {
     "Weights that come and go, modules that are replaced": (
@@ -180,7 +176,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "ralu_cache/history/residuals.py",
             "    if dtype == torch.float16:",
             "    if dtype == torch.bfloat16:",
-            (MODES + f"test_residuals_of_half_precision_that_change_fast[{SEER}-alone]",),
+            (MODES + "test_residuals_of_half_precision_that_change_fast[taylorseer-alone]",),
         ),
         Mutant(
             "gradients through what cannot carry them",
