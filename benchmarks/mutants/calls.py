@@ -127,7 +127,7 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "No cycle of references holds what was cached.",
             "ralu_cache/engine/cache.py",
             "measure = partial(measured, self.ledger, self.layout, self.memory, self.layers)",
-            "measure = lambda name: measured(self.ledger, self.layout, self.memory, self.layers, name)",
+            "self.held = measure = lambda name: measured(self.ledger, self.layout, self.memory, self.layers, name)",
             (OWNERSHIP + "test_nothing_of_a_run_outlives_its_call[flux-adaptive-stages]",),
         ),
     ),

@@ -219,7 +219,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "adapters/registry.py",
             "if adapter.matches(transformer) and names.intersection(adapter.pipelines):",
             "if adapter.matches(transformer):",
-            (REFUSED + "test_pipelines_that_no_adapter_can_serve[VisualClozeGenerationPipeline-teacache]",),
+            (REFUSED + "test_pipelines_that_no_adapter_can_serve[VisualClozeGenerationPipeline-toca]",),
         ),
         Mutant(
             "layers are not asked for",
