@@ -1,7 +1,6 @@
 """CogView4: latent images (B, C, H, W), text of its own stream through the same layers, rotary positions by share.
 
-A layout's tokens travel as a *ribbon*, an image of one row of patches (B, C, p, p n), through the stock embedding,
-blocks and output; for the call the rotary table is replaced by that of the tokens' own positions.
+A layout's tokens travel as a ribbon; for the call the rotary table is replaced by that of the tokens' own positions.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from ralu_cache.adapters.base import StackAdapter
 from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.protocols import Tokens
+from ralu_cache.adapters.ribbon import RibbonTokens
 from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables
-from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 from ralu_cache.report.flops import BlockCost, Part, StackCost
 
 
-class CogView4Adapter(StackAdapter, Tokens):
+class CogView4Adapter(RibbonTokens, StackAdapter):
     """`CogView4Transformer2DModel` under text-to-image and Control. Guidance is a second call.
 
     Control concatenates conditioning channels to the latents: coarse tokens get their block means. The model's rows and
@@ -52,24 +50,6 @@ class CogView4Adapter(StackAdapter, Tokens):
     @classmethod
     def matches(cls, transformer: nn.Module) -> bool:
         return isinstance(transformer, CogView4Transformer2DModel)
-
-    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
-        height, width = call["hidden_states"].shape[-2:]
-        return height // self.patch, width // self.patch
-
-    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
-        return call["hidden_states"][:, : self.channels]
-
-    def shorten(
-        self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
-    ) -> dict[str, Any]:
-        condition = call["hidden_states"][:, self.channels :]
-        if condition.shape[1]:
-            tokens = torch.cat([tokens, layout.reduce(condition)], -1)
-        return {**call, "hidden_states": unpatchify(tokens, 1, tokens.shape[1], self.patch)}
-
-    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
-        return layout.expand(patchify(prediction, self.patch))
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The layout's rotary table stands where that of the ribbon was; it is made once a layout."""

@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5: latents (B, C, H, W), positions from a table that is cropped at its centre.
 
-A layout's tokens travel as a *ribbon*, an image of one row of patches (B, C, p, p n), through the stock embedding,
-blocks and output; for the call the table's crop is replaced by its samples at the tokens' own positions.
+A layout's tokens travel as a ribbon; for the call the table's crop is replaced by its samples at the tokens' own
+positions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ralu_cache.adapters.base import TextImageAdapter
 from ralu_cache.adapters.calls import LayoutCall, Setting
 from ralu_cache.adapters.counted import flux_blocks, row_flops
 from ralu_cache.adapters.hooks import Hook
+from ralu_cache.adapters.ribbon import RibbonTokens
 from ralu_cache.adapters.sparse_sd3 import SD3SparseProcessor
 from ralu_cache.adapters.weights import at_hand
-from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
+from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.report.flops import Part, StackCost
 
 
-class SD3Adapter(TextImageAdapter):
+class SD3Adapter(RibbonTokens, TextImageAdapter):
     """`SD3Transformer2DModel` under text-to-image, img2img, inpaint and ControlNet pipelines.
 
     Classifier-free guidance is one call on the stack [negative, positive]; skip-layer guidance is a second call. The
@@ -80,13 +81,6 @@ class SD3Adapter(TextImageAdapter):
                 "leave out 0, or accelerate with temporal=None"
             )
 
-    def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
-        height, width = call["hidden_states"].shape[2:]
-        return height // self.patch, width // self.patch
-
-    def latents(self, call: Mapping[str, Any], grid: tuple[int, int]) -> Tensor:
-        return call["hidden_states"][:, : self.channels]
-
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
     ) -> dict[str, Any]:
@@ -95,20 +89,10 @@ class SD3Adapter(TextImageAdapter):
                 f"{layout.fine_grid[0]}x{layout.fine_grid[1]} tokens are more than the model's table of positions has: "
                 f"at most {self.largest}x{self.largest}; ask for a smaller height and width"
             )
-        condition = call["hidden_states"][:, self.channels :]
-        if condition.shape[1]:
-            tokens = torch.cat([tokens, layout.reduce(condition)], -1)
-        short = {**call, "hidden_states": self._ribbon(tokens)}
+        short = super().shorten(call, layout, tokens, positions)
         if (control := call.get("controlnet_cond")) is not None:
-            short["controlnet_cond"] = self._ribbon(layout.reduce(control))
+            short["controlnet_cond"] = self.ribbon(layout.reduce(control))
         return short
-
-    def _ribbon(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, n, C p p) -> (B, C, p, p n)."""
-        return unpatchify(tokens, 1, tokens.shape[1], self.patch)
-
-    def lengthen(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
-        return layout.expand(patchify(prediction, self.patch))
 
     def install_positions(self, module: Any, active: Callable[[], LayoutCall | None]) -> list[RemovableHandle]:
         """The stock embedding refuses a ribbon wider than its table: it gets no tokens, and the hook embeds them."""
