@@ -18,17 +18,9 @@ from ralu_cache.sweep.records import Batch, Record, Results, Setting, read_resul
 from ralu_cache.sweep.runner import run_sweep
 from tests.sweep_bench import GRID, Bench, header, make_bench
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 SETTINGS, BATCHES = GRID.settings(), GRID.batches()
 Key = tuple[Setting, Batch]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.regime import reimplemented
 
@@ -84,8 +84,7 @@ SD3_SWEEP: Mapping[str, Cache] = {
 
 
 def _all(chosen: Mapping[str, Cache], sweep: Mapping[str, Cache]) -> dict[str, Cache]:
-    swept = {name: Cache(one.spec, one.steps, True, one.reimplemented) for name, one in sweep.items()}
-    return {**chosen, **swept}
+    return {**chosen, **{name: replace(one, swept=True) for name, one in sweep.items()}}
 
 
 PEERS: Mapping[str, Mapping[str, Cache]] = {

@@ -139,7 +139,7 @@ def tune_with(
     make: gives the pipeline anew, for the workers of the executor "ray"; it is sent to them, so it must be picklable.
     """
     try:
-        from ralu_cache.tune.storage import open_storage, open_study, quiet
+        from ralu_cache.tune.storage import quiet
     except ImportError as error:
         raise ImportError("tuning needs Optuna: pip install 'ralu-cache[tune]'") from error
     from ralu_cache.tune.page import write_page
@@ -150,9 +150,7 @@ def tune_with(
     path = options.out or place_for(pipe)
     before = existing(path, Model.of(pipe))
     quiet()
-    where = options.storage or str(options.study / "study.db")
-    storage = open_storage(where)
-    study = open_study(storage, where, bench.made, options.sampler, options.seed)
+    storage, study = _opened(options, bench.made, options.seed)
     bench, full = _within(bench, study, options.minutes)
     if len(bench.subjects) < len(prompts):
         logger.warning(
@@ -239,18 +237,25 @@ def _space(pipe: Any, bench: Bench, scales: tuple[float, float] | None) -> Space
     return Space(bench.steps, guided, temporal=temporal, solvers=solvers, scales=scales if guided else None)
 
 
+def _opened(options: Options, made: Mapping[str, Any], seed: int | None) -> tuple[Any, Any]:
+    """(storage, study) of what `made` names, begun or gone on with."""
+    from ralu_cache.tune.storage import open_storage, open_study
+
+    where = options.storage or str(options.study / "study.db")
+    storage = open_storage(where)
+    return storage, open_study(storage, where, made, options.sampler, seed)
+
+
 def _search_of(
     make: Callable[[], Any], prompts: Sequence[str | Mapping[str, Any]], options: Options, count: int, space: Space
 ) -> Any:
     """The search of a worker, on the study that was begun: its first `count` prompts."""
     from ralu_cache.tune.search import Search
-    from ralu_cache.tune.storage import open_storage, open_study, quiet
+    from ralu_cache.tune.storage import quiet
 
     quiet()
     bench, _ = _bench(make(), prompts, options)
-    where = options.storage or str(options.study / "study.db")
-    storage = open_storage(where)
-    study = open_study(storage, where, bench.made, options.sampler, None)  # a seed would have all suggest the same
+    storage, study = _opened(options, bench.made, None)  # a seed would have all suggest the same
     bench = replace(bench, subjects=bench.subjects[:count])
     return Search(study, storage, space, bench, options.study / "pictures", options.cost)
 
