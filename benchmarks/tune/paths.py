@@ -46,15 +46,13 @@ MODEL, STRONG, BATCH = "tiny-flux", 6.0, 16
 GRID = np.linspace(1.0, 0.0, 41)  # levels that a path may stand on
 Z = 2.2  # of the transitions, as the late presets have it
 PLANS = ((0, 4), (0, 5), (0, 7), (8, 1), (8, 2), (6, 3), (8, 4))  # (coarse, fine) steps of the shortest paths
-RIVALS = {  # of each, what a search by hand found; plain steps are at their best shift
-    (0, 4): Setting("4 plain steps, shift 2.5", STRONG, 4, 2.5),
-    (0, 5): Setting("5 plain steps, shift 2.5", STRONG, 5, 2.5),
-    (0, 7): Setting("7 plain steps, shift 2.5", STRONG, 7, 2.5),
-    (8, 1): Setting("8+1 to 0.77", STRONG, spatial=RALU(steps=(8, 1), ends=(0.77, 1.0), shifts=(3.3, 1.4), z=Z)),
-    (8, 2): Setting("8+2 to 0.6", STRONG, spatial=RALU(steps=(8, 2), ends=(0.6, 1.0), shifts=(3.3, 1.4), z=Z)),
-    (6, 3): Setting("6+3 to 0.5", STRONG, spatial=RALU(steps=(6, 3), ends=(0.5, 1.0), shifts=(3.3, 1.4), z=Z)),
-    (8, 4): Setting("8+4 to 0.5", STRONG, spatial=RALU(steps=(8, 4), ends=(0.5, 1.0), shifts=(3.3, 1.4), z=Z)),
-}  # fmt: skip
+RIVALS = {  # of each, what a search by hand found: plain steps are at their best shift
+    **{(0, steps): RALU(steps=(steps,), ends=(1.0,), shifts=(2.5,)) for steps in (4, 5, 7)},
+    **{
+        steps: RALU(steps=steps, ends=(end, 1.0), shifts=(3.3, 1.4), z=Z)
+        for steps, end in (((8, 1), 0.77), ((8, 2), 0.6), ((6, 3), 0.5), ((8, 4), 0.5))
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -219,13 +217,9 @@ def settings(recorded: tuple[Recorded, Recorded], count: int) -> Iterator[tuple[
         plan = of_levels(levels)
         yield "shortest", Setting(f"{counts}: {told}", STRONG, spatial=plan), path_cost(*recorded, levels)
         rival = RIVALS[counts]
-        if isinstance(rival.spatial, RALU):
-            own = [stage.sigmas for stage in rival.spatial.stages(50, 3.0)]
-        else:
-            plain = np.append(np.linspace(1.0, 1 / rival.steps, rival.steps), 0.0)
-            own = [tuple(2.5 * plain / (1 + 1.5 * plain))]
-        yield "by hand", Setting(f"{counts}: {rival.name}", rival.scale, rival.steps, rival.shift,
-                                 spatial=rival.spatial), path_cost(*recorded, own)  # fmt: skip
+        own = [stage.sigmas for stage in rival.stages(50, 3.0)]
+        told = f"{counts}: ends {rival.ends}, shifts {rival.shifts}"
+        yield "by hand", Setting(told, STRONG, spatial=rival), path_cost(*recorded, own)
 
 
 def run(count: int, recorded: int, plans: int, path: Path) -> None:
@@ -279,7 +273,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             *(f"{spearmanr(tell[name], values).statistic:+.2f}" for values in (lost, unlike) for name in tell),
         ])  # fmt: skip
     titles = ("plans", "number", "drawn: by path", "by fewer FLOPs", "likeness: by path", "by fewer FLOPs")
-    lines += [Table(titles, cells).markdown(), "", "Shortest paths as they are, and plans of as many steps by hand:", ""]
+    lines += [Table(titles, cells).markdown(), "", "Shortest paths as they are, and as many steps by hand:", ""]
     cells = []
     for row in rows:
         if row["kind"] in ("shortest", "by hand"):
