@@ -40,7 +40,7 @@ class Best:
 
 FOUND: Mapping[str, Best] = {
     "tiny-flux": Best(2.5, 2.5, 1.5, 0.4, 6.0, 3.0, 2.0, 5.25),
-    "tiny-flux-dev": Best(2.5, 2.5, 1.5, None, 6.0, 3.0, 2.0, 5.25),  # those of its teacher: nothing was searched yet
+    "tiny-flux-dev": Best(2.5, 1.5, 1.5, None, 6.0, 3.0, 2.0, 5.25),
     "tiny-sd3": Best(2.5, 2.5, 1.5, 0.55, 6.0, 3.0, 2.0, 6.0),
 }
 
@@ -105,9 +105,9 @@ def at_their_best(model: str, best: Best) -> tuple[Setting, ...]:
 
 
 def stock_sweep(best: Best) -> Iterator[Setting]:
-    """Where nothing was searched: stock samplers and our plans by guidance scale, steps and shift, as a front has them.
+    """Where guidance is distilled: stock samplers and our plans by guidance scale, steps and shift, as a front has.
 
-    A distilled model's guidance is a number that it was taught, so every scale may serve another number of steps best.
+    It is a number that the model was taught, so that every scale may serve another number of steps best.
     """
     for scale in (3.0, 4.5):
         for steps in (10, 7, 5, 3):
@@ -140,11 +140,8 @@ def settings(model: str, regime: str, few: bool = False) -> tuple[Setting, ...]:
 
 
 def draws(model: str, name: str, start: int) -> bool:
-    """Whether a setting is drawn of the pictures from `start` on: sweeps and the reference only of the first ones.
-
-    Where nothing was searched beforehand, all that was swept counts in the comparison, so it is drawn like the others.
-    """
+    """Whether a setting is drawn of the pictures from `start` on: sweeps and the reference only of the first ones."""
     if name == REFERENCE:
         return start < SWEPT
     cache = PEERS[model].get(name) or GENTLER[model].get(name)
-    return start < SWEPT or cache is None or not cache.swept or FOUND[model].early is None
+    return start < SWEPT or cache is None or not cache.swept
