@@ -56,6 +56,11 @@ class Setting:
         return (self.spatial, self.temporal, self.guidance) != (None, None, None)
 
     @property
+    def layered(self) -> bool:
+        """Whether it reaches into the layers of blocks, which can't be compiled then: the clock is unfair to it."""
+        return self.temporal is not None and self.temporal.startswith("toca")
+
+    @property
     def made(self) -> str:
         """Eight digits that tell this setting, and what its names stand for today, from others."""
         method = None if self.spatial in (None, "ralu") else resolve_spatial(self.spatial, "ralu-4x")
@@ -100,7 +105,7 @@ def pipeline(model: str) -> Any:
 
 @cache
 def plain_pipeline(model: str) -> Any:
-    """One whose blocks are not compiled, for caches that hook them."""
+    """One whose blocks are not compiled, for caches that hook them or their layers."""
     return load(model)
 
 
@@ -162,7 +167,7 @@ def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[i
     """A picture for each prompt, from its seed's noise, and the cost. other: a pipeline of the model to draw with."""
     if setting.peer is not None:
         return _drawn_by_peer(model, setting, prompts, seeds, other)
-    pipe = other or pipeline(model)
+    pipe = other or (plain_pipeline if setting.layered else pipeline)(model)
     given = arguments(model, setting) | _asked(prompts, seeds)
     ratio = FULL_STEPS / setting.steps
     with _sampler(pipe, setting):

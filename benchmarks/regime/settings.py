@@ -63,6 +63,8 @@ def strong(model: str, best: Best) -> tuple[Setting, ...]:
         Setting("taylorseer:3 on 20 steps", STRONG, 20, best.shift, temporal="taylorseer:3"),
         Setting("ralu-8x and teacache", STRONG, spatial="ralu-8x", temporal="teacache"),
         Setting("ralu-8x and seacache", STRONG, spatial="ralu-8x", temporal="seacache"),
+        Setting("toca on 20 steps", STRONG, 20, best.shift, temporal="toca"),
+        Setting("ralu-8x and toca", STRONG, spatial="ralu-8x", temporal="toca"),
         plain[10],
         Setting("5 steps of UniPC", STRONG, 5, best.unipc, "unipc"),
         Setting("ralu-7x", STRONG, spatial="ralu-7x"),
@@ -140,8 +142,9 @@ def settings(model: str, regime: str, few: bool = False) -> tuple[Setting, ...]:
 
 
 def draws(model: str, name: str, start: int) -> bool:
-    """Whether a setting is drawn of the pictures from `start` on: sweeps and the reference only of the first ones."""
-    if name == REFERENCE:
+    """Whether a setting is drawn of the pictures from `start` on: sweeps, the reference and what can't be compiled only
+    of the first ones."""
+    if name == REFERENCE or "toca" in name:
         return start < SWEPT
     cache = PEERS[model].get(name) or GENTLER[model].get(name)
     return start < SWEPT or cache is None or not cache.swept
