@@ -182,6 +182,7 @@ def test_a_setting_that_fails_fails_alone(flux: Any, tmp_path: Path, monkeypatch
     assert handle_of(flux) is None
 
 
+@pytest.mark.slow
 def test_interrupted_it_ends_with_what_was_found_and_goes_on(
     flux: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

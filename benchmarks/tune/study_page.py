@@ -140,6 +140,7 @@ def plot(tuned: Sequence[Line], others: Sequence[Line], path: Path) -> None:
         low, high = [each.low for each in bounds], [each.high for each in bounds]
         axes.vlines([line.ratio for line in lines], low, high, color=colour, lw=0.8, alpha=0.4)
     axes.set_xscale("log")
+    axes.set_xlim(2.5, 40)
     axes.set_xticks(SPEEDS, [f"{speed}×" for speed in SPEEDS])
     axes.minorticks_off()
     axes.set(ylim=(-3, 16), xlabel="times fewer FLOPs than 50 guided steps")
