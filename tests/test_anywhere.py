@@ -362,6 +362,51 @@ def test_a_callback_sees_every_stock_step_and_what_it_changes_is_gone_on_from() 
     assert told == stock_told and not torch.allclose(plain, changed)
 
 
+class Prompted(LoopPipeline):
+    """Its model is given a prompt, and guided by a scale of the pipeline's."""
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor, scale: float, callback_on_step_end: Any = None, callback: Any = None) -> Tensor:
+        self._guidance_scale, prompt = scale, torch.ones(1)
+        self.scheduler.set_timesteps(12)
+        for i, t in enumerate(self.scheduler.timesteps):
+            output = curved(latents, t) * prompt * self._guidance_scale
+            latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+            if callback is not None:
+                callback(i, t, latents)
+            if callback_on_step_end is not None:
+                given = callback_on_step_end(self, i, t, {"latents": latents, "prompt_embeds": prompt})
+                latents, prompt = given["latents"], given["prompt_embeds"]
+        return latents
+
+
+@pytest.mark.parametrize("how", ["scale", "prompt", "prompt in place", "legacy"])
+def test_nothing_is_read_of_what_was_said_before_a_callback_changed_the_condition(how: str) -> None:
+    """From the same latents on, whatever the scale was before."""
+    pipe, model = Prompted(scheduler_of("flow")), loop("flow")[1]
+
+    def change(given: Any, number: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if number != 5:
+            return tensors
+        if how == "scale":
+            given._guidance_scale = 1.0
+        elif how == "prompt":
+            tensors["prompt_embeds"] = 1.0 / given._guidance_scale * tensors["prompt_embeds"]
+        else:
+            tensors["prompt_embeds"].div_(given._guidance_scale)
+        return tensors | {"latents": model.latents}
+
+    def legacy(number: int, t: Any, latents: Tensor) -> None:
+        if number == 2:  # of the loop's own steps
+            pipe._guidance_scale = 1.0
+            latents.copy_(model.latents)
+
+    callbacks = {"callback": legacy} if how == "legacy" else {"callback_on_step_end": change}
+    with accelerate(pipe, temporal=every_third):
+        found = [pipe(model.latents, scale, **callbacks) for scale in (2.0, 4.0)]
+        assert torch.equal(*found)
+
+
 # ---- schedulers within a call
 
 

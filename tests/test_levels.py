@@ -18,6 +18,7 @@ from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.plane.spatial import Stage
 from tests import surroundings
 from tests.pipelines import make_pipeline, random_image
+from tests.pipelines_cogview4 import cogview4_pictures, make_cogview4_pipeline
 from tests.surroundings import (
     CLOSE,
     CONTROLNETS,
@@ -228,6 +229,24 @@ def test_callbacks_on_plans_with_steps_of_their_own(family: Family, plan: str) -
         seen, _ = observed(pipe, 12, lambda **more: family.run(pipe, num_inference_steps=12, **more))
         assert [call[:2] for call in seen] == [call[:2] for call in stock]
         check_passed(handle.report, seen, begins)
+
+
+@pytest.mark.parametrize(
+    "options", [{"spatial": PLAN}, {"temporal": "forecast:3"}, {"temporal": "taylorseer:3"}], ids=str
+)
+def test_a_pipeline_that_tells_callbacks_levels_instead_of_time_steps(options: dict[str, Any]) -> None:
+    """CogView4's are told sigmas."""
+    pipe = make_cogview4_pipeline()
+
+    def told() -> list[tuple[int, float]]:
+        seen: list[tuple[int, float]] = []
+        note = lambda pipe, number, level, tensors: seen.append((number, float(level))) or tensors  # noqa: E731
+        pipe(**cogview4_pictures((0,), height=HEIGHT, width=WIDTH, callback_on_step_end=note))
+        return seen
+
+    stock = told()
+    with accelerate(pipe, **options):
+        assert told() == stock and stock[0][1] <= 1
 
 
 @pytest.mark.parametrize("strength", [0.4, 0.8])

@@ -79,7 +79,6 @@ def possible(**has: Any) -> bool:
         has.get("strength") == "from a picture"
         or has.get("policy", "toca") not in ("teacache", "toca", "adaptive")
         or (family in ("longcat", "hunyuan") and has.get("callback", "no callback") != "no callback")  # takes none
-        or (family == "hunyuan" and has.get("thread") == "in several")  # its guider has a state
         or (family == "ltx" and (has.get("stages") == "stages" or away))  # and no autoencoder here
     ):
         return False
