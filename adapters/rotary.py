@@ -90,6 +90,17 @@ def pick(table: Table, places: Tensor) -> PerSampleTable:
     return PerSampleTable(table[places])
 
 
+def factors_at(table: Tensor, places: Tensor) -> Tensor:
+    """Complex factors (..., d / 2) at any `places` (...), from a model's own table (N, d / 2) of those at whole ones.
+
+    Row i of the table is place i, and row -i place -i. It is read at the whole place below and turned by the rest: at
+    whole places nothing is turned.
+    """
+    below = places.floor()
+    turn = (places - below)[..., None] * table[1].angle()  # at place 1 the angle is the rate
+    return table[below.long()] * torch.polar(torch.ones_like(turn), turn)
+
+
 def turned_by(heads: Tensor, factors: Tensor) -> Tensor:
     """Pairs of neighbouring channels of (B, L, H, d) turned by complex factors (B, L, d / 2), as in Z-Image."""
     pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
