@@ -20,6 +20,7 @@ BUILT_IN = (
     "ralu_cache.adapters.chroma:ChromaAdapter",
     "ralu_cache.adapters.longcat:LongCatAdapter",
     "ralu_cache.adapters.cogview4:CogView4Adapter",
+    "ralu_cache.adapters.qwen21:QwenImage21Adapter",
 )
 _REGISTERED: list[type[Adapter]] = []
 

@@ -3,12 +3,13 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.evidence import known, readme
+from benchmarks.evidence import again, known, readme
 from benchmarks.regime import clock, pictures, search, study, study_page
 from benchmarks.regime import settings as chosen
 from benchmarks.regime.setting import Drawn, Setting, scheduler_of
@@ -41,9 +42,11 @@ class Fake:
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
-    """Four settings, slow measures of one batch alone, few resamplings."""
+    """Four settings, few resamplings; of one batch alone what is measured of few, and by no network."""
     patch.setattr(chosen, "FEW", (FULL, "ralu-12x", "ralu-15x", "4 plain steps"))
     patch.setattr(study, "PERCEPTUAL", 1)
+    quick = replace(study.MEASURES["perceptual"], of=lambda a, b, _: 1000 * np.abs(a - b).mean((1, 2, 3)))
+    patch.setitem(study.MEASURES, "perceptual", quick)
     patch.setattr(study_page, "DRAWS", 10)
 
 
@@ -271,3 +274,14 @@ def test_what_is_held_is_told_beyond_the_full_run(drawn: tuple[Study, Fake]) -> 
     (made.out / "costs.json").write_text(json.dumps(costs))
     text = "\n".join(study_page.costs_table(made, rows))
     assert "| ralu-12x | 10.0x | 10.0x | 20 | 32 KiB | 32 MiB |" in text and "| 20 | 0 KiB | 0 MiB |" in text
+
+
+def test_a_random_tenth_comes_out_again(drawn: tuple[Study, Fake]) -> None:
+    made, _ = drawn
+    rows = again.chosen(made, 0.3, 0)
+    assert len(rows) == round(0.3 * 6) and all(row["setting"] != FULL for row in rows)
+    found = [again.again(made, row) for row in rows]
+    page = again.table(found)
+    assert f"| tiny-flux | {len(rows)} | {len(rows)} | 0 (0) |" in page
+    rows[0] |= {"attributes": [value - 1 for value in rows[0]["attributes"]]}
+    assert again.again(made, rows[0])["attributes"][2] == 1

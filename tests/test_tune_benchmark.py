@@ -64,6 +64,21 @@ def test_the_page_tells_both(tuned: list[Line], tmp_path: Path) -> None:
     assert (tmp_path / "front.png").stat().st_size > 5000
 
 
+def test_what_left_the_front_goes_and_what_stays_has_its_new_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(temporal="teacache:0.2")
+    points = (Point(2, 2, 0.7, 0, 1.2, setting),)
+    front = Front(Facts(steps=50), Measure("m", "m"), points)
+    profile = Profile(Model("a", "b", "c"), "tiny", (front,))
+    old = [row(0, name, 1.0, 90.0) for name in ("full", "left", setting.told)]
+    (tmp_path / "rows").write_text("".join(study._line(each) for each in old))
+    monkeypatch.setattr(study, "load", lambda model: None)
+    study.run("tiny-flux", profile, 16, tmp_path / "rows")
+    full, kept = study.rows_of(tmp_path / "rows")
+    assert full == old[0] and kept == old[2] | {"train": 0.7, "high": 1.2}
+
+
 def test_every_setting_of_the_regime_is_of_a_kind() -> None:
     kinds = {setting.name: kind_of(setting) for setting in strong("tiny-flux", FOUND["tiny-flux"])}
     assert set(kinds.values()) == set(KINDS) - {TUNED}

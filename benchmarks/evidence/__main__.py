@@ -44,7 +44,7 @@ def show_worst(model: str, found: Sequence[Duel], every: Sequence[Way], path: Pa
     duel = min(found, key=lambda each: abs(each.ours.ratio - SHOWN))
     others = [way for way in every if way.kind != OURS and way.name != FULL]
     rivals = sorted(others, key=lambda way: abs(np.log(way.ratio / duel.ours.ratio)))[:RIVALS]
-    chosen = [*duel.lost(WORST), *range(ORDINARY)]
+    chosen = list(dict.fromkeys([*duel.lost(WORST), *range(ORDINARY)]))  # a worst one may be among the first
     prompts = [scene_prompts("study", COUNT)[number] for number in chosen]
     seeds = [FIRST_SEED + number for number in chosen]
     rows: dict[str, Pictures] = {}

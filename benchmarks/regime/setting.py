@@ -193,7 +193,7 @@ def _asked(prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
 @cache
 def step_flops(model: str, scale: float, batch: int) -> float:
     """Of a denoiser's guided step on so many pictures in full, by PyTorch's count."""
-    from benchmarks.regime.peers import Counted
+    from benchmarks.counted import Counted
 
     pipe, setting = plain_pipeline(model), Setting("one step", scale, steps=1)
     with Counted(pipe.transformer) as counted:
@@ -203,7 +203,8 @@ def step_flops(model: str, scale: float, batch: int) -> float:
 
 def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any) -> Drawn:
     """As `draw`, by a peer's cache on blocks that are not compiled; FLOPs as counted against a full call's."""
-    from benchmarks.regime.peers import Counted, fresh_for, peer
+    from benchmarks.counted import Counted
+    from benchmarks.regime.peers import fresh_for, peer
 
     assert setting.peer is not None
     step = step_flops(model, setting.scale, len(prompts))  # before the cache is on

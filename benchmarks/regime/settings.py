@@ -129,6 +129,7 @@ def stock_sweep(best: Best) -> Iterator[Setting]:
 FEW = (
     FULL, REFERENCE, "ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-22x", "7 plain steps", "5 plain steps",
     "8 plain steps, guided", "7 steps of", "4 plain steps", "3 plain steps", "3 steps of UniPC", "4 steps of UniPC",
+    "10 plain steps", "ralu-4x", "ralu-7x",
 )  # fmt: skip
 
 

@@ -58,14 +58,16 @@ class Line:
 
 
 def run(model: str, profile: Profile, count: int, path: Path) -> None:
-    """Draws and measures what is missing of the full run and the profile's front."""
-    done = {(row["start"], row["setting"]) for row in rows_of(path)}
+    """Draws and measures what is missing of the full run and the profile's front; what left the front goes."""
     pipe, prompts = load(model), scene_prompts("study", count)
     (front,) = (front for front in profile.fronts if front.call.steps == STEPS)
     settings: dict[str, tuple[Setting, Row]] = {FULL: (Setting(), {})}
     for point in front.points:
         settings[point.setting.told] = point.setting, {"train": point.loss, "high": point.high}
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [row | settings[row["setting"]][1] for row in rows_of(path) if row["setting"] in settings]
+    path.write_text("".join(_line(row) for row in rows))
+    done = {(row["start"], row["setting"]) for row in rows}
     for start in range(0, count, regime.BATCH):
         chosen, whole = prompts[start : start + regime.BATCH], None
         if all((start, name) in done for name in settings):
@@ -83,7 +85,11 @@ def run(model: str, profile: Profile, count: int, path: Path) -> None:
             row = {"start": start, "setting": name, "ratio": round(ratio, 3)} | own
             values = {key: np.round(found[key], digits).tolist() for key, digits in JUDGED.items()}
             with path.open("a") as file:
-                file.write(json.dumps(row | values, separators=(",", ":")) + "\n")
+                file.write(_line(row | values))
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, separators=(",", ":")) + "\n"
 
 
 def draw(pipe: Any, model: str, setting: Setting, prompts: Sequence[str], seed: int) -> tuple[Any, float]:

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-from ralu_cache.engine.context import Pause, call_of, entered
+from ralu_cache.adapters.probed import tensors_in
+from ralu_cache.engine.context import Pause, call_of, current, entered
 from ralu_cache.engine.disguise import disguised, stock_of
+from ralu_cache.engine.identity import Identity
 from ralu_cache.engine.scheduler import lay_out, whole
 from ralu_cache.engine.scheduler_run import SHOWN
 
@@ -49,6 +51,8 @@ def _pipeline_class(stock: Any) -> type:
     private = {name for name in stores if name.startswith("_")} - _SHARED
     body: dict[str, Any] = {name: _of_the_call(stock, name) for name in private | {"scheduler"}}
     body["components"] = _components(stock)
+    if "guider" in inspect.signature(stock.__init__).parameters:
+        body["guider"] = _guider()
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
     return disguised(
@@ -112,13 +116,22 @@ def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
             return tell(pipe, index, timestep, tensors)
         if "_num_timesteps" in call.own:
             call.own["_num_timesteps"] = call.stock.steps
+        levels = call.levels_like(timestep)
         while call.told < call.passed and not getattr(pipe, "_interrupt", False):
             step, call.told = call.told, call.told + 1
-            level = call.stock_timesteps[call.stock.entry + step]
+            level = levels[call.stock.entry + step]
+            before = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True)
             tensors = {**tensors, **(tell(pipe, step, level, tensors) or {})}
+            if call.run is None and not before.is_still((), dict(tensors_in(_but_latents(tensors))), ()):
+                call.forget()  # the hooks of a run in the model see for themselves
         return tensors
 
     return call_back
+
+
+def _but_latents(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a callback sees beside the latents: the conditions of the model's calls."""
+    return {name: value for name, value in tensors.items() if name != "latents"}
 
 
 def _components(stock: Any) -> property:
@@ -147,12 +160,43 @@ def _of_the_call(stock: type, name: str) -> property:
         vars(self)[name] = value  # there too: other threads may watch
         call = call_of(self)
         if call is not None and name != "scheduler":
+            if current() is not call and name in call.own and not _alike(call.own[name], value):
+                call.forget()  # a callback changed guidance, say
             call.own[name] = value
 
     def delete(self: Any) -> None:
         vars(self).pop(name, None)
 
     return property(get, put, delete)
+
+
+def _guider() -> property:
+    """The pipeline's guider, within a call the call's own: see `ralu_cache.engine.guider`."""
+
+    def get(self: Any) -> Any:
+        try:
+            held = vars(self)["guider"]
+        except KeyError:
+            raise AttributeError("guider") from None
+        call = call_of(self)
+        return held if call is None or held is None else call.guider_of(held)
+
+    def put(self: Any, value: Any) -> None:
+        vars(self)["guider"] = value
+        call = call_of(self)
+        if call is not None:
+            call.guider = None
+
+    def delete(self: Any) -> None:
+        vars(self).pop("guider", None)
+
+    return property(get, put, delete)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """True for the same object, and for equal numbers."""
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    return one is other or (numbers and one == other)
 
 
 def _get_timesteps(stock: Any) -> Callable[..., Any]:
