@@ -621,8 +621,9 @@ def test_schedulers_that_are_refused_by_name(scheduler: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"spatial": "ralu"}, TypeError, r"LoopPipeline \(no transformer\) is not supported.*temporal='forecast'"),
-        ({"temporal": "teacache"}, TypeError, "temporal='teacache' needs an adapter"),
+        ({"spatial": "ralu"}, TypeError, r"LoopPipeline \(no transformer\) is not supported.*temporal='forecast:3'"),
+        ({"temporal": "teacache"}, TypeError, "temporal='teacache' needs a pipe.transformer made of blocks"),
+        ({"temporal": "toca"}, TypeError, "temporal='toca' needs an adapter; what works here: temporal='forecast:3'"),
         ({"speedup": 4}, TypeError, "speedup=4 needs an adapter"),
         ({"guidance": "early"}, TypeError, "guidance='early' needs an adapter"),
         ({"temporal": Forecast(tolerance=0.2)}, ValueError, r"tolerance=0.2 asks the model.*LoopPipeline"),
@@ -660,6 +661,14 @@ def test_a_loop_that_leaves_out_a_step_of_its_own() -> None:
         assert pipe(model, model.latents, stop=1).isfinite().all(), "an interrupt is no such thing"
     with accelerate(pipe, temporal="forecast:1"):
         assert torch.equal(pipe(model, model.latents), stock)
+
+
+@pytest.mark.parametrize(("name", "advised"), [("dpm-flow", True), ("dpm", False), ("ddim", False)])
+def test_another_scheduler_is_advised_to_models_of_a_flow_alone(name: str, advised: bool) -> None:
+    """A model that predicts epsilon would draw noise on it."""
+    with pytest.raises(TypeError, match="is not supported by this setting") as refusal:
+        accelerate(LoopPipeline(scheduler_of(name)), solver="multistep")
+    assert ("set pipe.scheduler" in str(refusal.value)) is advised
 
 
 def test_a_loop_that_puts_back_states_of_its_scheduler() -> None:

@@ -109,8 +109,10 @@ def check_steps(scheduler: Any) -> None:
 def check_flow_match_euler(scheduler: Any) -> None:
     """Raise TypeError or ValueError unless `scheduler` is a flow-match Euler one whose options can be staged."""
     if stock_of(type(scheduler)) is not FlowMatchEulerDiscreteScheduler:
-        shift = getattr(scheduler, "config", {}).get("flow_shift")
-        advice = "" if shift is None else f": set pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift})"
+        config = getattr(scheduler, "config", {})
+        advice = ""
+        if config.get("use_flow_sigmas"):  # the model predicts a flow
+            advice = f": set pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={config.get('flow_shift')})"
         raise TypeError(
             f"scheduler {stock_of(type(scheduler)).__name__} is not supported by this setting, which needs "
             f"FlowMatchEulerDiscreteScheduler{advice}; temporal='forecast' works with any of {', '.join(STEPPERS)}"
