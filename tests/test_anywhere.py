@@ -366,6 +366,60 @@ def test_a_callback_sees_every_stock_step_and_what_it_changes_is_gone_on_from() 
     assert told == stock_told and not torch.allclose(plain, changed)
 
 
+class Prompted(LoopPipeline):
+    """Its model is given a prompt, and guided by a scale of the pipeline's."""
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor, scale: float, callback_on_step_end: Any = None, callback: Any = None) -> Tensor:
+        self._guidance_scale, prompt = scale, torch.ones(1)
+        self.scheduler.set_timesteps(12)
+        for i, t in enumerate(self.scheduler.timesteps):
+            output = curved(latents, t) * prompt * self._guidance_scale
+            latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+            if callback is not None:
+                callback(i, t, latents)
+            if callback_on_step_end is not None:
+                given = callback_on_step_end(self, i, t, {"latents": latents, "prompt_embeds": prompt})
+                latents, prompt = given["latents"], given["prompt_embeds"]
+        return latents
+
+
+@pytest.mark.parametrize("how", ["scale", "prompt", "prompt in place", "legacy"])
+def test_nothing_is_read_of_what_was_said_before_a_callback_changed_the_condition(how: str) -> None:
+    """From the same latents on, whatever the scale was before."""
+    pipe, model = Prompted(scheduler_of("flow")), loop("flow")[1]
+
+    def change(given: Any, number: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if number != 5:
+            return tensors
+        if how == "scale":
+            given._guidance_scale = 1.0
+        elif how == "prompt":
+            tensors["prompt_embeds"] = 1.0 / given._guidance_scale * tensors["prompt_embeds"]
+        else:
+            tensors["prompt_embeds"].div_(given._guidance_scale)
+        return tensors | {"latents": model.latents}
+
+    def legacy(number: int, t: Any, latents: Tensor) -> None:
+        if number == 2:  # of the loop's own steps
+            pipe._guidance_scale = 1.0
+            latents.copy_(model.latents)
+
+    callbacks = {"callback": legacy} if how == "legacy" else {"callback_on_step_end": change}
+    with accelerate(pipe, temporal=every_third):
+        found = [pipe(model.latents, scale, **callbacks) for scale in (2.0, 4.0)]
+        assert torch.equal(*found)
+
+
+def test_an_interrupt_that_the_pipeline_does_not_know_is_ignored_as_in_stock() -> None:
+    pipe, model = loop("flow")
+    pipe._interrupt = True
+    told: list[None] = []
+    with accelerate(pipe, temporal=every_third):
+        pipe(curved, model.latents, callback_on_step_end=looking(lambda: told.append(None)))
+    assert len(told) == 12
+
+
 # ---- schedulers within a call
 
 
@@ -686,19 +740,20 @@ def test_steps_counted_from_the_end() -> None:
 
 
 def test_eta_and_arguments_that_count_steps() -> None:
-    pipe, model = loop("ddim")
+    class Ending(LoopPipeline):
+        def __call__(
+            self, model: Any, latents: Tensor, eta: float = 0.0, denoising_end: float | None = None
+        ) -> Tensor:
+            return LoopPipeline.__call__(self, model, latents, eta=eta)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Ending(scheduler), Linear(scheduler, 12, "clean")
     with accelerate(pipe, temporal=every_third):
         with pytest.raises(ValueError, match=r"eta=0.5 draws fresh noise"):
             pipe(curved, model.latents, eta=0.5)
+        with pytest.raises(ValueError, match=r"denoising_end=0.8 counts steps"):
+            pipe(curved, model.latents, denoising_end=0.8)
         assert pipe(curved, model.latents, eta=0.0).isfinite().all()
-
-    class Ending(LoopPipeline):
-        def __call__(self, model: Any, latents: Tensor, denoising_end: float | None = None) -> Tensor:
-            return LoopPipeline.__call__(self, model, latents)
-
-    ends = pytest.raises(ValueError, match=r"denoising_end=0.8 counts steps")
-    with accelerate(pipe := Ending(pipe.scheduler), temporal=every_third), ends:
-        pipe(curved, model.latents, denoising_end=0.8)
     with accelerate(pipe, temporal="forecast:1"):
         assert pipe(curved, model.latents, eta=0.5, denoising_end=0.8).isfinite().all(), "all is computed"
 
