@@ -411,6 +411,15 @@ def test_nothing_is_read_of_what_was_said_before_a_callback_changed_the_conditio
         assert torch.equal(*found)
 
 
+def test_an_interrupt_that_the_pipeline_does_not_know_is_ignored_as_in_stock() -> None:
+    pipe, model = loop("flow")
+    pipe._interrupt = True
+    told: list[None] = []
+    with accelerate(pipe, temporal=every_third):
+        pipe(curved, model.latents, callback_on_step_end=looking(lambda: told.append(None)))
+    assert len(told) == 12
+
+
 # ---- schedulers within a call
 
 

@@ -102,11 +102,16 @@ class Call:
             self.guider = counting(held, self)
         return self.guider
 
-    def forget(self) -> None:
-        """A callback changed what the model is conditioned on: what it said before is on no line with what it will."""
+    def forget(self, residuals: bool = False) -> None:
+        """A callback changed what the model is conditioned on: what it said before is on no line with what it will.
+
+        residuals: nor is what its blocks gave, though its calls are of the same tensors.
+        """
         runs = [scheduler.run for scheduler in (self.scheduler, *self.copies)]
         for run in {id(run): run for run in runs if run is not None}.values():
             run.forget()
+        if residuals and self.run is not None:
+            self.run.branches.clear()
 
     def follow(self, run: SchedulerRun) -> None:
         """A step of a run is made: where the call's own scheduler makes none, a copy's is told of (SkyReels)."""
