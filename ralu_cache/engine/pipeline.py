@@ -56,8 +56,8 @@ def _pipeline_class(stock: Any) -> type:
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
     return disguised(
-        stock, **body, __call__=_accelerated(stock.__call__, not _SHARED.isdisjoint(stores)), progress_bar=_progress_bar(stock),
-        __reduce_ex__=_reduce, __setstate__=_revive,
+        stock, **body, __call__=_accelerated(stock.__call__, not _SHARED.isdisjoint(stores)),
+        progress_bar=_progress_bar(stock), __reduce_ex__=_reduce, __setstate__=_revive,
     )  # fmt: skip
 
 
