@@ -110,6 +110,12 @@ class SchedulerRun:
         finally:
             self.entering = False
 
+    def forget(self) -> None:
+        """Forecasts begin anew: another denoiser or prompt, or other guidance. What a solver steps on goes on, as in
+        stock."""
+        if self.setting.solver is None:
+            self._trail = Trail(self.setting.forecast.depth)
+
     def beside(self) -> SchedulerRun:
         """The run of a copy of the scheduler, which stands where this one does and goes on by itself."""
         other = copy.copy(self)
@@ -164,6 +170,11 @@ class SchedulerRun:
         return self.done
 
     @property
+    def stock_step(self) -> int:
+        """The step of the stock schedule that comes."""
+        return min(self.done, self.steps - 1)
+
+    @property
     def finished(self) -> bool:
         return self.index == self.count
 
@@ -206,7 +217,7 @@ class SchedulerRun:
         place = self._places[index]
         value = reading.value(place, sample.float(), model_output.float())
         if index == self._change:
-            self._trail = Trail(self.setting.forecast.depth)
+            self.forget()
         self._trail = self._trail.record(place.share, value)
         if given.get("timestep_back") is not None and index:  # CogVideoX's solver keeps its history in the pipeline
             given["timestep_back"] = self._time(index - 1, given["timestep_back"])
