@@ -171,7 +171,6 @@ def test_in_all_surroundings(cell: Cell) -> None:
             again, meanwhile = fast(), draw(other, given)
         assert torch.equal(again, found)
     after = draw(pipe, given)
-    assert torch.equal(after, draw(other, given))
     assert cell.lora == "lora after" or torch.equal(after, before)
     for picture in (meanwhile, *nested):
         assert torch.equal(picture, after), "the other pipeline is stock meanwhile"

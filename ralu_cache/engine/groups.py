@@ -142,11 +142,13 @@ class Groups:
         return self._layers.replay_flops(call, *counts)
 
     def _cost(self, pending: Pending, group: Group, call: Mapping[str, Any], skipped: bool = False) -> float:
-        """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch."""
+        """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch, and
+        apart for a first call that does more."""
         count = self.costs.skipped_flops if skipped else self.costs.flops
         if pending.branch is None:
             return count(call)
-        key, costs = (skipped, None if group.samples is None else len(group.samples.numbers)), pending.branch.costs
+        numbers, costs = None if group.samples is None else len(group.samples.numbers), pending.branch.costs
+        key = (skipped, numbers, self.costs.later(call) is call)
         if (known := costs.get(key)) is None:
             known = costs[key] = count(call)
         return known

@@ -187,7 +187,7 @@ class RootHook:
         if self.reduce_only:
             run.tally.controlled = True
             return pending
-        run.tally.count_call(self._groups.costs.flops, whole, layout.batch, run)
+        run.tally.count_call(self._groups.costs, whole, layout.batch, run)
         if condition is not None:
             run.called(condition, rows)
         if index is not None:

@@ -58,9 +58,9 @@ class SchedulerRun:
         self.full: dict[str, Tensor] = {
             name: vars(scheduler)[name] for name in SHOWN if torch.is_tensor(vars(scheduler).get(name))
         }
-        quantity = setting.forecast.quantity_of(stages=1)
+        quantity = "clean" if setting.solver is not None else setting.forecast.quantity_of(stages=1)
         scale = float(scheduler.config.get("sigma_data", 1.0))
-        self._reading = Reading(kind_of(scheduler), "clean" if setting.solver is not None else quantity, scale)
+        self._reading = Reading(kind_of(scheduler, self.full), quantity, scale)
         self._places = places_of(scheduler, self.full)
         self._ends_early = scheduler.config.get("final_sigmas_type") == "sigma_min"
         self.count = len(self._places)
@@ -121,6 +121,16 @@ class SchedulerRun:
         other = copy.copy(self)
         other.report, other._clock = None, Clock()
         return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SchedulerRun:
+        """Within a copy of the scheduler's whole state. Raises RuntimeError where steps are left out: who puts such a
+        state back has the scheduler step several latents in turn, each with what was kept of another."""
+        if self.leaves_out:
+            raise RuntimeError(
+                f"this pipeline copies its scheduler's state, to step several views of a picture in turn, so "
+                f"{self.setting.forecast} cannot serve it; disable it, or compute every step"
+            )
+        return self.beside()
 
     def rest(self) -> None:
         """It is over: nothing is kept of what was computed, whoever still holds the run."""
