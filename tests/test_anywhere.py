@@ -740,7 +740,14 @@ def test_steps_counted_from_the_end() -> None:
 
 
 def test_eta_and_arguments_that_count_steps() -> None:
-    pipe, model = loop("ddim")
+    class Ending(LoopPipeline):
+        def __call__(
+            self, model: Any, latents: Tensor, eta: float = 0.0, denoising_end: float | None = None
+        ) -> Tensor:
+            return LoopPipeline.__call__(self, model, latents, eta=eta)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Ending(scheduler), Linear(scheduler, 12, "clean")
     with accelerate(pipe, temporal=every_third):
         with pytest.raises(ValueError, match=r"eta=0.5 draws fresh noise"):
             pipe(curved, model.latents, eta=0.5)
