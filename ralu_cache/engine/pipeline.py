@@ -47,7 +47,7 @@ def handle_of(pipe: Any) -> Any:
 
 @cache
 def _pipeline_class(stock: Any) -> type:
-    stores = {i.argval for i in dis.get_instructions(inspect.unwrap(stock.__call__)) if i.opname == "STORE_ATTR"}
+    stores = _stored(stock)
     private = {name for name in stores if name.startswith("_")} - _SHARED
     body: dict[str, Any] = {name: _of_the_call(stock, name) for name in private | {"scheduler"}}
     body["components"] = _components(stock)
@@ -55,14 +55,21 @@ def _pipeline_class(stock: Any) -> type:
         body["guider"] = _guider()
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
+    call = _accelerated(stock.__call__, not _SHARED.isdisjoint(stores))
     return disguised(
-        stock, **body, __call__=_accelerated(stock.__call__), progress_bar=_progress_bar(stock),
+        stock, **body, __call__=call, progress_bar=_progress_bar(stock),
         __reduce_ex__=_reduce, __setstate__=_revive,
     )  # fmt: skip
 
 
-def _accelerated(stock_call: Any) -> Callable[..., Any]:
-    """`stock_call` within a `Call`; so is what it wraps (without no_grad, say)."""
+def _stored(stock: type) -> set[str]:
+    """The attributes that a pipeline's `__call__` stores, or that of a class which it may go on to."""
+    calls = (inspect.unwrap(vars(cls)["__call__"]) for cls in stock.__mro__ if "__call__" in vars(cls))
+    return {found.argval for call in calls for found in dis.get_instructions(call) if found.opname == "STORE_ATTR"}
+
+
+def _accelerated(stock_call: Any, interrupts: bool) -> Callable[..., Any]:
+    """`stock_call` within a `Call`; so is what it wraps (without no_grad, say). interrupts: see `_told`."""
     signature = inspect.signature(stock_call)
     defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
 
@@ -81,7 +88,9 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
                 continue
             if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):  # stock asks for the class
                 bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
-            bound.arguments[name] = _told(callback) if name == "callback_on_step_end" else _paused(callback)
+            bound.arguments[name] = (
+                _told(callback, interrupts) if name == "callback_on_step_end" else _paused(callback)
+            )
         with handle.call(self, **given):
             result = stock_call(*bound.args, **bound.kwargs)
             if (call := call_of(self)) is not None:
@@ -89,7 +98,7 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
             return result
 
     if hasattr(stock_call, "__wrapped__"):
-        __call__.__wrapped__ = _accelerated(stock_call.__wrapped__)
+        __call__.__wrapped__ = _accelerated(stock_call.__wrapped__, interrupts)
     return __call__
 
 
@@ -102,11 +111,12 @@ def _paused(callback: Any) -> Callable[..., Any]:
     return call_back
 
 
-def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
+def _told(callback: Any, interrupts: bool) -> Callable[..., Mapping[str, Any]]:
     """`callback_on_step_end`, called once for each step of the stock schedule, as soon as the run has passed it.
 
     So what it does at a step, or at a share of them, it does at the noise level that this means in the stock call. A
-    step of the run may pass none of them, or several; those after an interrupt are not told.
+    step of the run may pass none of them, or several; those after an interrupt are not told. interrupts: the pipeline
+    knows such; else it ignores that attribute, whoever set it once.
     """
     tell = _paused(callback)
 
@@ -117,7 +127,7 @@ def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
         if "_num_timesteps" in call.own:
             call.own["_num_timesteps"] = call.stock.steps
         levels = call.levels_like(timestep)
-        while call.told < call.passed and not getattr(pipe, "_interrupt", False):
+        while call.told < call.passed and not (interrupts and getattr(pipe, "_interrupt", False)):
             step, call.told = call.told, call.told + 1
             level = levels[call.stock.entry + step]
             before = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True)
@@ -161,7 +171,7 @@ def _of_the_call(stock: type, name: str) -> property:
         call = call_of(self)
         if call is not None and name != "scheduler":
             if current() is not call and name in call.own and not _alike(call.own[name], value):
-                call.forget()  # a callback changed guidance, say
+                call.forget(residuals=name.endswith("_kwargs"))  # guidance, or what the model is told
             call.own[name] = value
 
     def delete(self: Any) -> None:
@@ -225,6 +235,8 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
             return *more, rest, count
         if len(rest) < steps and not run.stock.entry:  # the pipeline told the scheduler nothing
             scheduler.set_begin_index(steps - len(rest))
+        if not run.lays_out:  # of the few steps that are left none is left out
+            return *more, rest, count
         lay_out(scheduler, run)
         return *more, scheduler.timesteps, len(scheduler.timesteps)
 

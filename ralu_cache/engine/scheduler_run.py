@@ -127,8 +127,8 @@ class SchedulerRun:
         state back has the scheduler step several latents in turn, each with what was kept of another."""
         if self.leaves_out:
             raise RuntimeError(
-                f"this pipeline copies its scheduler's state, to step several views of a picture in turn, so "
-                f"{self.setting.forecast} cannot serve it; disable it, or compute every step"
+                "the pipeline copies its scheduler's state, to step several views of a picture in turn, and forecasts "
+                "cannot tell them apart; disable them, or compute every step ('forecast:1')"
             )
         return self.beside()
 
