@@ -99,7 +99,7 @@ def page(models: Mapping[str, Sequence[Duel]], caches: Mapping[str, Sequence[Due
         "",
         "Made by `python -m benchmarks.evidence` from the rows of the [study](../regime/study.md), which tells",
         "settings, measures, prompts and seeds. Theirs are one front of fewer steps and caches, at guidance 6 and at",
-        "the scale and interval that serve each best, ours every setting that has these pictures, so the choice favours",
+        "the scale and interval that serve each best, ours every setting that has these pictures: the choice favours",
         "them. Their cost is made equal by interpolation in log FLOPs between two neighbours on the front, picture by",
         "picture; where none of them is so cheap, their cheapest stands here. Differences are paired, with 95 %",
         "bootstrap intervals; attributes are in the eyes of a classifier. The front is that of attributes; the same",
