@@ -55,9 +55,10 @@ def _pipeline_class(stock: Any) -> type:
         body["guider"] = _guider()
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
+    call = _accelerated(stock.__call__, not _SHARED.isdisjoint(stores))
     return disguised(
-        stock, **body, __call__=_accelerated(stock.__call__, not _SHARED.isdisjoint(stores)),
-        progress_bar=_progress_bar(stock), __reduce_ex__=_reduce, __setstate__=_revive,
+        stock, **body, __call__=call, progress_bar=_progress_bar(stock),
+        __reduce_ex__=_reduce, __setstate__=_revive,
     )  # fmt: skip
 
 
@@ -234,6 +235,8 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
             return *more, rest, count
         if len(rest) < steps and not run.stock.entry:  # the pipeline told the scheduler nothing
             scheduler.set_begin_index(steps - len(rest))
+        if not run.lays_out:  # of the few steps that are left none is left out
+            return *more, rest, count
         lay_out(scheduler, run)
         return *more, scheduler.timesteps, len(scheduler.timesteps)
 
