@@ -14,9 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook
-from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.ranks import Ranks, ranks_of
-from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
+from ralu_cache.adapters.packed import PackedAdapter, of_one
+from ralu_cache.adapters.ranks import ranks_of
+from ralu_cache.adapters.rotary import Table, kept_tables, per_sample_tables, pick
 from ralu_cache.adapters.sparse_flux import FluxSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 
@@ -53,7 +53,7 @@ class FluxAdapter(PackedAdapter):
         return self.counted_share(image, words)
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
-        ids = _of_one(call["img_ids"])
+        ids = of_one(call["img_ids"])
         own = ids[:, :1] == ids[0, 0]
         rows, columns = (torch.where(own, ids[:, 1:] - ids[0, 1:], 0).amax(0) + 1).int().tolist()
         return rows, columns
@@ -61,7 +61,7 @@ class FluxAdapter(PackedAdapter):
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
     ) -> dict[str, Any]:
-        ids, count = _of_one(call["img_ids"]), layout.fine_grid[0] * layout.fine_grid[1]
+        ids, count = of_one(call["img_ids"]), layout.fine_grid[0] * layout.fine_grid[1]
         own = F.pad(positions[0], (1, 0)) + ids[0]
         return {**self.pack(call, layout, tokens), "img_ids": torch.cat([own, ids[count:].to(own)])}
 
@@ -76,15 +76,20 @@ class FluxAdapter(PackedAdapter):
             current = active()
             if current is None:
                 return None
-            shared = current.positions is None or current.layout.shared
+            shared, text = current.positions is None or current.layout.shared, current.call["txt_ids"].shape[-2]
 
             def make() -> Sequence[Table]:
-                return table if shared else _per_sample_tables(embed, args[0], current, ranks_of(module))
+                if shared:
+                    return table
+                ids, ranks = args[0], ranks_of(module)
+                if ranks is not None:  # the model was given this rank's alone
+                    ids = torch.cat([of_one(current.call["txt_ids"]), of_one(current.call["img_ids"])])
+                return per_sample_tables(embed, ids, current, ranks, text)
 
             tables = kept_tables(current, _key(embed, current), make)
             if current.fresh is None:
                 return tables
-            text, tokens = current.call["txt_ids"].shape[-2], current.fresh.tokens
+            tokens = current.fresh.tokens
             assert tokens is not None
             places = current.fresh.joint(args[0].shape[-2], text, text + tokens.shape[1])
             return tuple(pick(table, places) for table in tables)
@@ -102,26 +107,6 @@ class FluxAdapter(PackedAdapter):
         return transformer.transformer_blocks[0].norm1(hidden, emb=embedding)[0]
 
 
-def _of_one(ids: Tensor) -> Tensor:
-    """(N, 3): the ids (picture, row, column) of one sample; they are the same for all. The image's own come first."""
-    return ids[0] if ids.ndim == 3 else ids
-
-
 def _key(embed: nn.Module, call: LayoutCall) -> tuple[int, ...]:
     """Of a table: whose it is, for which layout, and how many position ids it has, text and image."""
     return id(embed), id(call.layout), call.call["txt_ids"].shape[-2] + call.call["img_ids"].shape[-2]
-
-
-def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall, ranks: Ranks | None) -> tuple[PerSampleTable, ...]:
-    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions, of this rank's tokens."""
-    text = call.call["txt_ids"].shape[-2]
-    if ranks is not None:
-        ids = torch.cat([_of_one(call.call["txt_ids"]), _of_one(call.call["img_ids"])])
-    places = ids.expand(call.layout.batch, -1, -1).clone()
-    assert call.positions is not None
-    origin = ids[text, 1:] - call.positions[0, 0]
-    places[:, text : text + call.layout.tokens, 1:] = call.positions + origin
-    tables = [t.unflatten(0, (len(places), -1)) for t in embed.forward(places.flatten(0, 1))]
-    if ranks is not None:  # text and image are divided each by itself
-        tables = [torch.cat([ranks.own(t[:, :text]), ranks.own(t[:, text:])], 1) for t in tables]
-    return tuple(map(PerSampleTable, tables))

@@ -14,9 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.counted import flux_cost, row_flops
 from ralu_cache.adapters.hooks import Hook, is_first_placed, placed_after
-from ralu_cache.adapters.packed import PackedAdapter
-from ralu_cache.adapters.ranks import Ranks, ranks_of
-from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
+from ralu_cache.adapters.packed import PackedAdapter, of_one
+from ralu_cache.adapters.ranks import ranks_of
+from ralu_cache.adapters.rotary import Table, kept_tables, per_sample_tables, pick
 from ralu_cache.adapters.sparse_flux2 import Flux2SparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 
@@ -50,7 +50,7 @@ class Flux2Adapter(PackedAdapter):
         return isinstance(transformer, Flux2Transformer2DModel)
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
-        ids = _of_one(call["img_ids"])
+        ids = of_one(call["img_ids"])
         rows, columns = (torch.where(ids[:, :1] == 0, ids[:, 1:3], 0).amax(0) + 1).int().tolist()
         return rows, columns
 
@@ -66,7 +66,7 @@ class Flux2Adapter(PackedAdapter):
     def shorten(
         self, call: Mapping[str, Any], layout: TokenLayout, tokens: Tensor, positions: Tensor
     ) -> dict[str, Any]:
-        ids, count = _of_one(call["img_ids"]), layout.fine_grid[0] * layout.fine_grid[1]
+        ids, count = of_one(call["img_ids"]), layout.fine_grid[0] * layout.fine_grid[1]
         own = F.pad(positions[0], (1, 1))
         ids = torch.cat([own, ids[count:].to(own)])[None]  # of a batch, as the pipelines give them
         return {**self.pack(call, layout, tokens), "img_ids": ids}
@@ -81,7 +81,11 @@ class Flux2Adapter(PackedAdapter):
             key, shared = (id(embed), id(current.layout)), current.positions is None or current.layout.shared
 
             def make() -> Sequence[Table]:
-                return table if shared else _per_sample_tables(embed, args[0], current, ranks_of(module))
+                if shared:
+                    return table
+                ranks = ranks_of(module)  # with them the model was given this rank's ids alone
+                ids = args[0] if ranks is None else of_one(current.call["img_ids"])
+                return per_sample_tables(embed, ids, current, ranks)
 
             tables = kept_tables(current, (*key, len(args[0])), make)
             if current.fresh is None:
@@ -108,18 +112,3 @@ class Flux2Adapter(PackedAdapter):
 
     def besides(self, call: Mapping[str, Any]) -> int:
         return 0 if call.get("guidance") is None else len(call["hidden_states"]) * self._guidance
-
-
-def _of_one(ids: Tensor) -> Tensor:
-    """(N, 4): the ids of one sample; they are the same for all."""
-    return ids[0] if ids.ndim == 3 else ids
-
-
-def _per_sample_tables(embed: Any, ids: Tensor, call: LayoutCall, ranks: Ranks | None) -> tuple[PerSampleTable, ...]:
-    """Rotary tables (cos, sin) with the layout's tokens of each sample at its own positions, of this rank's tokens."""
-    ids = ids if ranks is None else _of_one(call.call["img_ids"])
-    places = ids.expand(call.layout.batch, -1, -1).clone()
-    assert call.positions is not None
-    places[:, : call.layout.tokens, 1:3] = call.positions
-    tables = [t.unflatten(0, (len(places), -1)) for t in embed.forward(places.flatten(0, 1))]
-    return tuple(PerSampleTable(t if ranks is None else ranks.own(t)) for t in tables)

@@ -73,3 +73,8 @@ class TokenwiseAdapter(PackedAdapter):
 
     def prediction_image(self, prediction: Tensor, layout: TokenLayout) -> Tensor:
         return layout.expand(take(prediction, corners(layout)))
+
+
+def of_one(ids: Tensor) -> Tensor:
+    """The position ids (N, 3 or 4) of one sample: picture, row, column. They are the same for all."""
+    return ids[0] if ids.ndim == 3 else ids

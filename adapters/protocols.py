@@ -55,6 +55,7 @@ class Adapter(Protocol):
     fill: int = 1  # the model pads image tokens to whole multiples of so many
     no_guidance: float = 1.0  # the scale at which their formula gives the prediction with the prompt
     takes: str = "hidden_states"  # the denoiser's argument that holds the latents
+    others_first: bool = False  # in packed predictions, what stands beside the image's tokens comes before them
     ranked: bool = False  # its tokens may be divided among ranks, see `ranks.py`
     lacks: ClassVar[Mapping[str, str]] = {}  # parts that it can't have, by name, and why
 
@@ -173,9 +174,10 @@ class Blocks(Protocol):
         """The image tokens (B, n, d) among a block's arguments."""
         return args[0] if args else kwargs["hidden_states"]  # gradient checkpointing goes by position
 
-    def image_tokens(self, hidden: Tensor, image: int) -> tuple[Tensor, Tensor | None]:
-        """What the first block or the head is given -> its `image` tokens, and what is behind them if there is more."""
-        return hidden, None
+    def image_tokens(self, hidden: Tensor, image: int) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """What the first block or the head is given -> what is before its `image` tokens if there is more, the tokens,
+        and what is behind them."""
+        return None, hidden, None
 
     def replaces(self) -> bool:
         """True if what the head takes in is kept itself, not as a residual: where no tokens of the first block's are
@@ -269,6 +271,11 @@ class Cost(Protocol):
     @abstractmethod
     def skipped_flops(self, call: Mapping[str, Any]) -> float:
         """FLOPs of the same call when all blocks are passed over."""
+
+    def later(self, call: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same call as the pipeline makes it in later steps, where those leave out what is done in the first; else
+        the call itself."""
+        return call
 
     def coarse_share(self, image: int, words: int, others: int) -> float:
         """At most what a call on a quarter of so many image tokens costs of one on all.

@@ -16,7 +16,7 @@ from ralu_cache.adapters.counted import joint_attention, row_flops
 from ralu_cache.adapters.hooks import Hook
 from ralu_cache.adapters.packed import TokenwiseAdapter
 from ralu_cache.adapters.ranks import Ranks, ranks_of
-from ralu_cache.adapters.rotary import PerSampleTable, Table, kept_tables, pick
+from ralu_cache.adapters.rotary import PerSampleTable, Table, factors_at, kept_tables, pick
 from ralu_cache.adapters.sparse_qwen import QwenSparseProcessor
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.report.flops import BlockCost, Part, StackCost
@@ -163,14 +163,8 @@ def _table(embed: Any, call: LayoutCall, stock: Tensor, ranks: Ranks | None) -> 
 
 
 def rotary_factors(embed: Any, places: Tensor) -> Tensor:
-    """Complex factors (B, n, d / 2) at (row, column) `places` (B, n, 2) from the centre, frame 0.
-
-    The model's own table, read at the whole places below and turned by the rest: at whole places nothing is turned.
-    """
-    after, before = embed.pos_freqs.to(places.device), embed.neg_freqs.to(places.device)
-    below = places.floor()
-    turn = (places - below)[..., None] * after[1].angle()  # at place 1 the angle is the rate
-    factors = torch.cat([before, after])[below.long() + len(before)] * torch.polar(torch.ones_like(turn), turn)
-    frame, *_ = after[0].split(sizes := [dim // 2 for dim in embed.axes_dim])
-    down, along = (axis.split(sizes, -1)[1 + number] for number, axis in enumerate(factors.unbind(-2)))
-    return torch.cat([frame.expand(*down.shape[:-1], -1), down, along], -1)
+    """Complex factors (B, n, d / 2) at (row, column) `places` (B, n, 2) from the centre, frame 0."""
+    table = torch.cat([embed.pos_freqs, embed.neg_freqs]).to(places.device)
+    frame, *tables = table.split([dim // 2 for dim in embed.axes_dim], -1)
+    down, along = (factors_at(table, axis) for table, axis in zip(tables, places.unbind(-1), strict=True))
+    return torch.cat([frame[0].expand(*down.shape[:-1], -1), down, along], -1)

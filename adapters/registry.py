@@ -20,6 +20,7 @@ BUILT_IN = (
     "ralu_cache.adapters.chroma:ChromaAdapter",
     "ralu_cache.adapters.longcat:LongCatAdapter",
     "ralu_cache.adapters.cogview4:CogView4Adapter",
+    "ralu_cache.adapters.qwen21:QwenImage21Adapter",
 )
 _REGISTERED: list[type[Adapter]] = []
 
@@ -62,13 +63,11 @@ def find_adapter(pipe: object) -> Adapter:
     raise TypeError(unserved(pipe))
 
 
-def unserved(pipe: object) -> str:
-    """That no adapter serves a pipeline, by its class and that of its denoiser."""
+def unserved(pipe: object, reason: str = "") -> str:
+    """That no adapter serves a pipeline, by its class and its denoiser's, why that matters, and which are served."""
     transformer = getattr(pipe, "transformer", None)
     denoiser = "no transformer" if transformer is None else type(transformer).__name__
     if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):
         denoiser += ", made by torch.compile(pipe.transformer); use pipe.transformer.compile_repeated_blocks() instead"
-    return (
-        f"{type(pipe).__name__} ({denoiser}) is not supported; ralu_cache accelerates "
-        + ", ".join(supported_pipelines())
-    )
+    said = f"{type(pipe).__name__} ({denoiser}) is not supported" + (reason and f": {reason}")
+    return f"{said}; ralu_cache accelerates in full " + ", ".join(supported_pipelines())

@@ -11,6 +11,7 @@ from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb
 from torch import Tensor
 
 from ralu_cache.adapters.calls import LayoutCall
+from ralu_cache.adapters.ranks import Ranks
 from ralu_cache.plane.token_map import take
 
 
@@ -62,11 +63,42 @@ def kept_tables(call: LayoutCall, key: Hashable, make: Callable[[], Sequence[Tab
     return tuple(PerSampleTable(t.table[call.samples]) if isinstance(t, PerSampleTable) else t for t in tables)
 
 
+def per_sample_tables(
+    embed: Any, ids: Tensor, call: LayoutCall, ranks: Ranks | None, text: int = 0
+) -> tuple[PerSampleTable, ...]:
+    """Rotary tables (cos, sin) in which the layout's tokens of each sample lie at its own positions.
+
+    ids: (N, 3 or 4) of one sample, picture, row and column first, as `embed` takes them; the layout's tokens follow
+    `text` others. ranks: among which the tokens are divided, those before the layout's by themselves; the tables are of
+    this rank's.
+    """
+    assert call.positions is not None
+    places = ids.expand(call.layout.batch, -1, -1).clone()
+    origin = ids[text, 1:3] - call.positions[0, 0]
+    places[:, text : text + call.layout.tokens, 1:3] = call.positions + origin
+    tables = [table.unflatten(0, (len(places), -1)) for table in embed.forward(places.flatten(0, 1))]
+    if ranks is not None:
+        parts = [(table[:, :text], table[:, text:]) for table in tables]
+        tables = [torch.cat([ranks.own(part) for part in pair if part.shape[1]], 1) for pair in parts]
+    return tuple(map(PerSampleTable, tables))
+
+
 def pick(table: Table, places: Tensor) -> PerSampleTable:
     """A table for the tokens at some places (k, q) of each sample's sequence."""
     if isinstance(table, PerSampleTable):
         return PerSampleTable(take(table.table, places))
     return PerSampleTable(table[places])
+
+
+def factors_at(table: Tensor, places: Tensor) -> Tensor:
+    """Complex factors (..., d / 2) at any `places` (...), from a model's own table (N, d / 2) of those at whole ones.
+
+    Row i of the table is place i, and row -i place -i. It is read at the whole place below and turned by the rest: at
+    whole places nothing is turned.
+    """
+    below = places.floor()
+    turn = (places - below)[..., None] * table[1].angle()  # at place 1 the angle is the rate
+    return table[below.long()] * torch.polar(torch.ones_like(turn), turn)
 
 
 def turned_by(heads: Tensor, factors: Tensor) -> Tensor:

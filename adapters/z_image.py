@@ -141,8 +141,8 @@ class ZImageAdapter(TransformerAdapter):
     def block_input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         return args[0]
 
-    def image_tokens(self, hidden: Tensor, image: int) -> tuple[Tensor, Tensor | None]:
-        return hidden[:, :image], hidden[:, image:]
+    def image_tokens(self, hidden: Tensor, image: int) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        return None, hidden[:, :image], hidden[:, image:]
 
     def modulated_input(self, transformer: Any, call: Mapping[str, Any]) -> Tensor:
         tokens = patchify(call["hidden_states"][:, :, 0], self.patch).unflatten(-1, (self.channels, -1))

@@ -1,4 +1,6 @@
-"""Puts the regime's main table, and the demo's pictures, into README.md and docs/: nothing is typed by hand.
+"""Puts the main table, each preset against the others at its cost, and the demo's pictures, into README.md and docs/.
+
+Nothing there is typed by hand:
 
 python -m benchmarks.regime.study --table
 ralu-cache demo --out benchmarks/results/demo
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.regime.readme import main_table
+from benchmarks.evidence.readme import main_table
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- regime table: begin -->", "<!-- regime table: end -->"

@@ -145,17 +145,18 @@ def _of_blocks(policy: Temporal) -> bool:
 def _anywhere(pipe: Any, settings: Mapping[str, Any], again: Callable[[Any], Acceleration]) -> Acceleration:
     """The handle of a pipeline that no adapter serves: forecasts and solvers work with any."""
     works = (
-        "temporal='forecast' (with its interval, 'forecast:3'), solver= on FlowMatchEulerDiscreteScheduler and, with a "
-        "pipe.transformer that a probe finds blocks in, temporal='teacache', 'seacache' or 'taylorseer'"
+        "temporal='forecast:3' (two of three steps don't call the model), solver= on FlowMatchEulerDiscreteScheduler "
+        "and, with a pipe.transformer that a probe finds blocks in, temporal='teacache', 'seacache' or 'taylorseer'"
     )
     for name in ("spatial", *CHOOSING, "guidance"):
         if settings[name] is not None:
-            raise TypeError(f"{unserved(pipe)}; {name}={settings[name]!r} needs an adapter; what works here: {works}")
+            raise TypeError(unserved(pipe, f"{name}={settings[name]!r} needs an adapter; what works here: {works}"))
     asked = settings["temporal"]
     check_experts(pipe, None, expert_settings(asked))
     forecast = next((each for each in resolve_each(asked) if each is not None), None)
     if forecast is not None and not isinstance(forecast, Forecast):
-        raise TypeError(f"{unserved(pipe)}; temporal={asked!r} needs an adapter; what works here: {works}")
+        needs = "a pipe.transformer made of blocks" if _of_blocks(forecast) else "an adapter"
+        raise TypeError(unserved(pipe, f"temporal={asked!r} needs {needs}; what works here: {works}"))
     if forecast is not None and forecast.tolerance is not None:
         raise ValueError(
             f"tolerance={forecast.tolerance} asks the model before it is skipped, which needs an adapter; what works "

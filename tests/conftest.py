@@ -10,12 +10,18 @@ import hypothesis
 import pytest
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
+from tests.covering import mark_covering
 from tests.pipelines import make_pipeline
 from tests.slowness import FAR_TOO_SLOW, SECONDS, processor_seconds, unmarked
 
 diffusers.utils.logging.set_verbosity_error()
 hypothesis.settings.register_profile("ralu_cache", deadline=None)
 hypothesis.settings.load_profile("ralu_cache")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With a `--cov` that names nothing the configuration says what is traced, and tests/covering.py in which tests."""
+    mark_covering(items, pausing=config.getoption("cov_source", []) is None)
 
 
 def pytest_collection_finish() -> None:

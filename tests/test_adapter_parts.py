@@ -146,4 +146,5 @@ def test_info_says_who_implements_what() -> None:
     assert {family.family: len(parts_of(family)) for family in known_adapters()} == {
         "flux": 5, "sd3": 5, "qwen-image": 5, "wan": 4, "flux2": 5, "z-image": 4, "hunyuan-video-1.5": 5, "ltx": 3,
         "chroma": 5, "longcat-image": 5, "cogview4": 3,
+        "qwen-image-2.1": 3,
     }  # fmt: skip

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.coverage.exact import Linear, LoopPipeline, off_by, rounding
 from ralu_cache import Acceleration, Forecast, accelerate
-from tests.loop_pipeline import FLOW, SCHEDULERS, Linear, LoopPipeline, scheduler_of
 from tests.pipelines_any import SAMPLES, Sample, no_adapters  # noqa: F401
+from tests.schedulers import FLOW, SCHEDULERS, scheduler_of
 from tests.surroundings import looking, one_thread, recorded, together  # noqa: F401
 
 each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
@@ -80,16 +81,19 @@ def test_a_denoiser_linear_in_the_level_is_integrated_exactly(
     name: str, quantity: str, interval: int, steps: int, seed: int
 ) -> None:
     """From the second computed step on, whatever the scheduler's steps are and whatever its model predicts."""
-    pipe = LoopPipeline(scheduler_of(name))
-    model = Linear(pipe.scheduler, steps, quantity, seed)
-    expected, asked = pipe(model, model.latents, steps), len(model.asked)
-    model.asked.clear()
-    setting = Forecast(interval, ramp=False, first=3, gap=0.0, quantity=quantity)  # PNDM's third level is the second's
-    with accelerate(pipe, temporal=setting):
-        found = pipe(model, model.latents, steps)
-    assert asked > len(model.asked)
-    rounding = 1e-4 if name == "pndm" else 3e-6  # which adds up differences of outputs
-    assert (found - expected).abs().max() <= rounding * model.latents.abs().max(), "of the largest sample, in float32"
+    scheduler = scheduler_of(name)
+    assert off_by(scheduler, quantity, interval, steps, seed) <= rounding(scheduler)
+
+
+def test_solvers_are_refused_where_flow_match_steps_go_over_levels_of_another_kind() -> None:
+    """Cosmos 2 adds noise up to 80: our steps would end elsewhere."""
+    pipe, model = loop("cosmos")
+    for solver in ("multistep", "dpm"):
+        with pytest.raises(ValueError, match=r"sigma_max=80.0 is not supported.*temporal='forecast' without solver"):
+            accelerate(pipe, solver=solver)
+    with accelerate(pipe, temporal=every_third) as handle:
+        pipe(model, model.latents)
+    assert [step.sigma for step in handle.report.steps][:2] == pytest.approx([80 / 81, 48.86 / 49.86], rel=1e-3)
 
 
 @each_scheduler
@@ -362,6 +366,60 @@ def test_a_callback_sees_every_stock_step_and_what_it_changes_is_gone_on_from() 
     assert told == stock_told and not torch.allclose(plain, changed)
 
 
+class Prompted(LoopPipeline):
+    """Its model is given a prompt, and guided by a scale of the pipeline's."""
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor, scale: float, callback_on_step_end: Any = None, callback: Any = None) -> Tensor:
+        self._guidance_scale, prompt = scale, torch.ones(1)
+        self.scheduler.set_timesteps(12)
+        for i, t in enumerate(self.scheduler.timesteps):
+            output = curved(latents, t) * prompt * self._guidance_scale
+            latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+            if callback is not None:
+                callback(i, t, latents)
+            if callback_on_step_end is not None:
+                given = callback_on_step_end(self, i, t, {"latents": latents, "prompt_embeds": prompt})
+                latents, prompt = given["latents"], given["prompt_embeds"]
+        return latents
+
+
+@pytest.mark.parametrize("how", ["scale", "prompt", "prompt in place", "legacy"])
+def test_nothing_is_read_of_what_was_said_before_a_callback_changed_the_condition(how: str) -> None:
+    """From the same latents on, whatever the scale was before."""
+    pipe, model = Prompted(scheduler_of("flow")), loop("flow")[1]
+
+    def change(given: Any, number: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if number != 5:
+            return tensors
+        if how == "scale":
+            given._guidance_scale = 1.0
+        elif how == "prompt":
+            tensors["prompt_embeds"] = 1.0 / given._guidance_scale * tensors["prompt_embeds"]
+        else:
+            tensors["prompt_embeds"].div_(given._guidance_scale)
+        return tensors | {"latents": model.latents}
+
+    def legacy(number: int, t: Any, latents: Tensor) -> None:
+        if number == 2:  # of the loop's own steps
+            pipe._guidance_scale = 1.0
+            latents.copy_(model.latents)
+
+    callbacks = {"callback": legacy} if how == "legacy" else {"callback_on_step_end": change}
+    with accelerate(pipe, temporal=every_third):
+        found = [pipe(model.latents, scale, **callbacks) for scale in (2.0, 4.0)]
+        assert torch.equal(*found)
+
+
+def test_an_interrupt_that_the_pipeline_does_not_know_is_ignored_as_in_stock() -> None:
+    pipe, model = loop("flow")
+    pipe._interrupt = True
+    told: list[None] = []
+    with accelerate(pipe, temporal=every_third):
+        pipe(curved, model.latents, callback_on_step_end=looking(lambda: told.append(None)))
+    assert len(told) == 12
+
+
 # ---- schedulers within a call
 
 
@@ -572,8 +630,9 @@ def test_schedulers_that_are_refused_by_name(scheduler: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"spatial": "ralu"}, TypeError, r"LoopPipeline \(no transformer\) is not supported.*temporal='forecast'"),
-        ({"temporal": "teacache"}, TypeError, "temporal='teacache' needs an adapter"),
+        ({"spatial": "ralu"}, TypeError, r"LoopPipeline \(no transformer\) is not supported.*temporal='forecast:3'"),
+        ({"temporal": "teacache"}, TypeError, "temporal='teacache' needs a pipe.transformer made of blocks"),
+        ({"temporal": "toca"}, TypeError, "temporal='toca' needs an adapter; what works here: temporal='forecast:3'"),
         ({"speedup": 4}, TypeError, "speedup=4 needs an adapter"),
         ({"guidance": "early"}, TypeError, "guidance='early' needs an adapter"),
         ({"temporal": Forecast(tolerance=0.2)}, ValueError, r"tolerance=0.2 asks the model.*LoopPipeline"),
@@ -613,6 +672,40 @@ def test_a_loop_that_leaves_out_a_step_of_its_own() -> None:
         assert torch.equal(pipe(model, model.latents), stock)
 
 
+@pytest.mark.parametrize(("name", "advised"), [("dpm-flow", True), ("dpm", False), ("ddim", False)])
+def test_another_scheduler_is_advised_to_models_of_a_flow_alone(name: str, advised: bool) -> None:
+    """A model that predicts epsilon would draw noise on it."""
+    with pytest.raises(TypeError, match="is not supported by this setting") as refusal:
+        accelerate(LoopPipeline(scheduler_of(name)), solver="multistep")
+    assert ("set pipe.scheduler" in str(refusal.value)) is advised
+
+
+def test_a_loop_that_puts_back_states_of_its_scheduler() -> None:
+    """As StableDiffusionPanorama's, whose views are stepped in turn: what was kept of one is not another's."""
+
+    class Views(LoopPipeline):
+        def __call__(self, model: Any, latents: Tensor) -> Tensor:
+            self.scheduler.set_timesteps(STEPS)
+            views = [latents, latents + 1]
+            states = [copy.deepcopy(vars(self.scheduler)) for _ in views]
+            for t in self.scheduler.timesteps:
+                for number, view in enumerate(views):
+                    vars(self.scheduler).update(states[number])
+                    views[number] = self.scheduler.step(model(view, t), t, view, return_dict=False)[0]
+                    states[number] = copy.deepcopy(vars(self.scheduler))
+            return torch.cat(views)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Views(scheduler), Linear(scheduler, STEPS, "velocity")
+    stock = pipe(model, model.latents)
+    refused = pytest.raises(RuntimeError, match=r"copies its scheduler's state.*disable")
+    with accelerate(pipe, temporal=every_third), refused:
+        pipe(model, model.latents)
+    with accelerate(pipe, temporal="forecast:1"):
+        assert torch.equal(pipe(model, model.latents), stock)
+    assert torch.equal(pipe(model, model.latents), stock)
+
+
 def test_a_progress_bar_of_the_pipelines_own_kind() -> None:
     """As Marigold's, which takes what it is called, too."""
     told: list[tuple[int | None, str | None]] = []
@@ -647,7 +740,14 @@ def test_steps_counted_from_the_end() -> None:
 
 
 def test_eta_and_arguments_that_count_steps() -> None:
-    pipe, model = loop("ddim")
+    class Ending(LoopPipeline):
+        def __call__(
+            self, model: Any, latents: Tensor, eta: float = 0.0, denoising_end: float | None = None
+        ) -> Tensor:
+            return LoopPipeline.__call__(self, model, latents, eta=eta)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Ending(scheduler), Linear(scheduler, 12, "clean")
     with accelerate(pipe, temporal=every_third):
         with pytest.raises(ValueError, match=r"eta=0.5 draws fresh noise"):
             pipe(curved, model.latents, eta=0.5)

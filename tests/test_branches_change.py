@@ -6,7 +6,7 @@ what is reused for one of them was computed for it.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -77,11 +77,16 @@ def words(family: Family, negative: float = 1.0, **overrides: Any) -> dict[str, 
 # ---- guidance comes and goes
 
 
+@cache
+def plain_loop(family: str, pattern: str, negative: float) -> Tensor:
+    return own_loop(FAMILIES[family], FAMILIES[family].make(), PATTERNS[pattern], (0,), negative=negative)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 def test_branches_that_come_and_go_in_a_loop_of_ones_own(family: Family, pattern: str) -> None:
     pipe = family.make()
-    plain = [own_loop(family, pipe, PATTERNS[pattern], (0,), negative=scale) for scale in (1.0, NEGATIVE)]
+    plain = [plain_loop(family.name, pattern, scale) for scale in (1.0, NEGATIVE)]
     assert not torch.allclose(*plain, atol=100 * SLIGHT), "where guidance weighs, the negative prompt counts"
     for number, setting in enumerate(setting for setting in INSIDE if setting.family is family):
         if (number + 2 * list(PATTERNS).index(pattern)) % 5:
@@ -102,10 +107,8 @@ def test_branches_that_come_and_go_in_a_loop_of_ones_own(family: Family, pattern
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 def test_where_nothing_is_reused_branches_may_come_and_go(family: Family, pattern: str) -> None:
-    pipe = family.make()
-    plain = own_loop(family, pipe, PATTERNS[pattern], (0,))
-    with accelerate(pipe, temporal=NEVER) as handle, handle.call():
-        assert torch.equal(own_loop(family, pipe, PATTERNS[pattern], (0,)), plain)
+    with accelerate(pipe := family.make(), temporal=NEVER) as handle, handle.call():
+        assert torch.equal(own_loop(family, pipe, PATTERNS[pattern], (0,)), plain_loop(family.name, pattern, 1.0))
     assert not served(handle.report)
 
 
@@ -440,6 +443,24 @@ def test_what_is_reused_has_the_name_of_what_was_asked_for(plan: Plan, policy: A
     if len(plan) > 5 and len(set(plan)) == 1:
         assert served(handle.report)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+def test_another_scale_of_a_lora_begins_anew(name: str) -> None:
+    """As callbacks set it, between two steps of the same tensors."""
+    family = FAMILIES[name]
+    pipe = family.make()
+
+    def weaken(pipe: Any, tensors: dict[str, Any]) -> None:
+        stored = "_joint_attention_kwargs" if name != "qwen" else "_attention_kwargs"
+        setattr(pipe, stored, {"scale": 0.5})
+
+    reused = []
+    with accelerate(pipe, temporal=TaylorSeer(3)) as handle:
+        for do in (lambda pipe, tensors: None, weaken):
+            family.run(pipe, callback_on_step_end=at(3, do))
+            reused.append([step.reused for step in handle.report.steps][3:6])
+    assert reused == [[0, 1, 1], [0, 0, 1]]
 
 
 def test_the_names_differ() -> None:

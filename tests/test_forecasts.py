@@ -19,9 +19,11 @@ from tests.pairwise import pairwise
 from tests.surroundings import (
     CLOSE,
     FAMILIES,
+    LATER,
     PLAN,
     STEPS,
     Family,
+    at,
     each_family,
     looking,
     one_thread,  # noqa: F401
@@ -58,6 +60,26 @@ def halved(family: Family) -> dict[str, Any]:
         name: value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in given.items()
     }
+
+
+@pytest.mark.parametrize("temporal", [Forecast(3), Forecast(2, ramp=False), PREDICTED["seacache"]], ids=str)
+@pytest.mark.parametrize("name", ["sd3", "ltx"])
+def test_another_scale_of_guidance_begins_anew(name: str, temporal: Any) -> None:
+    """From the same latents on, whatever the scale was before a callback changed it."""
+    family = (FAMILIES | LATER)[name]
+    pipe, noise = family.make(), torch.Generator().manual_seed(7)
+    fixed: list[Tensor] = []
+
+    def change(pipe: Any, tensors: dict[str, Any]) -> None:
+        fixed.extend([] if fixed else [torch.randn(tensors["latents"].shape, generator=noise)])
+        tensors["latents"], pipe._guidance_scale = fixed[0].clone(), 1.7
+
+    with accelerate(pipe, temporal=temporal):
+        found = [
+            family.run(pipe, guided=True, guidance_scale=scale, callback_on_step_end=at(4, change))
+            for scale in (2.5, 8.0)
+        ]
+    assert torch.equal(*found)
 
 
 @each_family

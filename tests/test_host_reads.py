@@ -226,14 +226,15 @@ def test_later_families_bring_everything_to_the_device(simulated: Simulated, fam
     def there(value: Any) -> Any:
         return [OnDevice(part) for part in value] if isinstance(value[0], Tensor) else value
 
-    given = family.pictures((0, 1), **family.guided)
+    place = LATER.index(family)
+    given = family.pictures((0, 1), **(family.guided if place % 2 else family.unguided))
     given = {
         name: OnDevice(value) if isinstance(value, Tensor) else there(value) if isinstance(value, list) else value
         for name, value in given.items()
     }
-    left_out = LATER.index(family) % 3  # each policy with about two families of three
-    for place, temporal in enumerate(("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2")):
-        if place == left_out or (place and not family.layered):
+    left_out = place % 3  # each policy with about two families of three
+    for number, temporal in enumerate(("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2")):
+        if number == left_out or (number and not family.layered):
             continue
         again = {**given, "generator": [torch.Generator().manual_seed(sample) for sample in (0, 1)]}
         with accelerate(pipe, spatial=family.plan(STAGES), temporal=temporal) as handle:

@@ -3,9 +3,11 @@
 from functools import partial
 from typing import Any
 
+import diffusers
 import PIL.Image
 import pytest
 import torch
+from diffusers import ClassifierFreeGuidance
 
 from ralu_cache import RALU, Adaptive, Guidance, ToCa, accelerate
 from tests.adapter_conformance import (
@@ -19,6 +21,7 @@ from tests.pipelines_hunyuan import (
     hunyuan_videos,
     make_hunyuan_pipeline,
 )
+from tests.surroundings import recorded
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,31 @@ def test_a_scale_for_each_stage_is_in_terms_of_the_guiders(pipe: Any) -> None:
     weak = draw(pipe, guidance_scale=1.5)
     with accelerate(pipe, guidance=Guidance(scale=1.5)):
         torch.testing.assert_close(draw(pipe, guidance_scale=4.0), weak, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"spatial": RALU(split=(3, 3, 3))}, {"temporal": "forecast:2"}, {"temporal": "taylorseer:2"}], ids=str
+)
+def test_an_interval_of_the_guider_means_noise_levels(options: dict[str, Any]) -> None:
+    """Which steps are guided, by how often the model is called at their level; the user's own is not told."""
+    pipe = make_hunyuan_pipeline(diffusers.HunyuanVideo15Pipeline)
+    pipe.vision_num_semantic_tokens = 3
+    pipe.guider = ClassifierFreeGuidance(2.5, start=0.3, stop=0.7)
+
+    def guided() -> dict[float, bool]:
+        with recorded(pipe.transformer) as calls:
+            draw(pipe, (0,), num_inference_steps=12)
+        times = [float(call["timestep"][0]) for call in calls]
+        return {time: times.count(time) == 2 for time in times}
+
+    stock = guided()
+    pipe.guider = pipe.guider.new()
+    with accelerate(pipe, **options):
+        found, state = guided(), pipe.guider.get_state()
+    inside = [time for time, both in stock.items() if both]
+    end = max(time for time in stock if time < inside[-1])
+    assert 1 < sum(found.values()) < len(found) and state["step"] is None
+    assert all(both == (end + 1 < time < inside[0] + 1) for time, both in found.items())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.plane.spatial import Stage
 from tests import surroundings
 from tests.pipelines import make_pipeline, random_image
+from tests.pipelines_cogview4 import cogview4_pictures, make_cogview4_pipeline
 from tests.surroundings import (
     CLOSE,
     CONTROLNETS,
@@ -219,6 +221,18 @@ def test_callbacks_are_those_of_the_stock_schedule(setting: Setting) -> None:
         assert torch.equal(family.run(pipe), plain)
 
 
+@pytest.mark.parametrize("kind", ["flux img2img", "sd3 img2img", "qwen inpaint"])
+def test_few_steps_after_what_strength_cuts_are_stock_under_forecasts(kind: str) -> None:
+    """Of four and fewer all are computed, though of the whole schedule some would not be."""
+    pipe = ENTERING[kind][1]()
+    for strength in (0.12, 0.25, 0.4):
+        given = entering(kind, pipe, strength)
+        expected = draw(pipe, given)
+        with accelerate(pipe, temporal=Forecast(3)) as handle:
+            assert torch.equal(draw(pipe, given), expected)
+            assert handle.report.completed and all(step.calls for step in handle.report.steps)
+
+
 @pytest.mark.parametrize("plan", PLANS)
 @each_family
 def test_callbacks_on_plans_with_steps_of_their_own(family: Family, plan: str) -> None:
@@ -228,6 +242,24 @@ def test_callbacks_on_plans_with_steps_of_their_own(family: Family, plan: str) -
         seen, _ = observed(pipe, 12, lambda **more: family.run(pipe, num_inference_steps=12, **more))
         assert [call[:2] for call in seen] == [call[:2] for call in stock]
         check_passed(handle.report, seen, begins)
+
+
+@pytest.mark.parametrize(
+    "options", [{"spatial": PLAN}, {"temporal": "forecast:3"}, {"temporal": "taylorseer:3"}], ids=str
+)
+def test_a_pipeline_that_tells_callbacks_levels_instead_of_time_steps(options: dict[str, Any]) -> None:
+    """CogView4's are told sigmas."""
+    pipe = make_cogview4_pipeline()
+
+    def told() -> list[tuple[int, float]]:
+        seen: list[tuple[int, float]] = []
+        note = lambda pipe, number, level, tensors: seen.append((number, float(level))) or tensors  # noqa: E731
+        pipe(**cogview4_pictures((0,), height=HEIGHT, width=WIDTH, callback_on_step_end=note))
+        return seen
+
+    stock = told()
+    with accelerate(pipe, **options):
+        assert told() == stock and stock[0][1] <= 1
 
 
 @pytest.mark.parametrize("strength", [0.4, 0.8])
@@ -349,8 +381,7 @@ def controlled(call: dict[str, Any]) -> bool:
 OWN = [1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.2, 0.05]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+@pytest.mark.parametrize(("name", "policy"), zip(cycle(("flux", "sd3", "qwen")), POLICIES, strict=False))
 def test_levels_of_the_callers_own(name: str, policy: str) -> None:
     family = FAMILIES[name]
     pipe = family.make()

@@ -79,7 +79,6 @@ def possible(**has: Any) -> bool:
         has.get("strength") == "from a picture"
         or has.get("policy", "toca") not in ("teacache", "toca", "adaptive")
         or (family in ("longcat", "hunyuan") and has.get("callback", "no callback") != "no callback")  # takes none
-        or (family == "hunyuan" and has.get("thread") == "in several")  # its guider has a state
         or (family == "ltx" and (has.get("stages") == "stages" or away))  # and no autoencoder here
     ):
         return False
@@ -172,7 +171,6 @@ def test_in_all_surroundings(cell: Cell) -> None:
             again, meanwhile = fast(), draw(other, given)
         assert torch.equal(again, found)
     after = draw(pipe, given)
-    assert torch.equal(after, draw(other, given))
     assert cell.lora == "lora after" or torch.equal(after, before)
     for picture in (meanwhile, *nested):
         assert torch.equal(picture, after), "the other pipeline is stock meanwhile"

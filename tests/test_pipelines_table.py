@@ -28,6 +28,7 @@ from tests.pipelines_flux_kin import SIBLINGS as FLUX_KIN
 from tests.pipelines_hunyuan import SIBLINGS as HUNYUAN
 from tests.pipelines_ltx import SIBLINGS as LTX
 from tests.pipelines_qwen import make_qwen_pipeline
+from tests.pipelines_qwen21 import PIPELINES as QWEN21
 from tests.pipelines_z_image import SIBLINGS as Z_IMAGE
 from tests.surroundings import one_thread  # noqa: F401
 from tests.test_qwen_siblings import small_references  # noqa: F401
@@ -114,6 +115,7 @@ MAKERS: dict[str, Maker] = {
     **LTX,
     **FLUX_KIN,
     **COGVIEW4,
+    **QWEN21,
 }
 
 

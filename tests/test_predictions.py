@@ -25,6 +25,7 @@ from ralu_cache import RALU, Forecast, Multistep
 from ralu_cache.engine.autoencoder import Autoencoder
 from ralu_cache.engine.deciding import Verifier
 from ralu_cache.engine.geometry import Geometry
+from ralu_cache.engine.groups import Uncounted
 from ralu_cache.engine.predictions import predictions_of
 from ralu_cache.engine.run import Run
 from ralu_cache.history.control import Pace
@@ -261,7 +262,7 @@ def sampled(plan: RALU, temporal: Forecast | None, solver: Multistep | None, vel
     while not run.finished:
         assert run.canvas.value is not None
         canvas = run.canvas.value
-        run.tally.count_call(lambda call: 1.0, {}, 2, run)
+        run.tally.count_call(Uncounted(), {}, 2, run)
         latents = run.advance(velocity(canvas, run.sigma), latents, lambda: pytest.fail("stages are not stock's"))
     return latents
 

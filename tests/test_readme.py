@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.evidence.readme import main_table
 from benchmarks.readme_table import BEGIN, END, ROOT, shrink, with_table
-from benchmarks.regime.readme import main_table
 
 README = (ROOT / "README.md").read_text()
 

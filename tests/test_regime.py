@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.counted import Counted
 from benchmarks.regime import eye, guidance, measures, pictures
 from benchmarks.regime.drawing import judged
 from benchmarks.regime.measures import OTHER, good, ordered_share, rank_agreement, verdict
-from benchmarks.regime.peers import Counted, called_apart, parsed, peer
+from benchmarks.regime.peers import called_apart, parsed, peer
 from benchmarks.regime.pictures import BATCH, PlainRun, Shelf, scene_prompts
 from benchmarks.regime.rivals import GENTLER, PEERS
 from benchmarks.regime.setting import Setting, arguments

@@ -25,8 +25,9 @@ from tests.surroundings import (
     draw,
     each_family,
     entering,
+    fast,
+    few,
     forward,
-    half,
     looking,
     stock,
     stock_forward,
@@ -93,8 +94,8 @@ def test_a_pipeline_made_from_an_accelerated_one_is_stock(kind: str) -> None:
     family, stock_make, _ = surroundings.ENTERING[kind]
     expected = draw(stock_make(), entering(kind, stock_make(), 0.7))
     pipe = FAMILIES[family].make()
-    with accelerate(pipe, **Setting(FAMILIES[family], "toca", True).options):
-        fast = FAMILIES[family].run(pipe)
+    with accelerate(pipe, **(setting := Setting(FAMILIES[family], "toca", True)).options):
+        assert torch.equal(FAMILIES[family].run(pipe), fast(setting))
         for make in (SIBLINGS[kind].from_pipe, diffusers.AutoPipelineForImage2Image.from_pipe):
             other = make(pipe)
             other.set_progress_bar_config(disable=True)
@@ -104,7 +105,7 @@ def test_a_pipeline_made_from_an_accelerated_one_is_stock(kind: str) -> None:
         back = type(FAMILIES[family].make()).from_pipe(other)
         back.set_progress_bar_config(disable=True)
         assert torch.equal(FAMILIES[family].run(back), stock(family))
-        assert torch.equal(FAMILIES[family].run(pipe), fast)
+        assert torch.equal(FAMILIES[family].run(pipe), fast(setting))
     assert torch.equal(draw(other, given), expected)
 
 
@@ -120,13 +121,12 @@ def test_accelerating_a_sibling_leaves_the_first_alone(kind: str) -> None:
     with accelerate(other, temporal=POLICIES["taylorseer"]):
         second = draw(other, given)
     assert not torch.equal(second, expected)
-    first_handle = accelerate(pipe, **Setting(family, "toca", True).options)
-    fast = family.run(pipe)
+    first_handle = accelerate(pipe, **(setting := Setting(family, "toca", True)).options)
     with accelerate(other, temporal=POLICIES["taylorseer"]):
-        assert torch.equal(family.run(pipe), fast)
+        assert torch.equal(family.run(pipe), fast(setting))
         assert torch.equal(draw(other, given), second)
-        assert torch.equal(family.run(pipe), fast)
-    assert torch.equal(family.run(pipe), fast) and first_handle.enabled
+        assert torch.equal(family.run(pipe), fast(setting))
+    assert torch.equal(family.run(pipe), fast(setting)) and first_handle.enabled
     assert torch.equal(draw(other, given), expected)
     first_handle.disable()
     assert torch.equal(family.run(pipe), stock(name))
@@ -140,21 +140,21 @@ def duplicate(setting: Setting, thing: Any) -> Any:
     return copy.deepcopy(thing) if setting.odd else pickle.loads(pickle.dumps(thing))
 
 
-@half
+@few
 def test_a_deep_copy_or_a_pickle_is_accelerated(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()
     handle = accelerate(pipe, **setting.options)
-    fast = family.run(pipe)
-    assert not torch.equal(fast, stock(family.name))
+    expected = family.run(pipe)
+    assert not torch.equal(expected, stock(family.name))
     report = handle.report
     other = duplicate(setting, pipe)
     handle.disable()
     assert other.transformer is not pipe.transformer and isinstance(other, type(pipe))
-    assert torch.equal(family.run(other), fast)
+    assert torch.equal(family.run(other), expected)
     assert handle.report is report, "the copy's runs are not the original's"
     with accelerate(other, **setting.options) as again:
-        assert torch.equal(family.run(other), fast)
+        assert torch.equal(family.run(other), expected)
         check_accelerated(setting, again.report)
     assert torch.equal(family.run(other), stock(family.name)) and type(other) is type(pipe)
     assert torch.equal(family.run(pipe), stock(family.name))
@@ -164,26 +164,25 @@ def test_a_deep_copy_or_a_pickle_is_accelerated(setting: Setting) -> None:
 def test_a_shallow_copy_and_its_original_have_lives_of_their_own(family: Family) -> None:
     pipe = family.make()
     setting = Setting(family, "toca", True)
-    with accelerate(pipe, temporal=POLICIES["taylorseer"]):
-        second = family.run(pipe)
+    second = fast(Setting(family, "taylorseer", False))
     handle = accelerate(pipe, **setting.options)
-    fast = family.run(pipe)
+    assert torch.equal(family.run(pipe), fast(setting))
     other = copy.copy(pipe)
     other_handle = accelerate(other, temporal=POLICIES["taylorseer"])
-    assert torch.equal(family.run(other), second) and torch.equal(family.run(pipe), fast)
+    assert torch.equal(family.run(other), second) and torch.equal(family.run(pipe), fast(setting))
     other_handle.disable()
-    assert torch.equal(family.run(other), stock(family.name)) and torch.equal(family.run(pipe), fast)
+    assert torch.equal(family.run(other), stock(family.name)) and torch.equal(family.run(pipe), fast(setting))
     other_handle = accelerate(other, temporal=POLICIES["taylorseer"])
     handle.disable()
     assert torch.equal(family.run(other), second) and torch.equal(family.run(pipe), stock(family.name))
 
 
-@half
+@few
 def test_copies_of_the_parts_are_stock(setting: Setting) -> None:
     family = setting.family
     pipe = family.make()
     with accelerate(pipe, **setting.options):
-        fast = family.run(pipe)
+        assert torch.equal(family.run(pipe), fast(setting))
         parts = {name: duplicate(setting, pipe.components[name]) for name in ("scheduler", "transformer")}
         assert type(parts["scheduler"]) is FlowMatchEulerDiscreteScheduler
         assert torch.equal(forward(family, parts["transformer"]), stock_forward(family.name))
@@ -191,7 +190,7 @@ def test_copies_of_the_parts_are_stock(setting: Setting) -> None:
         for name, part in parts.items():
             setattr(other, name, part)
         assert torch.equal(family.run(other), stock(family.name))
-        assert torch.equal(family.run(pipe), fast)
+        assert torch.equal(family.run(pipe), fast(setting))
     assert torch.equal(family.run(other), stock(family.name))
 
 

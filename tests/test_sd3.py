@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.counted import Counted
 from ralu_cache import RALU, SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.adapters.heads import attention_heads, text_share
 from ralu_cache.adapters.sd3 import SD3Adapter, sample_table
@@ -185,17 +186,10 @@ def test_skip_layer_guidance_is_a_branch_of_its_own(pipe: Any) -> None:
 
 
 def test_skipped_layers_are_not_counted(pipe: Any) -> None:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     handle = accelerate(pipe, spatial=PLAN)
-    counted: list[Any] = []
-    pipe.transformer.register_forward_pre_hook(lambda *_: counted.append(FlopCounterMode(display=False).__enter__()))
-    pipe.transformer.register_forward_hook(lambda *_: counted[-1].__exit__(None, None, None))
-    with sdpa_kernel(SDPBackend.MATH):
+    with Counted(pipe.transformer) as counted:
         latents(pipe, num_inference_steps=6, **SKIP | {"skip_guidance_layers": [1, 2, 7]})
-    assert handle.report is not None
-    assert sum(counter.get_total_flops() for counter in counted) == handle.report.flops
+    assert handle.report is not None and counted.flops == handle.report.flops
 
 
 def test_skip_layer_guidance_that_cannot_be_right_is_refused(pipe: Any) -> None:

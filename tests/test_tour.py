@@ -10,7 +10,10 @@ pytest.importorskip("nbclient")
 run_tour = pytest.importorskip("docs.run_tour")
 
 
-QUICK = {"num_inference_steps=28": "num_inference_steps=6", "trials=8": "trials=3"}
+QUICK = {
+    "num_inference_steps=28": "num_inference_steps=6", '"num_inference_steps": 16': '"num_inference_steps": 6',
+    "trials=8": "trials=3",
+}  # fmt: skip
 
 
 def code_cells(notebook: Any) -> list[Any]:

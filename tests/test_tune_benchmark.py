@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.regime.settings import FOUND, strong
 from benchmarks.tune import ship, study
-from benchmarks.tune.study import Line, area, best_at, lines_of, plot, table
+from benchmarks.tune.study import KINDS, OTHERS, PLAIN, TUNED, Line, kind_of, lines_of
+from benchmarks.tune.study_page import area, best_at, plot, table
 from ralu_cache.profiles.facts import Facts, Model
 from ralu_cache.profiles.profile import Front, Measure, Point, Profile, read_profile
 from ralu_cache.profiles.setting import Setting
@@ -32,7 +34,7 @@ ROWS = [
 
 @pytest.fixture
 def tuned() -> list[Line]:
-    return lines_of(ROWS, True, {0, 16})
+    return lines_of(ROWS, {}, {0, 16})
 
 
 def test_a_setting_counts_once_all_batches_have_it(tuned: list[Line]) -> None:
@@ -52,11 +54,36 @@ def test_the_area_is_of_what_was_reported(tuned: list[Line]) -> None:
 
 
 def test_the_page_tells_both(tuned: list[Line], tmp_path: Path) -> None:
-    page = table("tiny-flux", tuned, lines_of(ROWS[:4], False, {0, 16}), 32)
-    assert "| 20x | 20.0x: overfit | +10.0 (+10.0 to +10.0) | 81.0 | – |" in page
+    plain = lines_of(ROWS[:4], {"tuned": PLAIN}, {0, 16})
+    page = table("tiny-flux", tuned, plain, 32)
+    assert "| 20x | 20.0x: overfit | +10.0 (+10.0 to +10.0) | – |  |" in page
+    assert "| 6x | 20.0x: overfit | +10.0 (+10.0 to +10.0) | 8.0x: tuned | +1.0 (+1.0 to +1.0) | +9.0 (" in page
     assert "| 8.0x | tuned | tuned | +0.50 | +1.0 (+1.0 to +1.0) |" in page
-    plot(tuned, tuned, tmp_path / "front.png")
+    assert "| at least | tuned | plain steps |" in page and "| 8x | 81 ± 1 | 90 ± 1 |" in page
+    plot(tuned, plain, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 5000
+
+
+def test_what_left_the_front_goes_and_what_stays_has_its_new_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(temporal="teacache:0.2")
+    points = (Point(2, 2, 0.7, 0, 1.2, setting),)
+    front = Front(Facts(steps=50), Measure("m", "m"), points)
+    profile = Profile(Model("a", "b", "c"), "tiny", (front,))
+    old = [row(0, name, 1.0, 90.0) for name in ("full", "left", setting.told)]
+    (tmp_path / "rows").write_text("".join(study._line(each) for each in old))
+    monkeypatch.setattr(study, "load", lambda model: None)
+    study.run("tiny-flux", profile, 16, tmp_path / "rows")
+    full, kept = study.rows_of(tmp_path / "rows")
+    assert full == old[0] and kept == old[2] | {"train": 0.7, "high": 1.2}
+
+
+def test_every_setting_of_the_regime_is_of_a_kind() -> None:
+    kinds = {setting.name: kind_of(setting) for setting in strong("tiny-flux", FOUND["tiny-flux"])}
+    assert set(kinds.values()) == set(KINDS) - {TUNED}
+    assert kinds["MagCache 0.3"] == kinds["Spectrum, reimplemented"] == OTHERS
+    assert kinds["8 plain steps, guided until t = 0.4"] == PLAIN
 
 
 def test_a_shipped_profile_gets_a_front_for_each_call_and_no_call_twice(

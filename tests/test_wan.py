@@ -14,9 +14,8 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.counted import Counted
 from ralu_cache import RALU, Adaptive, Scorer, SeaCache, TaylorSeer, ToCa, accelerate
 from ralu_cache.adapters.calls import LayoutCall
 from ralu_cache.adapters.wan import rotary_tables
@@ -297,19 +296,10 @@ def test_layer_caches(pipe: Any, policy: Any, plan: RALU | None) -> None:
     for name in ("attn1.to_q", "attn2.to_q", "ffn"):
         module = pipe.transformer.blocks[-1].get_submodule(name)
         module.register_forward_pre_hook(lambda module, args, name=name: ran.append((name, args[0].shape[1])))
-    counted: list[Any] = []
-    with accelerate(pipe, spatial=plan, temporal=policy) as handle:
-        net = pipe.transformer
-        hooks = [
-            net.register_forward_pre_hook(lambda *_: counted.append(FlopCounterMode(display=False).__enter__())),
-            net.register_forward_hook(lambda *_: counted[-1].__exit__(None, None, None)),
-        ]
-        with sdpa_kernel(SDPBackend.MATH):
-            together = latents(pipe, 2)
-        for hook in hooks:
-            hook.remove()
+    with accelerate(pipe, spatial=plan, temporal=policy) as handle, Counted(pipe.transformer) as counted:
+        together = latents(pipe, 2)
     report = handle.report
-    assert report is not None and sum(counter.get_total_flops() for counter in counted) == report.flops
+    assert report is not None and counted.flops == report.flops
     served = sum(stage.reused + stage.partial for stage in report.stages)
     calls = sum(step.calls for step in report.steps)
     assert served > 0 and served % 2 == 0
@@ -384,12 +374,9 @@ def test_time_steps_of_tokens_that_are_all_the_same() -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     family = Family("5b", partial(make_wan_pipeline, expand_timesteps=True), videos, 120, {"guidance_scale": 2.5}, {})
     handle = accelerate(pipe := family.make(), spatial=PLAN)
-    counts: list[Any] = []
-    pipe.transformer.register_forward_pre_hook(lambda *_: counts.append(FlopCounterMode(display=False).__enter__()))
-    pipe.transformer.register_forward_hook(lambda *_: counts[-1].__exit__(None, None, None))
-    with sdpa_kernel(SDPBackend.MATH):
+    with Counted(pipe.transformer) as counted:
         family.run(pipe)
-    assert handle.report is not None and sum(count.get_total_flops() for count in counts) == handle.report.flops
+    assert handle.report is not None and counted.flops == handle.report.flops
 
 
 def test_time_steps_of_tokens_that_differ() -> None:

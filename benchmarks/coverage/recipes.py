@@ -130,6 +130,14 @@ XL = {
 }  # fmt: skip
 XL_PARTS = {"unet": XL, "controlnet": XL}
 
+KANDINSKY = {
+    "text_encoder": {
+        "transformerDimSize": WIDTH, "imageDimSize": WIDTH, "hidden_size": WIDTH, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": WIDTH, "vocab_size": 1000,
+    },
+    "unet": {"out_channels": 8}, "movq": {"latent_channels": 4}, **DETERMINISTIC,
+}  # fmt: skip
+
 PIPELINES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("StableDiffusionXL*", "AnimateDiffSDXL*", "LEditsPP*XL", "*ZeroSDXL*"), XL_PARTS),
     "Kolors*": {"unet": {**XL, "cross_attention_dim": WIDTH}},
@@ -137,14 +145,14 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "StableDiffusion*ControlNet*": {"unet": {"in_channels": 4}},
     "*InstructPix2Pix*": {"unet": {"in_channels": 8}},
     "StableDiffusionUpscale*": {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
-    "StableDiffusionDepth2Img*": {"unet": {"in_channels": 5}},
     "Marigold*": {"unet": {"in_channels": 8}},
     "LDMSuperResolution*": {"unet": {"in_channels": 6}},
     "Kandinsky[V23]*": {"movq": {"latent_channels": 4}},
     "StableDiffusionInpaintPipelineLegacy": {"unet": {"in_channels": 4}}, "PIA*": {"unet": {"in_channels": 9}},
     "StableDiffusionModelEditing*": {"scheduler": {"class": "DDIMScheduler"}},
     "LatentConsistency*": {"unet": {"time_cond_proj_dim": WIDTH}},
-    "StableCascadePrior*": {"prior": {"clip_text_pooled_in_channels": WIDTH, "clip_text_in_channels": WIDTH}},
+    "StableCascadePrior*": {"prior": {"clip_text_pooled_in_channels": WIDTH, "clip_text_in_channels": WIDTH,
+                                      "clip_image_in_channels": WIDTH}},
     "KandinskyV22*": {"unet": {
         "encoder_hid_dim": WIDTH, "encoder_hid_dim_type": "image_proj", "addition_embed_type": "image",
         "out_channels": 8}},
@@ -180,7 +188,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "FluxFill*": {"transformer": {"in_channels": 384, "out_channels": 64}},
     "CogVideoX[IF]*": {"transformer": {"in_channels": 32}},
     "CogView4Control*": {"transformer": {"in_channels": 32}},
-    **{key: {"transformer": {"in_channels": 36}} for key in ("WanImage*", "ChronoEdit*", "SkyReelsV2Image*")},
+    **{key: {"transformer": {"in_channels": 36}} for key in ("WanImage*", "SkyReelsV2Image*")},
     "LucyEdit*": {"transformer": {"in_channels": 32}},
     "HunyuanSkyreels*": {"transformer": {"in_channels": 32}},
     "HunyuanVideoImage*": {"transformer": {"image_condition_type": "token_replace"}},
@@ -191,7 +199,36 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "SanaVideo*": {"vae": {"class": "AutoencoderKLWan"}},
     "SanaImageToVideo*": {"vae": {"class": "AutoencoderKLWan"}},
     "Krea2*": {"text_encoder_select_layers": (0, 1)},
+    "LTX2*": {"audio_vae": {"base_channels": 128}},
+    "StableVideoDiffusion*": {
+        "image_encoder": {"image_size": 224},
+        "vae": {"down_block_types": ("DownEncoderBlock2D",) * LEVELS, "block_out_channels": (CHANNELS,) * LEVELS},
+    },
+    "StableDiffusionAdapter*": {
+        "adapter": {"channels": [CHANNELS, CHANNELS]},
+        "unet": {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+                 "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")},
+    },
+    "StableDiffusionXLAdapter*": {
+        "adapter": {"adapter_type": "full_adapter_xl", "channels": [CHANNELS] * 4, "downscale_factor": 16},
+    },
+    "StableDiffusionDepth2Img*": {
+        "unet": {"in_channels": 5},
+        "depth_estimator": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3]},
+    },
+    "StableDiffusion3ControlNetInpainting*": {"controlnet": {"extra_conditioning_channels": 1}},
+    "StableDiffusionGLIGEN*": {"unet": {"attention_type": "gated"}},
+    "StableAudioPipeline": {"transformer": {"global_states_input_dim": 2 * WIDTH}},
+    "QwenImageControlNetInpaint*": {"controlnet": {"extra_condition_channels": 4}},
+    **dict.fromkeys(("KandinskyPipeline", "KandinskyI*"), KANDINSKY),
+    "HunyuanVideoFramepack*": {"transformer": {
+        "has_image_proj": True, "image_proj_dim": WIDTH, "has_clean_x_embedder": True}},
+    "NucleusMoE*": {"transformer": {"out_channels": 16}},
+    "ZImageControlNetInpaint*": {"controlnet": {"control_in_dim": 33}},
+    "ChronoEdit*": {"transformer": {"in_channels": 36, "image_dim": WIDTH}},
 }  # fmt: skip
+
+PIXELS = {"output_type": "pt"}
 
 CALLS: dict[str, dict[str, Any]] = {
     "Sana*": {"use_resolution_binning": False},
@@ -199,7 +236,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "PRX*": {"use_resolution_binning": False},
     "Lumina*": {"use_resolution_binning": False},
     "SanaSprint*": {"intermediate_timesteps": None},
-    **{key: {"output_type": "pt"} for key in ("Kandinsky*Prior*", "ConsistencyModel*", "KandinskyV22Controlnet*")},
+    **dict.fromkeys(
+        ("Kandinsky*Prior*", "ConsistencyModel*", "KandinskyV22Controlnet*", "KandinskyPipeline", "KandinskyI*"), PIXELS
+    ),
     "StableDiffusionLDM3D*": {"output_type": "np"},
     **{key: {"control_mode": 0} for key in ("*ControlNetUnion*",)},
     "Marigold*": {"processing_resolution": 64, "output_type": "pt"},
@@ -207,7 +246,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "CycleDiffusion*": {"source_prompt": "a fox"},
     "TextToVideoZero*": {"t0": 3, "t1": 5},
     "AnyFlowFAR*": {"chunk_partition": [1, 2]},
+    "LTX2ImageToVideo*": {"image_crf": 0},
     "Ideogram4*": {"guidance_schedule": None, "guidance_scale": 3.0},
+    "*GLIGENPipeline": {"gligen_phrases": ["a fox"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]]},
     "VisualCloze*": {"task_prompt": "a fox", "content_prompt": "a fox"},
 }
 """Arguments of calls that their names don't tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,20 +16,23 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.coverage.build import build, denoisers
+from benchmarks.coverage.exact import off_by, rounding
 from benchmarks.coverage.inputs import arguments
 from ralu_cache import accelerate
 from ralu_cache.adapters.registry import matching_adapter
 from ralu_cache.temporal.prediction import FEW
 
 WORKS = "yes"
+STEP = ("self", "model_output", "timestep", "sample")
 
 
 @dataclass
 class Row:
     """A line of the table. Of the tiers it says WORKS, or why not; of `runs` too, which is that of stock.
 
-    tier1: forecasts by the scheduler; tier2: reuse of the stack of blocks; tier3: spatial stages. finding: of the
-    probe. written: the blocks are told by a written adapter. calls: of the denoiser, stock's.
+    tier1: forecasts by the scheduler; linear: on a loop over that scheduler, of a linear denoiser, exact; tier2: reuse
+    of the stack of blocks; tier3: spatial stages. finding: of the probe. written: the blocks are told by a written
+    adapter. calls: of the denoiser, stock's.
     """
 
     pipeline: str
@@ -37,6 +41,7 @@ class Row:
     runs: str = ""
     calls: int = 0
     tier1: str = ""
+    linear: str = ""
     tier2: str = ""
     tier3: str = ""
     finding: str = ""
@@ -66,6 +71,7 @@ def survey(name: str) -> Row:
         row.runs = "stock itself draws another picture each time"
         return row
     row.tier1 = _tried(lambda: forecasts_work(pipe, given, picture, row.calls))
+    row.linear = exactness(pipe)
     row.written = matching_adapter(pipe) is not None
     row.tier2 = _tried(lambda: _note_finding(row, blocks_work(pipe, given, picture)))
     row.tier3 = _tried(lambda: stages_work(pipe, given, picture)) if row.written else "no adapter"
@@ -130,6 +136,21 @@ def forecasts_work(pipe: Any, given: Mapping[str, Any], stock: Tensor, calls: in
         if made * len(report.steps) != calls * computed or nothing_left_out:
             raise Failed(f"{made} calls of the denoiser for {computed} of {len(report.steps)} steps, stock {calls}")
     _equal("disabled", draw(pipe, given)[0], stock)
+
+
+def exactness(pipe: Any) -> str:
+    """What is to be said of forecasts on a pipeline's scheduler, of a model that is linear in the level."""
+    return _tried(lambda: _linear_is_exact(pipe.scheduler)) if hasattr(pipe, "scheduler") else "no scheduler"
+
+
+def _linear_is_exact(scheduler: Any) -> None:
+    takes = inspect.signature(type(scheduler).step).parameters.values()
+    needed = [parameter.name for parameter in takes if parameter.default is parameter.empty]
+    if len(needed) > len(STEP):
+        raise Failed(f"a step of {type(scheduler).__name__} asks for more than an output: {', '.join(needed[1:])}")
+    for quantity in ("clean", "velocity"):
+        if (off := off_by(scheduler, quantity)) > rounding(scheduler):
+            raise Failed(f"a linear {quantity} is off by {off:.1e}")
 
 
 def blocks_work(pipe: Any, given: Mapping[str, Any], stock: Tensor) -> str:

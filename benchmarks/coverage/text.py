@@ -63,7 +63,9 @@ class Processor:
         return self.tokenizer(text, **{name: value for name, value in options.items() if name in known})
 
     def apply_chat_template(self, *messages: Any, **options: Any) -> Any:
-        return self.tokenizer.apply_chat_template(*messages, **options)
+        """Of one conversation; a processor's tokens are those of a batch, unlike a tokenizer's."""
+        found = self.tokenizer.apply_chat_template(*messages, **options)
+        return [found] if options.get("tokenize") and options.get("return_dict") is False else found
 
     def decode(self, *tokens: Any, **options: Any) -> Any:
         return self.tokenizer.decode(*tokens, **options)

@@ -21,44 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.evidence.duels import MEASURES, OURS, Duel, Way, beside_ours, duels, ways
+from benchmarks.evidence.duels import MEASURES, OURS, Duel, Way, duels
+from benchmarks.evidence.known import COUNT, all_caches, known_ways, pictures_of
 from benchmarks.evidence.page import page, plot, strip
 from benchmarks.regime.measures import OUT as REGIME
 from benchmarks.regime.pictures import SHELF, scene_prompts
 from benchmarks.regime.setting import Setting, draw
 from benchmarks.regime.settings import FOUND, FULL, REGIMES, STRONG, settings
 from benchmarks.regime.study import FIRST_SEED, SOME, Study, run
-from benchmarks.regime.study_page import compared, write
+from benchmarks.regime.study_page import write
 from ralu_cache.quality.base import Pictures
 
 RESULTS = Path("benchmarks/results/evidence")
-COUNT = 256  # pictures of the settings that are compared
 WORST, ORDINARY = 5, 3  # pictures that are shown: on which ours lose most, and the first ones
 SHOWN = 12.0  # the cost at which they are
 RIVALS = 3  # of the others, the nearest in cost
-
-
-def known_ways(study: Study, count: int) -> list[Way]:
-    """All that have the first `count` pictures."""
-    record = study.out / "study_frechet.json"
-    frechet = {name: each[0] for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
-    return ways(study.model, {regime: compared(study, regime) for regime in REGIMES}, count, frechet)
-
-
-def pictures_of(study: Study, most: int) -> int:
-    """So many that ours and plain steps under strong guidance have them, at most `most`; 0 if nothing was drawn."""
-    counts = {one.name: one.count for one in compared(study, "strong")}
-    needed = [counts.get(name, 0) for name in (FULL, "ralu-8x", "ralu-12x", "ralu-18x", "7 plain steps")]
-    return min(most, *needed)
-
-
-def all_caches(study: Study, most: int) -> list[Duel]:
-    """Each of the others' caches beside ours on as many pictures as it has, the dearest first."""
-    counts = sorted({min(one.count, most) for regime in REGIMES for one in compared(study, regime)})
-    found: dict[str, Duel] = {}
-    for count in counts:  # more pictures replace fewer
-        found |= {duel.ours.told: duel for duel in beside_ours(known_ways(study, count))}
-    return sorted(found.values(), key=lambda duel: duel.ours.ratio)
 
 
 def show_worst(model: str, found: Sequence[Duel], every: Sequence[Way], path: Path) -> None:
@@ -67,7 +44,7 @@ def show_worst(model: str, found: Sequence[Duel], every: Sequence[Way], path: Pa
     duel = min(found, key=lambda each: abs(each.ours.ratio - SHOWN))
     others = [way for way in every if way.kind != OURS and way.name != FULL]
     rivals = sorted(others, key=lambda way: abs(np.log(way.ratio / duel.ours.ratio)))[:RIVALS]
-    chosen = [*duel.lost(WORST), *range(ORDINARY)]
+    chosen = list(dict.fromkeys([*duel.lost(WORST), *range(ORDINARY)]))  # a worst one may be among the first
     prompts = [scene_prompts("study", COUNT)[number] for number in chosen]
     seeds = [FIRST_SEED + number for number in chosen]
     rows: dict[str, Pictures] = {}

@@ -113,9 +113,9 @@ def measure(model: str, setting: Setting) -> dict[str, int]:
     pipe = load(model) if fresh else plain_pipeline(model)
     if setting.peer is not None:
         step_flops(model, setting.scale, 1)  # which is measured once, by a call
-    if setting.peer is not None and not fresh:
-        with peer(pipe, setting.peer, setting.steps, arguments(model, setting)):
-            pass  # what it calibrates is no part of a call
+        if not fresh:
+            with peer(pipe, setting.peer, setting.steps, arguments(model, setting)):
+                pass  # what it calibrates is no part of a call
     with watched(pipe) as watch:
         draw(model, setting, scene_prompts("train", 1), [0], pipe)
     found = {"samples": watch.samples, "held": size(watch.peak)}

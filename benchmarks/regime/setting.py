@@ -56,6 +56,11 @@ class Setting:
         return (self.spatial, self.temporal, self.guidance) != (None, None, None)
 
     @property
+    def layered(self) -> bool:
+        """Whether it reaches into the layers of blocks, which can't be compiled then: the clock is unfair to it."""
+        return self.temporal is not None and self.temporal.startswith("toca")
+
+    @property
     def made(self) -> str:
         """Eight digits that tell this setting, and what its names stand for today, from others."""
         method = None if self.spatial in (None, "ralu") else resolve_spatial(self.spatial, "ralu-4x")
@@ -100,7 +105,7 @@ def pipeline(model: str) -> Any:
 
 @cache
 def plain_pipeline(model: str) -> Any:
-    """One whose blocks are not compiled, for caches that hook them."""
+    """One whose blocks are not compiled, for caches that hook them or their layers."""
     return load(model)
 
 
@@ -162,7 +167,7 @@ def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[i
     """A picture for each prompt, from its seed's noise, and the cost. other: a pipeline of the model to draw with."""
     if setting.peer is not None:
         return _drawn_by_peer(model, setting, prompts, seeds, other)
-    pipe = other or pipeline(model)
+    pipe = other or (plain_pipeline if setting.layered else pipeline)(model)
     given = arguments(model, setting) | _asked(prompts, seeds)
     ratio = FULL_STEPS / setting.steps
     with _sampler(pipe, setting):
@@ -188,7 +193,7 @@ def _asked(prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
 @cache
 def step_flops(model: str, scale: float, batch: int) -> float:
     """Of a denoiser's guided step on so many pictures in full, by PyTorch's count."""
-    from benchmarks.regime.peers import Counted
+    from benchmarks.counted import Counted
 
     pipe, setting = plain_pipeline(model), Setting("one step", scale, steps=1)
     with Counted(pipe.transformer) as counted:
@@ -198,7 +203,8 @@ def step_flops(model: str, scale: float, batch: int) -> float:
 
 def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any) -> Drawn:
     """As `draw`, by a peer's cache on blocks that are not compiled; FLOPs as counted against a full call's."""
-    from benchmarks.regime.peers import Counted, fresh_for, peer
+    from benchmarks.counted import Counted
+    from benchmarks.regime.peers import fresh_for, peer
 
     assert setting.peer is not None
     step = step_flops(model, setting.scale, len(prompts))  # before the cache is on

@@ -40,7 +40,7 @@ class Best:
 
 FOUND: Mapping[str, Best] = {
     "tiny-flux": Best(2.5, 2.5, 1.5, 0.4, 6.0, 3.0, 2.0, 5.25),
-    "tiny-flux-dev": Best(2.5, 2.5, 1.5, None, 6.0, 3.0, 2.0, 5.25),  # those of its teacher: nothing was searched yet
+    "tiny-flux-dev": Best(2.5, 1.5, 1.5, None, 6.0, 3.0, 2.0, 5.25),
     "tiny-sd3": Best(2.5, 2.5, 1.5, 0.55, 6.0, 3.0, 2.0, 6.0),
 }
 
@@ -63,6 +63,8 @@ def strong(model: str, best: Best) -> tuple[Setting, ...]:
         Setting("taylorseer:3 on 20 steps", STRONG, 20, best.shift, temporal="taylorseer:3"),
         Setting("ralu-8x and teacache", STRONG, spatial="ralu-8x", temporal="teacache"),
         Setting("ralu-8x and seacache", STRONG, spatial="ralu-8x", temporal="seacache"),
+        Setting("toca on 20 steps", STRONG, 20, best.shift, temporal="toca"),
+        Setting("ralu-8x and toca", STRONG, spatial="ralu-8x", temporal="toca"),
         plain[10],
         Setting("5 steps of UniPC", STRONG, 5, best.unipc, "unipc"),
         Setting("ralu-7x", STRONG, spatial="ralu-7x"),
@@ -105,9 +107,9 @@ def at_their_best(model: str, best: Best) -> tuple[Setting, ...]:
 
 
 def stock_sweep(best: Best) -> Iterator[Setting]:
-    """Where nothing was searched: stock samplers and our plans by guidance scale, steps and shift, as a front has them.
+    """Where guidance is distilled: stock samplers and our plans by guidance scale, steps and shift, as a front has.
 
-    A distilled model's guidance is a number that it was taught, so every scale may serve another number of steps best.
+    It is a number that the model was taught, so that every scale may serve another number of steps best.
     """
     for scale in (3.0, 4.5):
         for steps in (10, 7, 5, 3):
@@ -127,6 +129,7 @@ def stock_sweep(best: Best) -> Iterator[Setting]:
 FEW = (
     FULL, REFERENCE, "ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-22x", "7 plain steps", "5 plain steps",
     "8 plain steps, guided", "7 steps of", "4 plain steps", "3 plain steps", "3 steps of UniPC", "4 steps of UniPC",
+    "10 plain steps", "ralu-4x", "ralu-7x",
 )  # fmt: skip
 
 
@@ -140,11 +143,9 @@ def settings(model: str, regime: str, few: bool = False) -> tuple[Setting, ...]:
 
 
 def draws(model: str, name: str, start: int) -> bool:
-    """Whether a setting is drawn of the pictures from `start` on: sweeps and the reference only of the first ones.
-
-    Where nothing was searched beforehand, all that was swept counts in the comparison, so it is drawn like the others.
-    """
-    if name == REFERENCE:
+    """Whether a setting is drawn of the pictures from `start` on: sweeps, the reference and what can't be compiled only
+    of the first ones."""
+    if name == REFERENCE or "toca" in name:
         return start < SWEPT
     cache = PEERS[model].get(name) or GENTLER[model].get(name)
-    return start < SWEPT or cache is None or not cache.swept or FOUND[model].early is None
+    return start < SWEPT or cache is None or not cache.swept

@@ -35,12 +35,14 @@ def call_of(model: str, steps: int, scale: float = STRONG) -> dict[str, Any]:
     return {**embedded.arguments, **size, name: scale, "negative_prompt": "", "num_inference_steps": steps}
 
 
-def search(model: str, quality: str, minutes: float, prompts: int, steps: int, out: Path) -> Tuned:
-    """A study of its own for each model, quality and number of steps."""
+def search(
+    model: str, quality: str, minutes: float, prompts: int, steps: int, out: Path, trials: int | None = None
+) -> Tuned:
+    """A study of its own for each model, quality and number of steps. trials: at most so many."""
     folder = out / f"{model}-{quality}-{steps}"
     return tune(
         load(model), scene_prompts("train", prompts), call_of(model, steps), minutes, quality=quality, cost="flops",
-        batch=8, study=folder, out=folder / "profile.json", name=model,
+        batch=8, study=folder, out=folder / "profile.json", name=model, trials=trials,
     )  # fmt: skip
 
 
@@ -51,10 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--trials", type=int, help="stop after so many, if the time is not over before")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found = search(options.model, options.quality, options.minutes, options.prompts, options.steps, options.out)
+    found = search(
+        options.model, options.quality, options.minutes, options.prompts, options.steps, options.out, options.trials
+    )
     print(describe(found, options.model))
 
 

@@ -5,7 +5,7 @@
 
 Prompts and seeds are those of `benchmarks.regime.study`, whose rows (the same models, in bfloat16, at guidance 6 and
 50 steps) the tuned settings stand beside. Goes on where it stopped: a line of JSON for each batch of 16 pictures and
-setting. Writes front_MODEL.md and front_MODEL.png.
+setting. Writes front_MODEL.md and front_MODEL.png (`benchmarks.tune.study_page`).
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from tqdm import tqdm
 from benchmarks.regime import study as regime
 from benchmarks.regime.measures import MEASURES
 from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.setting import Setting as ByHand
 from benchmarks.regime.setting import load
-from benchmarks.regime.settings import FULL
+from benchmarks.regime.settings import FOUND, FULL, strong
 from benchmarks.tune.search import MODELS, call_of
 from ralu_cache import accelerate
 from ralu_cache.profiles.profile import Profile, read_profile
 from ralu_cache.profiles.setting import Setting
 from ralu_cache.quality.intervals import Interval, bootstrap
-from ralu_cache.report.table import Table
-from ralu_cache.tune.front import Measured, hypervolume
 
 OUT = Path("benchmarks/results/tune")
 STEPS = 50
 JUDGED = {"probability": 1, "attributes": 1, "scenes": 0, "perceptual": 0, "psnr": 1}
-SPEEDS = (3, 4, 6, 8, 10, 12, 15, 20, 25)
-WORST = 10.0  # points of probability, of the hypervolume
+TUNED, PLANS, REUSE, OTHERS = "tuned", "plans by hand", "our reuse alone", "caches of others"
+PLAIN, UNIPC, DPM = "plain steps", "UniPC", "DPM++2M"
+KINDS = (TUNED, PLANS, REUSE, PLAIN, UNIPC, DPM, OTHERS)
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A setting on all pictures: times fewer FLOPs, whose it is, its loss on the prompts that it was chosen on, as a
-    mean and at the upper end of its interval (None if it was not tuned), and, by measure, its values of each picture
-    and what the full run has more."""
+    """A setting on all pictures: times fewer FLOPs, its kind (one of KINDS), its loss on the prompts that it was chosen
+    on, as a mean and at the upper end of its interval (None if it was not tuned), and, by measure, its values of each
+    picture and what the full run has more."""
 
     name: str
     ratio: float
-    tuned: bool
+    kind: str
     train: float | None
     high: float | None
     values: Mapping[str, np.ndarray]
@@ -58,14 +58,16 @@ class Line:
 
 
 def run(model: str, profile: Profile, count: int, path: Path) -> None:
-    """Draws and measures what is missing of the full run and the profile's front."""
-    done = {(row["start"], row["setting"]) for row in rows_of(path)}
+    """Draws and measures what is missing of the full run and the profile's front; what left the front goes."""
     pipe, prompts = load(model), scene_prompts("study", count)
     (front,) = (front for front in profile.fronts if front.call.steps == STEPS)
     settings: dict[str, tuple[Setting, Row]] = {FULL: (Setting(), {})}
     for point in front.points:
         settings[point.setting.told] = point.setting, {"train": point.loss, "high": point.high}
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [row | settings[row["setting"]][1] for row in rows_of(path) if row["setting"] in settings]
+    path.write_text("".join(_line(row) for row in rows))
+    done = {(row["start"], row["setting"]) for row in rows}
     for start in range(0, count, regime.BATCH):
         chosen, whole = prompts[start : start + regime.BATCH], None
         if all((start, name) in done for name in settings):
@@ -83,7 +85,11 @@ def run(model: str, profile: Profile, count: int, path: Path) -> None:
             row = {"start": start, "setting": name, "ratio": round(ratio, 3)} | own
             values = {key: np.round(found[key], digits).tolist() for key, digits in JUDGED.items()}
             with path.open("a") as file:
-                file.write(json.dumps(row | values, separators=(",", ":")) + "\n")
+                file.write(_line(row | values))
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, separators=(",", ":")) + "\n"
 
 
 def draw(pipe: Any, model: str, setting: Setting, prompts: Sequence[str], seed: int) -> tuple[Any, float]:
@@ -104,8 +110,22 @@ def rows_of(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def lines_of(rows: Sequence[Row], tuned: bool, starts: set[int]) -> list[Line]:
-    """Each setting that all batches have, against the full run of the same rows; the full run is left out."""
+def kind_of(setting: ByHand) -> str:
+    """Whose a setting of the regime's study is, and of which kind."""
+    if setting.peer is not None or "reimplemented" in setting.name:
+        return OTHERS
+    if setting.spatial is not None:
+        return PLANS
+    if setting.temporal is not None:
+        return REUSE
+    return {"euler": PLAIN, "unipc": UNIPC, "dpm++2m": DPM}[setting.solver]
+
+
+def lines_of(rows: Sequence[Row], kinds: Mapping[str, str], starts: set[int]) -> list[Line]:
+    """Each setting that all batches have, against the full run of the same rows; the full run is left out.
+
+    kinds: of the settings, by name; others were tuned.
+    """
     by_name: dict[str, dict[int, Row]] = {}
     for row in rows:
         by_name.setdefault(row["setting"], {})[row["start"]] = row
@@ -119,7 +139,8 @@ def lines_of(rows: Sequence[Row], tuned: bool, starts: set[int]) -> list[Line]:
             for key, each in values.items() if key not in ("perceptual", "psnr")
         }  # fmt: skip
         first = parts[min(starts)]
-        found.append(Line(name, first["ratio"], tuned, first.get("train"), first.get("high"), values, lost))
+        own = first.get("train"), first.get("high")
+        found.append(Line(name, first["ratio"], kinds.get(name, TUNED), *own, values, lost))
     return sorted(found, key=lambda line: line.ratio)
 
 
@@ -127,102 +148,9 @@ def joined(parts: Mapping[int, Row], key: str, starts: set[int]) -> np.ndarray:
     return np.concatenate([parts[start][key] for start in sorted(starts)])
 
 
-def area(lines: Sequence[Line]) -> float:
-    """The hypervolume of their probability lost; of each the value on the reported prompts."""
-    return hypervolume(
-        [Measured(n, Setting(), (line.lost["probability"].value,), 1 / line.ratio, 1 / line.ratio)
-         for n, line in enumerate(lines)],
-        WORST,
-    )  # fmt: skip
-
-
-def best_at(lines: Sequence[Line], speed: float, by_train: bool) -> Line | None:
-    """The one that is at least so fast and lost least: on its own prompts, as `accelerate` takes it, or (a favour to
-    others) on the reported ones."""
-    fitting = [line for line in lines if line.ratio >= speed]
-    key = (lambda line: line.high) if by_train else (lambda line: line.lost["probability"].value)
-    return min(fitting, key=key, default=None)
-
-
-def table(model: str, tuned: Sequence[Line], others: Sequence[Line], pictures: int) -> str:
-    """The Markdown page."""
-    titles = ("at least", *("tuned", "lost", "attributes, %"), *("hand-made or peer", "lost", "attributes, %"))
-    rows = []
-    for speed in SPEEDS:
-        cells = [f"{speed}x"]
-        for lines, by_train in ((tuned, True), (others, False)):
-            line = best_at(lines, speed, by_train)
-            cells += ["–", "", ""] if line is None else [
-                f"{line.ratio:.1f}x: {line.name}", told(line.lost["probability"]),
-                f"{line.values['attributes'].mean():.1f}",
-            ]  # fmt: skip
-        rows.append(cells)
-    page = [
-        f"# What `ralu-cache tune` found for {model}, on other prompts", "",
-        f"Guidance 6, 50 steps in full, {pictures} prompts and seeds of `benchmarks.regime.study` that nothing was",
-        "chosen on, 95 % paired bootstrap intervals. Lost: points of the probability that the scene classifier gives",
-        "to what the prompt states, against the full run of the same prompts. Tuned settings are chosen as `speedup=`",
-        "does, by what they surely lost on the planner's own prompts; the best of the hand-made ones and peers at each",
-        "speed is chosen on the very prompts that are reported, in its favour. [Account](account.md).",
-        f"Hypervolume (share of the area above the front, 1 to 32x, below {WORST:g} points): tuned {area(tuned):.3f},",
-        f"hand-made and peers {area(others):.3f}, all together {area([*tuned, *others]):.3f}.",
-        "Made by `python -m benchmarks.tune.study`.", "",
-        Table(titles, rows, left=(1, 2, 4, 5)).markdown(), "", "All settings:", "",
-        _every_setting([*tuned, *others]),
-    ]  # fmt: skip
-    return "\n".join(page) + "\n"
-
-
-def _every_setting(some: Sequence[Line]) -> str:
-    """A row a setting, the slowest first."""
-    titles = (
-        "fewer FLOPs", "setting", "", "lost on its own prompts", "lost", "attributes lost", "perceptual, ‰", "PSNR, dB",
-    )  # fmt: skip
-    rows = []
-    for line in sorted(some, key=lambda line: line.ratio):
-        own = "" if line.train is None else f"{line.train:+.2f}"
-        perceptual = f"{line.values['perceptual'].mean():.0f}" if "perceptual" in line.values else ""
-        cells = [f"{line.ratio:.1f}x", line.name, "tuned" if line.tuned else "", own]
-        cells += [told(line.lost[key]) for key in ("probability", "attributes")]
-        rows.append([*cells, perceptual, f"{line.values['psnr'].mean():.1f}"])
-    return Table(titles, rows, left=(1, 2, 4, 5)).markdown()
-
-
-def told(interval: Interval) -> str:
-    return f"{interval.value:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
-
-
-def plot(tuned: Sequence[Line], others: Sequence[Line], path: Path) -> None:
-    """Probability lost over the speed: on the planner's own prompts, and on the reported ones."""
-    from matplotlib.figure import Figure
-
-    from ralu_cache.report.figures import COLOURS, plain, save
-
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    own = [line.train for line in tuned]
-    lost, by_hand = ([line.lost["probability"].value for line in lines] for lines in (tuned, others))
-    for lines, values, style, colour, label in (
-        (tuned, own, "--o", COLOURS["mixed"], "tuned, on its own prompts"),
-        (tuned, lost, "-o", COLOURS["fine"], "tuned, on other prompts"),
-        (others, by_hand, "s", COLOURS["coarse"], "hand-made, plain, peers"),
-    ):
-        axes.plot([line.ratio for line in lines], values, style, ms=4, lw=1.2, color=colour, label=label)
-    for lines, colour in ((tuned, COLOURS["fine"]), (others, COLOURS["coarse"])):
-        bounds = [line.lost["probability"] for line in lines]
-        low, high = [each.low for each in bounds], [each.high for each in bounds]
-        axes.vlines([line.ratio for line in lines], low, high, color=colour, lw=0.8, alpha=0.5)
-    axes.set_xscale("log")
-    axes.set_xticks(SPEEDS, [f"{speed}×" for speed in SPEEDS])
-    axes.minorticks_off()
-    axes.set(ylim=(-3, 16), xlabel="times fewer FLOPs than 50 guided steps")
-    axes.set_ylabel("probability of the stated lost, points")
-    axes.legend(fontsize=8, frameon=False)
-    plain(axes)
-    save(figure, path)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
+    from benchmarks.tune import study_page
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--profile", type=Path, help="of benchmarks.tune.search")
@@ -239,9 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     others = regime.Study(options.model).rows()
     known = regime.latest(others, options.model)["strong"]
     beside = [row for parts in known.values() for row in parts.values()]
-    tuned, hand_made = lines_of(rows, True, starts), lines_of(beside, False, starts)
-    plot(tuned, hand_made, options.out / f"front_{options.model}.png")
-    page = table(options.model, tuned, hand_made, len(starts) * regime.BATCH)
+    kinds = {setting.name: kind_of(setting) for setting in strong(options.model, FOUND[options.model])}
+    tuned, hand_made = lines_of(rows, {}, starts), lines_of(beside, kinds, starts)
+    study_page.plot(tuned, hand_made, options.out / f"front_{options.model}.png")
+    page = study_page.table(options.model, tuned, hand_made, len(starts) * regime.BATCH)
     (options.out / f"front_{options.model}.md").write_text(page)
     print(page)
 

@@ -33,7 +33,7 @@ class Answers:
         if answer is None and run.guidance is not None and run.calls:
             answer = known_answer(run, self._form, state.known, given)
             if answer is not None:
-                run.tally.count_call(self._costs.flops, given, 0, run)
+                run.tally.count_call(self._costs, given, 0, run)
                 run.tally.spare(state.known.flops)
         return None if answer is None else state.known.instead(self._adapter.closed_prediction(answer))
 
@@ -65,7 +65,7 @@ class Answers:
         if not skipped.issuperset(rows):
             return None
         self._adapter.check(given, run.setting_of(run.policy_of(self._reader.module)))
-        run.tally.count_call(self._costs.flops, given, 0, run)
+        run.tally.count_call(self._costs, given, 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return stood_in(self._adapter, run, hidden, rows)
 

@@ -59,7 +59,7 @@ def check_pipeline(pipe: Any) -> None:
     """Raise TypeError for what is no pipeline with a scheduler of its own, naming the first thing that is missing."""
     name = type(pipe).__name__
     if not isinstance(pipe, DiffusionPipeline) or not callable(pipe):
-        raise TypeError(f"{name} is not a diffusers pipeline with a __call__(); {unserved(pipe)}")
+        raise TypeError(unserved(pipe, f"{name} is not a diffusers pipeline with a __call__()"))
     inner = [part for part, value in vars(pipe).items() if isinstance(value, DiffusionPipeline)]
     if inner:
         raise TypeError(f"{name} runs pipelines of its own; accelerate those: {', '.join(f'pipe.{n}' for n in inner)}")

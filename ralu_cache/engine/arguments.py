@@ -30,7 +30,7 @@ def control_scale(call: Call, number: int) -> dict[str, Any]:
         return {}
     start = _of_net(given.get("control_guidance_start", 0.0), number)
     end = _of_net(given.get("control_guidance_end", 1.0), number)
-    step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps
+    step, steps = run.stock_step, run.stock.steps
     inside = step / steps >= start and (step + 1) / steps <= end
     return {"conditioning_scale": scale * float(inside)}
 

@@ -142,7 +142,7 @@ class BlockStack:
         stack: StackState = state.stack
         given = self.adapter.block_input(args, kwargs)
         image = given.shape[1] if state.active is None else state.active.layout.tokens
-        stack.entered, _ = self.adapter.image_tokens(given, image)
+        _, stack.entered, _ = self.adapter.image_tokens(given, image)
         if stack.tokens is None:
             return None
         assert self._sparse is not None
@@ -162,7 +162,7 @@ class BlockStack:
         stack.ranks = None if self._probed else ranks
         entered = self.adapter.head_part(self._divided(stack.entered, args[0], ranks), args[0].shape[1])
         ran = args[0] if not entered.ndim else entered if stack.tokens is None else stack.tokens
-        image, others = self.adapter.image_tokens(args[0], ran.shape[1])
+        before, image, behind = self.adapter.image_tokens(args[0], ran.shape[1])
         left = image.to(entered.dtype)  # Wan's head is given what the blocks made in float32
         if left.ndim > 3:  # frames, rows and columns of tokens
             left, entered = left.flatten(1, -2), entered.flatten(1, -2) if entered.ndim else entered
@@ -171,7 +171,7 @@ class BlockStack:
             return None
         assert stack.stale is not None
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
-        return (_joined(put(whole, stack.tokens, stack.left).to(image.dtype), others), *args[1:])
+        return (_joined(before, put(whole, stack.tokens, stack.left).to(image.dtype), behind), *args[1:])
 
     def _divided(self, tokens: Tensor, part: Tensor, ranks: Ranks | None) -> Tensor:
         """What goes into the first block, or to the head where no block ran: this rank's part of it, if the blocks are
@@ -192,15 +192,16 @@ class BlockStack:
         if self.adapter.replaces():
             return residual.to(hidden.dtype)
         hidden = self._divided(hidden, residual, ranks)
-        image, others = self.adapter.image_tokens(hidden, residual.shape[1])
+        before, image, behind = self.adapter.image_tokens(hidden, residual.shape[1])
         if residual.shape != image.shape:
             raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")
-        return _joined(_sum(image, residual), others)
+        return _joined(before, _sum(image, residual), behind)
 
 
-def _joined(image: Tensor, others: Tensor | None) -> Tensor:
-    """The image tokens, and behind them what else the head is given."""
-    return image if others is None else torch.cat([image, others], 1)
+def _joined(before: Tensor | None, image: Tensor, behind: Tensor | None) -> Tensor:
+    """The image tokens among what else the head is given."""
+    parts = [part for part in (before, image, behind) if part is not None]
+    return image if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _sum(entered: Tensor, residual: Tensor) -> Tensor:

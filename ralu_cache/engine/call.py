@@ -7,7 +7,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
+import torch
+
 from ralu_cache.adapters.ranks import ranks_of
+from ralu_cache.engine.guider import counting
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler import release, staged
@@ -33,7 +36,8 @@ class Call:
     handle: whose call it is. pipe: the pipeline. scheduler: the call's own copy; copies: what the pipeline copied from
     it. own: the private attributes that the pipeline's `__call__` stores, as this call has them. run: one that the
     denoiser's hooks take part in; outside: one that the scheduler alone knows of. working: the state of the denoiser
-    (or ControlNet) that is running now; `states` holds that of each. given: the arguments of the pipeline's call.
+    (or ControlNet) that is running now; `states` holds that of each. guider: a copy of the pipeline's, once it was
+    asked for. given: the arguments of the pipeline's call.
     ranks: the processes that make the same call on parts of the same tokens, if there are any.
     """
 
@@ -46,9 +50,11 @@ class Call:
         self.copies: list[Any] = []
         self.stock: StockSchedule | None = None  # of the latest run; it outlives the run's last step
         self.stock_timesteps: Any = None  # as the stock scheduler lays them out
+        self.stock_sigmas: Any = None  # likewise
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback, if any, was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
+        self.guider: Any = None
         self.ranks = ranks_of(getattr(pipe, "transformer", None))
         self.scheduler = staged(vars(pipe)["scheduler"], self)
 
@@ -68,7 +74,7 @@ class Call:
         if own:
             self.check_end()
             self._end_run()
-            self.stock_timesteps = scheduler.timesteps
+            self.stock_timesteps, self.stock_sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
         run = self.handle.new_run(self, scheduler, given)
         if isinstance(run, Run):
             self.run = run
@@ -78,6 +84,34 @@ class Call:
             self.stock = None if run is None else run.stock
             self.passed = self.told = 0
         return run
+
+    def levels_like(self, told: Any) -> Any:
+        """The stock schedule in the form in which the pipeline tells callbacks of it: time steps, or (CogView4) sigmas.
+
+        told: what the pipeline tells, of the levels that it is shown.
+        """
+        shown = getattr(self.scheduler, "sigmas", None)
+        if not (torch.is_tensor(told) and torch.is_tensor(shown) and torch.is_tensor(self.stock_sigmas)):
+            return self.stock_timesteps
+        in_sigmas = told.untyped_storage().data_ptr() == shown.untyped_storage().data_ptr()
+        return self.stock_sigmas if in_sigmas else self.stock_timesteps
+
+    def guider_of(self, held: Any) -> Any:
+        """The call's own copy of the pipeline's guider, `held` when it was first asked for."""
+        if self.guider is None:
+            self.guider = counting(held, self)
+        return self.guider
+
+    def forget(self, residuals: bool = False) -> None:
+        """A callback changed what the model is conditioned on: what it said before is on no line with what it will.
+
+        residuals: nor is what its blocks gave, though its calls are of the same tensors.
+        """
+        runs = [scheduler.run for scheduler in (self.scheduler, *self.copies)]
+        for run in {id(run): run for run in runs if run is not None}.values():
+            run.forget()
+        if residuals and self.run is not None:
+            self.run.branches.clear()
 
     def follow(self, run: SchedulerRun) -> None:
         """A step of a run is made: where the call's own scheduler makes none, a copy's is told of (SkyReels)."""
@@ -115,7 +149,7 @@ class Call:
         self.over = True
         for name in ("own", "states", "copies"):
             getattr(self, name).clear()
-        self.working = self.stock_timesteps = None
+        self.working = self.guider = self.stock_timesteps = self.stock_sigmas = None
         self.given = {}
 
     def _end_run(self) -> None:

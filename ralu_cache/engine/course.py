@@ -108,6 +108,11 @@ class Course:
         s, i = self.places[self.index - 1]
         return self.stock.passed(self.stages[s].sigmas[i + 1])
 
+    @property
+    def stock_step(self) -> int:
+        """The step that the stock schedule makes at this level."""
+        return min(self.stock.passed(self.sigma), self.stock.steps - 1)
+
     def levels(self) -> list[float]:
         """One for each step that the pipeline is shown, and the last 0: what the scheduler hands out."""
         return [*(self._level(place) for place in self.shown), 0.0]

@@ -50,8 +50,9 @@ class Forecasted:
     def filled(self, prediction: Tensor, adapter: Adapter, run: Run, hidden: Tensor) -> Tensor:
         """The prediction of all rows, the forecasts among those that were computed; hidden: the model's input."""
         standing = stood_in(adapter, run, hidden, self.rows).to(prediction.dtype)
-        if prediction.ndim == 3:  # reference tokens, which the pipeline drops, have no forecast
-            prediction = prediction[:, : standing.shape[1]]
+        if prediction.ndim == 3:  # others, which the pipeline drops, have no forecast
+            count = standing.shape[1]
+            prediction = prediction[:, -count:] if adapter.others_first else prediction[:, :count]
         ahead, computed = prediction[: self.ahead], iter(prediction[self.ahead :])
         found = [next(computed) if row in self.kept else standing[row] for row in range(len(self.rows))]
         return torch.cat([ahead, torch.stack(found)])

@@ -81,6 +81,11 @@ class Passage(Course):
         self._on_layout, self._low = lambda: None, None
         self.autoencoder = Autoencoder()
 
+    def forget(self) -> None:
+        """See `Prediction.forget`."""
+        if self.prediction is not None:
+            self.prediction.forget()
+
     def policy_of(self, denoiser: object) -> Policy | None:
         """What reuses something of this denoiser."""
         return self._low[1] if self._low is not None and denoiser is self._low[0] else self.policy
@@ -125,7 +130,7 @@ class Passage(Course):
         v = self._prediction(velocity)
         if self.prediction is not None:
             if self.changes:
-                self.prediction.forget()
+                self.forget()
             later = self.stage.sigmas[self.places[self.index][1] + 1 : -1]
             self.prediction.learn(x, v, self.index, self.sigma, later, self.layout)
             x, v = self.prediction.take(x, v, self.sigma, self.layout, ours)

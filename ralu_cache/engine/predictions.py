@@ -178,7 +178,8 @@ class Prediction:
             self.known = self.known.transfer(layout, renoise, changed)
 
     def forget(self) -> None:
-        """Another denoiser is called from now on: forecasts begin anew. What a solver steps on goes on, as in stock."""
+        """Another denoiser or prompt, or other guidance, from now on: forecasts begin anew. What a solver steps on goes
+        on, as in stock."""
         if self.solver is None:
             self.known = None
             if self.chooser is not None:

@@ -167,7 +167,7 @@ class RootHook:
         if run.whole_calls and not self.reduce_only:
             rows, layout = run.share(batch)
             pending = Pending(run, layout, None, given, None, (COMPUTED,))
-            run.tally.count_call(self._groups.costs.flops, given, layout.batch, run)
+            run.tally.count_call(self._groups.costs, given, layout.batch, run)
         else:
             pending, given, rows = self._reduced(call, state, given, batch)
         if policy is not None and not self.reduce_only:
@@ -204,7 +204,7 @@ class RootHook:
         if self.reduce_only:
             run.tally.controlled = True
             return pending, given, rows
-        run.tally.count_call(self._groups.costs.flops, whole, layout.batch, run)
+        run.tally.count_call(self._groups.costs, whole, layout.batch, run)
         if condition is not None:
             run.called(condition, rows)
         if index is not None:

@@ -58,9 +58,9 @@ class SchedulerRun:
         self.full: dict[str, Tensor] = {
             name: vars(scheduler)[name] for name in SHOWN if torch.is_tensor(vars(scheduler).get(name))
         }
-        quantity = setting.forecast.quantity_of(stages=1)
+        quantity = "clean" if setting.solver is not None else setting.forecast.quantity_of(stages=1)
         scale = float(scheduler.config.get("sigma_data", 1.0))
-        self._reading = Reading(kind_of(scheduler), "clean" if setting.solver is not None else quantity, scale)
+        self._reading = Reading(kind_of(scheduler, self.full), quantity, scale)
         self._places = places_of(scheduler, self.full)
         self._ends_early = scheduler.config.get("final_sigmas_type") == "sigma_min"
         self.count = len(self._places)
@@ -110,11 +110,27 @@ class SchedulerRun:
         finally:
             self.entering = False
 
+    def forget(self) -> None:
+        """Forecasts begin anew: another denoiser or prompt, or other guidance. What a solver steps on goes on, as in
+        stock."""
+        if self.setting.solver is None:
+            self._trail = Trail(self.setting.forecast.depth)
+
     def beside(self) -> SchedulerRun:
         """The run of a copy of the scheduler, which stands where this one does and goes on by itself."""
         other = copy.copy(self)
         other.report, other._clock = None, Clock()
         return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SchedulerRun:
+        """Within a copy of the scheduler's whole state. Raises RuntimeError where steps are left out: who puts such a
+        state back has the scheduler step several latents in turn, each with what was kept of another."""
+        if self.leaves_out:
+            raise RuntimeError(
+                "the pipeline copies its scheduler's state, to step several views of a picture in turn, and forecasts "
+                "cannot tell them apart; disable them, or compute every step ('forecast:1')"
+            )
+        return self.beside()
 
     def rest(self) -> None:
         """It is over: nothing is kept of what was computed, whoever still holds the run."""
@@ -145,6 +161,11 @@ class SchedulerRun:
 
     total = steps  # those that `strength` cut aren't counted
     passed = done  # every step is one of the stock schedule
+
+    @property
+    def stock_step(self) -> int:
+        """The step of the stock schedule that comes."""
+        return min(self.done, self.steps - 1)
 
     @property
     def finished(self) -> bool:
@@ -189,7 +210,7 @@ class SchedulerRun:
         place = self._places[index]
         value = reading.value(place, sample.float(), model_output.float())
         if index == self._change:
-            self._trail = Trail(self.setting.forecast.depth)
+            self.forget()
         self._trail = self._trail.record(place.share, value)
         if given.get("timestep_back") is not None and index:  # CogVideoX's solver keeps its history in the pipeline
             given["timestep_back"] = self._time(index - 1, given["timestep_back"])

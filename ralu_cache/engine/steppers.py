@@ -71,7 +71,15 @@ def is_staged(scheduler: Any) -> bool:
 def is_flow_match_euler(scheduler: Any) -> bool:
     """True of flow-match Euler steps from sigma 1 down to 0: those that our own solvers can stand in for."""
     exactly = stock_of(type(scheduler)) is FlowMatchEulerDiscreteScheduler
-    return exactly and not scheduler.config.get("stochastic_sampling") and not scheduler.config.get("invert_sigmas")
+    options = scheduler.config
+    return exactly and not (
+        options.get("stochastic_sampling") or options.get("invert_sigmas") or _highest(scheduler) > 1
+    )
+
+
+def _highest(scheduler: Any) -> float:
+    """The level that levels of another spacing begin at, where a pipeline says so."""
+    return float(scheduler.config.get("sigma_max") or 1.0)
 
 
 def check_steps(scheduler: Any) -> None:
@@ -101,11 +109,18 @@ def check_steps(scheduler: Any) -> None:
 def check_flow_match_euler(scheduler: Any) -> None:
     """Raise TypeError or ValueError unless `scheduler` is a flow-match Euler one whose options can be staged."""
     if stock_of(type(scheduler)) is not FlowMatchEulerDiscreteScheduler:
-        shift = getattr(scheduler, "config", {}).get("flow_shift")
-        advice = "" if shift is None else f": set pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift})"
+        config = getattr(scheduler, "config", {})
+        advice = ""
+        if config.get("use_flow_sigmas"):  # the model predicts a flow
+            advice = f": set pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={config.get('flow_shift')})"
         raise TypeError(
             f"scheduler {stock_of(type(scheduler)).__name__} is not supported by this setting, which needs "
             f"FlowMatchEulerDiscreteScheduler{advice}; temporal='forecast' works with any of {', '.join(STEPPERS)}"
+        )
+    if (most := _highest(scheduler)) > 1:
+        raise ValueError(
+            f"scheduler option sigma_max={most} is not supported by this setting: it makes levels of noise that is "
+            "added, this one needs flow-match levels from 1 to 0; temporal='forecast' without solver works"
         )
     for option in _NOT_STAGED:
         if scheduler.config.get(option):
@@ -158,14 +173,14 @@ def check_eta(eta: Any) -> None:
         raise ValueError(f"eta={eta} draws fresh noise at every step, which no forecast can know; accepted: eta=0")
 
 
-def kind_of(scheduler: Any) -> str:
-    """What the model predicts: see `ralu_cache.history.conversions.KINDS`."""
+def kind_of(scheduler: Any, full: Mapping[str, Tensor]) -> str:
+    """What the model predicts: see `ralu_cache.history.conversions.KINDS`. full: as for `places_of`."""
     config = scheduler.config
     name = stock_of(type(scheduler)).__name__
     if name == "MiniMaxH3Scheduler" or config.get("invert_sigmas"):
         return "data_velocity"
     if "FlowMatch" in name:
-        return "flow_prediction"
+        return "epsilon" if _adds_noise(full["sigmas"]) else "flow_prediction"
     kind = "v_prediction" if name == "IPNDMScheduler" else str(config.get("prediction_type", "epsilon"))
     return f"edm_{kind}" if name.startswith("EDM") else kind.removeprefix("original_")
 
@@ -181,12 +196,17 @@ def places_of(scheduler: Any, full: Mapping[str, Tensor]) -> tuple[Place, ...]:
     sigmas = full["sigmas"][: len(times)].double().cpu()
     if scheduler.config.get("invert_sigmas"):  # Mochi's rise
         return _places(sigmas, 1 - sigmas)
-    if kind == "flow" or scheduler.config.get("use_flow_sigmas"):
+    if scheduler.config.get("use_flow_sigmas") or (kind == "flow" and not _adds_noise(sigmas)):
         return _places(1 - sigmas, sigmas)
     if kind == "unit":
         alphas = 1 / (sigmas**2 + 1) ** 0.5
         return _places(alphas, sigmas * alphas)
     return _places(torch.ones_like(sigmas), sigmas)
+
+
+def _adds_noise(sigmas: Tensor) -> bool:
+    """True of flow-match steps on levels above 1, which are those of x = x0 + sigma n (Cosmos 2)."""
+    return bool(sigmas.max() > 1)
 
 
 def _places(alphas: Tensor, sigmas: Tensor) -> tuple[Place, ...]:

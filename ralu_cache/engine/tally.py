@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ralu_cache.adapters.protocols import Cost
 from ralu_cache.engine.course import Course
 from ralu_cache.plane.spatial import Stage
 from ralu_cache.report.report import Report
@@ -43,16 +44,17 @@ class Tally:
         self._clock, self._event = time.perf_counter(), _event(device) if self._on_gpu else None
 
     def count_call(
-        self, cost: Callable[[Mapping[str, Any]], float], call: Mapping[str, Any], samples: int, course: Course
+        self, costs: Cost, call: Mapping[str, Any], samples: int, course: Course
     ) -> None:
-        """Note one denoiser call on so many samples (0: it was answered), and what by `cost` it would cost in full.
+        """Note one denoiser call on so many samples (0: it was answered), and what by `costs` it would cost in full.
 
         What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
         """
         if not self._asked_first:
-            self.report.baseline_flops += cost(call) * self.report.baseline_steps
+            later = costs.flops(costs.later(call))
+            self.report.baseline_flops += costs.flops(call) + later * (self.report.baseline_steps - 1)
         elif self.asked >= self._asked_first:
-            self.report.baseline_flops += cost(call) * (self.report.baseline_steps / len(course.shown))
+            self.report.baseline_flops += costs.flops(call) * (self.report.baseline_steps / len(course.shown))
         self.asked += 1
         if samples:
             self.calls += 1

@@ -19,8 +19,9 @@ TICKS = (1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40)
 SHOWN = 12  # parameters, at most
 
 
-def front_figure(front: Front, trials: Sequence[Measured]) -> str:
-    """Loss over speed: every trial, those that were given up, and the front as it was timed again."""
+def front_figure(front: Front, trials: Sequence[Measured], anew: bool = False) -> str:
+    """Loss over speed: every trial, those that were given up, and the front as it was timed, and if `anew` judged,
+    again."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     for whole, marker, label in ((False, "x", "given up after two prompts"), (True, "o", "saw all prompts")):
@@ -29,7 +30,7 @@ def front_figure(front: Front, trials: Sequence[Measured]) -> str:
         axes.plot(speed, loss, marker, ms=4, color=SOFT, alpha=0.7, label=label)
     points, colour = front.points, COLOURS["fine"]
     speeds, losses = [point.speedup for point in points], [point.loss for point in points]
-    axes.plot(speeds, losses, "-o", color=colour, lw=1.4, ms=5, label="front")
+    axes.plot(speeds, losses, "-o", color=colour, lw=1.4, ms=5, label="front, on other seeds" if anew else "front")
     axes.vlines(speeds, [point.low for point in points], [point.high for point in points], color=colour, lw=0.8)
     best = points[front.chosen]
     axes.plot([best.speedup], [best.loss], "o", ms=11, mfc="none", color=COLOURS["coarse"], label="taken by itself")

@@ -24,8 +24,13 @@ from ralu_cache.tune.strips import MOST, save_strip
 ENOUGH = 10  # trials, from which on importances are told
 
 
-def write_page(folder: Path, study: Study, bench: Bench, front: Front, trials: Sequence[Measured], name: str) -> Path:
-    """Writes index.html and points.json into the study's folder, and the strip of the full run beside the others'."""
+def write_page(
+    folder: Path, study: Study, bench: Bench, front: Front, trials: Sequence[Measured], name: str, anew: bool = False
+) -> Path:
+    """Writes index.html and points.json into the study's folder, and the strip of the full run beside the others'.
+
+    anew: whether the front was judged on seeds that the search didn't see.
+    """
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("ralu_cache.tune").joinpath("page.html.j2").read_text()
     )
@@ -33,9 +38,9 @@ def write_page(folder: Path, study: Study, bench: Bench, front: Front, trials: S
     page = folder / "index.html"
     folder.mkdir(parents=True, exist_ok=True)
     page.write_text(template.render(
-        name=name, front=front, middle=front.points[front.chosen], tried=len(trials),
+        name=name, anew=anew, front=front, middle=front.points[front.chosen], tried=len(trials),
         given_up=sum(not trial.whole for trial in trials), failures=failures(study),
-        front_svg=front_figure(front, trials), plans_svg=plans_figure(front, trials),
+        front_svg=front_figure(front, trials, anew), plans_svg=plans_figure(front, trials),
         importance_svg=importance_figure(importances) if importances else "",
         strips=_strips(folder / "pictures", bench, front, trials),
         texts=[subject.text for subject in bench.subjects[:MOST]],

@@ -64,7 +64,7 @@ def front_of(
     info, hardware = bench.loss.metric.info, describe_hardware(str(bench.pipe.device))
     return Front(
         call=Facts.of(bench.pipe, given, bench.steps),
-        measure=Measure(bench.loss.name, info.label, info.unit, len(bench.subjects)),
+        measure=Measure(bench.loss.name, info.label, info.unit, len(kept[0].losses)),
         points=points,
         chosen=chosen(points, target),
         cost=cost,

@@ -12,14 +12,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ralu_cache.api import accelerate
 from ralu_cache.profiles.facts import Model
 from ralu_cache.profiles.finding import place_for
 from ralu_cache.profiles.profile import Front, Profile
 from ralu_cache.tune.bench import YARDSTICK, Bench, subjects_of
-from ralu_cache.tune.front import TARGETS, front
+from ralu_cache.tune.front import TARGETS, Measured, front
 from ralu_cache.tune.profile import ROUNDS, existing, front_of, timed
 from ralu_cache.tune.quality import DEFAULT, loss_of
 from ralu_cache.tune.seeds import seeds
@@ -29,6 +27,7 @@ from ralu_cache.tune.workers import EXECUTORS, Workers
 logger = logging.getLogger("ralu_cache")
 REFERENCES = 0.3  # of the time, at most, for the full runs that all is compared with
 TIMING = 0.2  # at most, for timing the front again
+LOOK = 0.2  # at most, for drawing what looks good on other seeds
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,8 @@ def tune_with(
         from ralu_cache.tune.storage import quiet
     except ImportError as error:
         raise ImportError("tuning needs Optuna: pip install 'ralu-cache[tune]'") from error
+    from ralu_cache.tune.again import candidates, looked_at_again
+    from ralu_cache.tune.loop import search_until
     from ralu_cache.tune.page import write_page
     from ralu_cache.tune.search import Search, measured
 
@@ -168,14 +169,18 @@ def tune_with(
             raise ValueError("the executor 'ray' needs make=, which gives its workers a pipeline of their own")
         shared = replace(options, study=options.study.resolve())
         workers = Workers(partial(_search_of, make, prompts, shared, len(bench.subjects), space), options.workers)
-    interrupted = not _search(search, end - reserve, options.trials, workers)
-    kept = front(measured(study))
+    look = LOOK * 60 * options.minutes
+    interrupted = not search_until(search, end - reserve - look, options.trials, workers)
+    again: list[Measured] = []
+    if not interrupted:
+        again = looked_at_again(bench, study, candidates(measured(study)), full, end - reserve)
+    kept = front(again or measured(study))
     speedups = {} if interrupted or options.cost == "flops" else timed(bench, kept, end)
     found = front_of(bench, kept, speedups, given, options.target, options.cost)
     model_name = options.name or _name(pipe)
     profile = (before or Profile(Model.of(pipe), model_name, (found,))).adding(found)
     profile.save(path)
-    page = write_page(options.study, study, bench, found, measured(study), model_name)
+    page = write_page(options.study, study, bench, found, measured(study), model_name, bool(again))
     return Tuned(path, page, profile, found)
 
 
@@ -258,43 +263,6 @@ def _search_of(
     storage, study = _opened(options, bench.made, None)  # a seed would have all suggest the same
     bench = replace(bench, subjects=bench.subjects[:count])
     return Search(study, storage, space, bench, options.study / "pictures", options.cost)
-
-
-def _search(search: Any, end: float, trials: int | None, workers: Workers | None) -> bool:
-    """Runs trials, at least one, until the time, or their number, is over; False if it was interrupted."""
-    from ralu_cache.tune.search import measured
-
-    begun, count = time.monotonic(), 0
-    with tqdm(total=round(max(end - begun, 0)), desc="tune", unit="s", bar_format=BAR) as bar:
-
-        def told(number: int) -> None:
-            nonlocal count
-            count = number
-            bar.set_postfix_str(_best(measured(search.study), search.bench.loss.metric.info.unit), refresh=False)
-            bar.update(min(round(time.monotonic() - begun), bar.total) - bar.n)
-
-        try:
-            if workers is not None:
-                workers.search(end, trials, told)
-                return True
-            while not count or (time.monotonic() < end and count != trials and not search.exhausted):
-                search.step()
-                told(count + 1)
-        except KeyboardInterrupt:
-            logger.warning("interrupted after %d trials; what was found is kept, and the same command goes on", count)
-            return False
-    return True
-
-
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n}/{total} s{postfix}"
-
-
-def _best(trials: Sequence[Any], unit: str) -> str:
-    """The best so far: three points of the front."""
-    kept = front(trials)
-    shown = kept if len(kept) < 3 else [kept[len(kept) // 4], kept[len(kept) // 2], kept[-1]]
-    told = ", ".join(f"{1 / trial.share:.3g}x at {trial.loss:.3g}{unit}" for trial in shown)
-    return f"{len(trials)} settings, best {told}" if told else f"{len(trials)} settings"
 
 
 def _name(pipe: Any) -> str:

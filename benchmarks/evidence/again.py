@@ -1,0 +1,111 @@
+"""Whether the evidence comes out again: a random tenth of the study's rows is drawn once more, and held beside them.
+
+    python -m benchmarks.evidence.again [--share 0.1] [--seed 0] [--models tiny-flux tiny-flux-dev tiny-sd3]
+
+A row is a setting on 16 pictures. Goes on where it stopped; writes again.jsonl and again.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.regime.measures import OUT as REGIME
+from benchmarks.regime.pictures import scene_prompts, to_bytes
+from benchmarks.regime.settings import FOUND, FULL, settings
+from benchmarks.regime.study import BATCH, FIRST_SEED, Row, Study, latest, measured
+from ralu_cache.report.table import Table
+
+OUT = Path("benchmarks/results/evidence")
+COMPARED = {"attributes": "%", "scenes": "%", "probability": "%", "sharpness": "‰", "psnr": "dB"}
+
+
+def chosen(study: Study, share: float, seed: int) -> list[Row]:
+    """A random share of the rows that count today, at least one; the full runs are drawn with them anyway."""
+    known = latest(study.rows(), study.model)
+    named = [one for regime in known.values() for one in regime.items()]
+    rows = [row for name, parts in named if name != FULL for row in parts.values()]
+    count = max(1, round(share * len(rows)))
+    return [rows[number] for number in np.random.default_rng(seed).choice(len(rows), count, replace=False)]
+
+
+def again(study: Study, row: Row) -> dict[str, Any]:
+    """The row's pictures drawn once more: of each measure its mean then and now, and the largest difference of one
+    picture."""
+    start, regime = row["start"], row["regime"]
+    prompts = scene_prompts("study", start + BATCH)[start:]
+    seeds = range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
+    of = {setting.name: setting for setting in settings(study.model, regime)}
+    shown, full = (study.draw(study.model, of[name], prompts, seeds) for name in (row["setting"], FULL))
+    kept = ((to_bytes(each.pictures) / 255).astype(np.float32) for each in (shown, full))  # as the study keeps them
+    now = measured(*kept, prompts, start)
+    return {
+        "model": study.model, "regime": regime, "setting": row["setting"], "start": start,
+        "ratio": [row["ratio"], round(shown.ratio, 3)],
+        **{name: [_mean(row[name]), _mean(now[name]), _most(row[name], now[name])] for name in COMPARED},
+    }  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 3)
+
+
+def _most(before: Sequence[float], now: Sequence[float]) -> float:
+    return round(float(np.max(np.abs(np.subtract(before, now)))), 3)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# A random tenth, drawn again", "",
+        "Made by `python -m benchmarks.evidence.again`: rows of the study (16 pictures of a setting each), chosen by",
+        "chance, drawn once more by today's code. Of each measure the largest change of a row's mean; in brackets of a",
+        "picture.", "",
+    ]  # fmt: skip
+    cells = []
+    for model in FOUND:
+        mine = [row for row in rows if row["model"] == model]
+        if mine:
+            changes = [
+                f"{max(abs(row[name][1] - row[name][0]) for row in mine):.2g} ({max(row[name][2] for row in mine):.2g})"
+                for name in COMPARED
+            ]
+            same = sum(all(row[name][2] == 0 for name in COMPARED) for row in mine)
+            cells.append([model, str(len(mine)), str(same), *changes])
+    titles = ("model", "rows", "alike in every figure", *(f"{name}, {unit}" for name, unit in COMPARED.items()))
+    return "\n".join([*lines, Table(titles, cells).markdown()]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", nargs="+", choices=list(FOUND), default=list(FOUND))
+    parser.add_argument("--study", type=Path, default=REGIME, help="the study's folder")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    path = options.out / "again.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(row["model"], row["regime"], row["setting"], row["start"]) for row in rows}
+    for model in options.models:
+        study = Study(model, options.study)
+        for row in tqdm(chosen(study, options.share, options.seed), desc=model, mininterval=30):
+            if (model, row["regime"], row["setting"], row["start"]) not in done:
+                rows.append(again(study, row))
+                with path.open("a") as file:
+                    file.write(json.dumps(rows[-1], separators=(",", ":")) + "\n")
+    page = table(rows)
+    (options.out / "again.md").write_text(page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

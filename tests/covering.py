@@ -1,0 +1,28 @@
+"""The tests that decide what of the rooms is covered: their own, and those of the engine that go through most of it.
+
+Elsewhere the tracer pauses, for it slows what it follows by a quarter; what only other tests execute counts as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+COVERING = {
+    "test_anywhere", "test_anywhere_waits", "test_attention", "test_budget", "test_caching", "test_canvas",
+    "test_coefficients", "test_errors", "test_experts", "test_forecasts", "test_guidance", "test_host_work",
+    "test_laws", "test_layers", "test_ledger", "test_predictions", "test_probe", "test_refused", "test_regions",
+    "test_row_sparse", "test_schedule", "test_spatial", "test_temporal_adaptive", "test_temporal_base",
+    "test_temporal_forecast", "test_temporal_seacache", "test_temporal_taylorseer", "test_temporal_teacache",
+    "test_temporal_toca", "test_transition", "test_trend", "test_unipc_stages",
+}  # fmt: skip
+
+
+def mark_covering(items: Iterable[pytest.Item], pausing: bool) -> None:
+    """`covering` for those; pausing: `no_cover`, which pytest-cov knows, for the others."""
+    for item in items:
+        if item.path.stem in COVERING and item.get_closest_marker("slow") is None:
+            item.add_marker("covering")
+        elif pausing:
+            item.add_marker("no_cover")
