@@ -235,7 +235,7 @@ def _step(stock: Any) -> Callable[..., Any]:
         run = None if call is None else vars(self).get(_RUN) or call.run
         if run is None or refused(len(args), tuple(kwargs)):  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
-        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        given = defaults | dict(zip(names, args, strict=False)) | kwargs
         if isinstance(run, SchedulerRun):
             call.follow(run)
             output = _step_outside(self, run, stock, given)

@@ -159,15 +159,8 @@ class SchedulerRun:
         """How many are made in all."""
         return self.count - self.start
 
-    @property
-    def total(self) -> int:
-        """The same: those that `strength` cut aren't counted."""
-        return self.steps
-
-    @property
-    def passed(self) -> int:
-        """The same as `done`: every step is one of the stock schedule."""
-        return self.done
+    total = steps  # those that `strength` cut aren't counted
+    passed = done  # every step is one of the stock schedule
 
     @property
     def stock_step(self) -> int:
