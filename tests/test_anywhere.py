@@ -290,7 +290,7 @@ def test_nothing_of_a_run_outlives_its_call(made: Any) -> None:
 
 def inside(pipe: Any, do: Any) -> Any:
     """A callback that looks at the call's own scheduler, as the pipeline does."""
-    from ralu_cache.engine.pipeline import call_of
+    from ralu_cache.engine.context import call_of
 
     def callback(given: Any, number: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         call = call_of(given)

@@ -67,9 +67,9 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "private attributes are the pipeline's",
             "What the stock call stores on the pipeline is the call's own.",
-            "ralu_cache/engine/pipeline.py",
-            '        if call is not None and name != "scheduler":\n            call.own[name] = value\n',
-            "",
+            "ralu_cache/engine/attributes.py",
+            "            call.own[name] = value\n",
+            "            pass\n",
             (OWNERSHIP + "test_one_accelerated_pipeline_in_several_threads[sd3-seacache-stages]",),
         ),
         Mutant(
@@ -233,8 +233,8 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "a branch without its prompt",
             "Branches of a denoiser without an adapter are told by all tensors among the arguments.",
             "adapters/probed.py",
-            "return dict(tensors_in(given)), ()",
-            "return {}, ()",
+            "return dict(tensors_in(given)), tuple(settings_in(given))",
+            "return {}, tuple(settings_in(given))",
             ("tests/test_probe.py::test_branches_are_told_by_what_they_are_given",),
         ),
     ),
