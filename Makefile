@@ -14,7 +14,7 @@ COVERED := --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 demo: $(STAMP)
 	$(BIN)/ralu-cache demo --out out/demo
 
-# COVER=1 prints what of the rooms is covered, and fails below 95 %, as CI does.
+# COVER=1 prints what of the rooms is covered, and fails below 95 %; it takes more than twice the time.
 test: lint
 	$(PYTEST) $(if $(COVER),$(COVERED))
 

@@ -60,9 +60,9 @@ class ProbedAdapter(Adapter, Probed):
         ]
 
     def conditioning(self, call: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
-        """All tensors but the latents and what tells the noise level."""
+        """All but the latents and what tells the noise level: tensors, and numbers and words (blocks to leave out)."""
         given = {name: value for name, value in call.items() if name != self.takes and not is_time(name)}
-        return dict(tensors_in(given)), ()
+        return dict(tensors_in(given)), tuple(settings_in(given))
 
     def select(self, call: Mapping[str, Any], samples: Tensor) -> dict[str, Any]:
         batch = len(call[self.takes])
@@ -170,6 +170,18 @@ def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
             yield from tensors_in(part, f"{name}.{number}")
+
+
+def settings_in(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words in nested lists and dictionaries, named as `tensors_in` does."""
+    if isinstance(value, int | float | str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from settings_in(part, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from settings_in(part, f"{name}.{number}")
 
 
 def _selected(value: Any, batch: int, samples: Tensor) -> Any:

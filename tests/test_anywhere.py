@@ -290,7 +290,7 @@ def test_nothing_of_a_run_outlives_its_call(made: Any) -> None:
 
 def inside(pipe: Any, do: Any) -> Any:
     """A callback that looks at the call's own scheduler, as the pipeline does."""
-    from ralu_cache.engine.pipeline import call_of
+    from ralu_cache.engine.context import call_of
 
     def callback(given: Any, number: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         call = call_of(given)
@@ -409,6 +409,15 @@ def test_nothing_is_read_of_what_was_said_before_a_callback_changed_the_conditio
     with accelerate(pipe, temporal=every_third):
         found = [pipe(model.latents, scale, **callbacks) for scale in (2.0, 4.0)]
         assert torch.equal(*found)
+
+
+def test_an_interrupt_that_the_pipeline_does_not_know_is_ignored_as_in_stock() -> None:
+    pipe, model = loop("flow")
+    pipe._interrupt = True
+    told: list[None] = []
+    with accelerate(pipe, temporal=every_third):
+        pipe(curved, model.latents, callback_on_step_end=looking(lambda: told.append(None)))
+    assert len(told) == 12
 
 
 # ---- schedulers within a call
@@ -731,7 +740,14 @@ def test_steps_counted_from_the_end() -> None:
 
 
 def test_eta_and_arguments_that_count_steps() -> None:
-    pipe, model = loop("ddim")
+    class Ending(LoopPipeline):
+        def __call__(
+            self, model: Any, latents: Tensor, eta: float = 0.0, denoising_end: float | None = None
+        ) -> Tensor:
+            return LoopPipeline.__call__(self, model, latents, eta=eta)
+
+    scheduler = scheduler_of("ddim")
+    pipe, model = Ending(scheduler), Linear(scheduler, 12, "clean")
     with accelerate(pipe, temporal=every_third):
         with pytest.raises(ValueError, match=r"eta=0.5 draws fresh noise"):
             pipe(curved, model.latents, eta=0.5)

@@ -445,6 +445,24 @@ def test_what_is_reused_has_the_name_of_what_was_asked_for(plan: Plan, policy: A
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["flux", "sd3", "qwen"])
+def test_another_scale_of_a_lora_begins_anew(name: str) -> None:
+    """As callbacks set it, between two steps of the same tensors."""
+    family = FAMILIES[name]
+    pipe = family.make()
+
+    def weaken(pipe: Any, tensors: dict[str, Any]) -> None:
+        stored = "_joint_attention_kwargs" if name != "qwen" else "_attention_kwargs"
+        setattr(pipe, stored, {"scale": 0.5})
+
+    reused = []
+    with accelerate(pipe, temporal=TaylorSeer(3)) as handle:
+        for do in (lambda pipe, tensors: None, weaken):
+            family.run(pipe, callback_on_step_end=at(3, do))
+            reused.append([step.reused for step in handle.report.steps][3:6])
+    assert reused == [[0, 1, 1], [0, 0, 1]]
+
+
 def test_the_names_differ() -> None:
     """Or the test above could not fail."""
     pipe = naming_pipeline()

@@ -55,6 +55,15 @@ def test_ours_meet_the_best_of_the_others() -> None:
     assert "| DBCache, guidance 6 | 2 | 8x | 72.5 | ralu-8x, guidance 6 |" in written
 
 
+def test_a_cost_that_only_one_kind_reaches_is_not_met_by_the_others_cheapest() -> None:
+    """A cache that is dearer, and so draws better, is no rival at a cost that fewer steps reach."""
+    ours, cache = way("ralu-18x", OURS, 16.0, [80, 50]), way("MagCache", CACHES, 12.0, [90, 80])
+    (duel,) = duels([ours, DEAR, MIDDLE, CHEAP, cache])
+    assert duel.rival.told == "3 plain steps, guidance 6" and duel.kind == FEWER and not duel.rival.beyond
+    (duel,) = duels([replace(ours, ratio=14.0), DEAR, MIDDLE, CHEAP, cache])
+    assert duel.kind == f"{CACHES} and {FEWER}" and duel.rival.mean == pytest.approx(65, abs=5)
+
+
 def test_less_of_a_distance_is_a_win_and_the_page_says_who_wins_by_what() -> None:
     nearer = way("ralu-8x", OURS, 8.0, [50.0] * 8)
     ours = replace(nearer, values=nearer.values | {"attributes": np.full(8, 90.0)})
@@ -78,5 +87,5 @@ def test_every_setting_of_the_study_is_somebodys() -> None:
         kinds = {name: kind_of(name, model) for name in names}
         assert kinds[FULL] == FEWER and {kinds[name] for name in PEERS[model]} == {CACHES}
         assert {name for name, kind in kinds.items() if kind == OURS} == {
-            name for name in names if name.startswith(("ralu", "taylorseer", "three stages"))
+            name for name in names if name.startswith(("ralu", "taylorseer", "toca", "three stages"))
         }

@@ -155,6 +155,11 @@ def test_counting_steps_never_waits(simulated: Simulated, family: str, temporal:
         assert not waits, f"step {number}: {waits}"
 
 
+def test_a_preset_of_stages_under_a_counting_policy_never_waits(simulated: Simulated) -> None:
+    for number, waits in enumerate(steps_of(simulated, "flux", "ralu-8x", "taylorseer:3")):
+        assert not waits, f"step {number}: {waits}"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("temporal", "solver"), [("forecast:2", None), ("forecast:2", "multistep"), (None, "dpm")])
 @pytest.mark.parametrize("spatial", [STAGES, None], ids=["stages", "alone"])

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ralu_cache import RALU, SeaCache, TaylorSeer, accelerate
+from ralu_cache.adapters.flux import FluxAdapter
 from ralu_cache.history.residuals import _weights, uniform_weights
 from ralu_cache.report.report import Report
 from ralu_cache.report.steps import StepRecord
@@ -34,6 +35,35 @@ def test_seacaches_gain_is_built_once_a_level_for_both_branches(signal: str) -> 
     steps = handle.report.steps
     assert all(step.calls == 2 for step in steps)
     assert [call.args[2] for call in built.call_args_list] == [step.sigma for step in steps]
+
+
+@pytest.mark.parametrize("spatial", [None, PLAN], ids=["alone", "stages"])
+def test_flops_are_counted_once_a_kind_of_call(spatial: RALU | None) -> None:
+    """Not in each: of a branch on one layout all calls in full cost alike, and so do all that reuse."""
+    pipe = make_pipeline()
+    counted: list[str] = []
+
+    def watched(name: str) -> Any:
+        count = getattr(FluxAdapter, name)
+
+        def counts(adapter: FluxAdapter, call: Any) -> float:
+            counted.append(name)
+            return float(count(adapter, call))
+
+        return mock.patch.object(FluxAdapter, name, counts)
+
+    with (
+        watched("flops"),
+        watched("skipped_flops"),
+        accelerate(pipe, spatial=spatial, temporal=TaylorSeer(2)) as handle,
+    ):
+        pipe(**call_arguments(true_cfg_scale=2.5, num_inference_steps=12))
+    assert handle.report is not None
+    stages, branches = len(handle.report.stages), 2
+    baseline = branches  # what the plain run's calls cost, by those of the first step
+    assert counted.count("flops") == baseline + branches * stages
+    reusing = sum(any(step.reused for step in handle.report.steps if step.stage == stage) for stage in range(stages))
+    assert counted.count("skipped_flops") == branches * reusing > 0
 
 
 def test_a_policy_that_counts_decides_each_step_once_before_the_first() -> None:

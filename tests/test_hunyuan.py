@@ -44,7 +44,7 @@ def test_a_scale_for_each_stage_is_in_terms_of_the_guiders(pipe: Any) -> None:
     "options", [{"spatial": RALU(split=(3, 3, 3))}, {"temporal": "forecast:2"}, {"temporal": "taylorseer:2"}], ids=str
 )
 def test_an_interval_of_the_guider_means_noise_levels(options: dict[str, Any]) -> None:
-    """Which steps are guided, by how often the model is called at their level; the user's guider isn't told."""
+    """Which steps are guided, by how often the model is called at their level; the user's own is not told."""
     pipe = make_hunyuan_pipeline(diffusers.HunyuanVideo15Pipeline)
     pipe.vision_num_semantic_tokens = 3
     pipe.guider = ClassifierFreeGuidance(2.5, start=0.3, stop=0.7)

@@ -44,7 +44,7 @@ LAWS = {
         "test_row_sparse:test_a_new_token_is_not_forecast_from_its_parent",
     ],
     "4 reuse impossible: the uncached run": [
-        "test_caching:test_with_reuse_impossible_the_run_is_the_uncached_one_bit_for_bit",
+        "test_caching:test_what_is_too_old_at_once_is_never_reused",
         "test_machine:TestMachine",
         "test_laws:test_law_4_a_policy_that_cannot_reuse_never_does",
         "test_row_sparse:test_a_ratio_of_1_is_the_uncached_run_bit_for_bit",

@@ -221,6 +221,18 @@ def test_callbacks_are_those_of_the_stock_schedule(setting: Setting) -> None:
         assert torch.equal(family.run(pipe), plain)
 
 
+@pytest.mark.parametrize("kind", ["flux img2img", "sd3 img2img", "qwen inpaint"])
+def test_few_steps_after_what_strength_cuts_are_stock_under_forecasts(kind: str) -> None:
+    """Of four and fewer all are computed, though of the whole schedule some would not be."""
+    pipe = ENTERING[kind][1]()
+    for strength in (0.12, 0.25, 0.4):
+        given = entering(kind, pipe, strength)
+        expected = draw(pipe, given)
+        with accelerate(pipe, temporal=Forecast(3)) as handle:
+            assert torch.equal(draw(pipe, given), expected)
+            assert handle.report.completed and all(step.calls for step in handle.report.steps)
+
+
 @pytest.mark.parametrize("plan", PLANS)
 @each_family
 def test_callbacks_on_plans_with_steps_of_their_own(family: Family, plan: str) -> None:

@@ -94,6 +94,20 @@ class Needed(ToyTransformer):
         return (self.head(out),)
 
 
+class Told(ToyTransformer):
+    """Is told by plain words which blocks to leave out, and how much they weigh."""
+
+    def forward(
+        self, hidden_states: Tensor, positions: Tensor, timestep: Tensor, prompt: Tensor,
+        leave_out: tuple[int, ...] = (), options: dict[str, float] | None = None,
+    ) -> tuple[Tensor]:  # fmt: skip
+        hidden = self.start(hidden_states, positions, timestep, prompt)
+        for number, block in enumerate(self.blocks):
+            if number not in leave_out:
+                hidden = block(hidden) * (options or {}).get("scale", 1.0)
+        return (self.head(hidden),)
+
+
 def make(transformer: type[ToyTransformer] = ToyTransformer) -> Any:
     pipe = make_toy_pipeline()
     torch.manual_seed(0)
@@ -196,8 +210,11 @@ def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
     torch.testing.assert_close(both, apart, atol=1e-5, rtol=1e-5)
 
 
-def looped(pipe: Any, turns: bool) -> Tensor:
-    """A loop of one's own, guided; turns: the call without the prompt goes first at every other step."""
+def looped(pipe: Any, turns: bool, weaker: dict[str, Any] | None = None) -> Tensor:
+    """A loop of one's own, guided; turns: the call without the prompt goes first at every other step.
+
+    weaker: what that call is told instead, with the prompt.
+    """
     latents = torch.randn(2, 16, 4 * CHANNELS, generator=torch.Generator().manual_seed(0))
     positions = torch.cartesian_prod(torch.arange(4), torch.arange(4)).float().expand(2, -1, -1)
     pipe.scheduler.set_timesteps(STEPS)
@@ -205,23 +222,27 @@ def looped(pipe: Any, turns: bool) -> Tensor:
         prompts = {"with": PROMPTS, "without": torch.zeros(2, 8)}
         order = [*prompts][:: -1 if turns and number % 2 else 1]
         call = {"hidden_states": latents, "positions": positions, "timestep": (t / 1000).expand(2)}
-        made = {name: pipe.transformer(**call, prompt=prompts[name])[0] for name in order}
+        told = {"with": {}, "without": weaker or {}}
+        if weaker is not None:
+            prompts["without"] = PROMPTS
+        made = {name: pipe.transformer(**call, prompt=prompts[name], **told[name])[0] for name in order}
         velocity = made["without"] + 3 * (made["with"] - made["without"])
         latents = pipe.scheduler.step(velocity, t, latents, return_dict=False)[0]
     return latents
 
 
 @torch.no_grad()
-def test_branches_are_told_by_what_they_are_given() -> None:
+@pytest.mark.parametrize("weaker", [None, {"leave_out": (1,)}, {"options": {"scale": 0.5}}], ids=str)
+def test_branches_are_told_by_what_they_are_given(weaker: dict[str, Any] | None) -> None:
     """Not by their order."""
-    pipe = make()
+    pipe = make(Told)
     with accelerate(pipe, temporal=TaylorSeer(2)) as handle:
         with handle.call():
-            straight = looped(pipe, turns=False)
+            straight = looped(pipe, False, weaker)
         assert all(len(step.branches) == 2 for step in handle.report.steps)
         assert any(step.reused for step in handle.report.steps)
         with handle.call():
-            assert torch.equal(looped(pipe, turns=True), straight)
+            assert torch.equal(looped(pipe, True, weaker), straight)
 
 
 def test_another_size_needs_no_other_probe() -> None:

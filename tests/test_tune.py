@@ -70,9 +70,9 @@ def states(where: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tuned(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A study of eight trials that went well."""
+    """A study of ten trials that went well."""
     folder = tmp_path_factory.mktemp("study")
-    given = GIVEN | {"trials": 8, "study": folder, "out": folder / "p.json", "name": "a tiny one"}
+    given = GIVEN | {"trials": 10, "study": folder, "out": folder / "p.json", "name": "a tiny one"}
     return tune(flux, prompts(3), CALL, **given)
 
 
@@ -92,7 +92,7 @@ def test_what_was_found_is_a_profile_that_accelerate_takes(flux: Any, tuned: Any
 
 def test_seeds_are_tried_first_and_bad_settings_see_two_prompts(tuned: Any) -> None:
     done = [trial for trial in trials_of(tuned.path.parent / "study.db") if trial.state is TrialState.COMPLETE]
-    assert len(done) == 8 and done[0].params["coarse_steps"] == 8
+    assert len(done) == 10 and done[0].params["coarse_steps"] == 8
     results = [trial.user_attrs["result"] for trial in done]
     assert {len(result["losses"]) for result in results} == {2, 3}
     assert all((len(result["losses"]) == 3) == result["whole"] for result in results)
@@ -126,7 +126,7 @@ def test_a_study_goes_on_and_adds_to_the_profile(flux: Any, tuned: Any) -> None:
     folder = tuned.path.parent
     references = {path: path.stat().st_mtime_ns for path in (folder / "references").iterdir()}
     tune(flux, prompts(3), CALL, **(GIVEN | {"trials": 1}), study=folder, out=tuned.path, name="a tiny one")
-    assert len(states(folder / "study.db")) == 9
+    assert len(states(folder / "study.db")) == 11
     assert references == {path: path.stat().st_mtime_ns for path in (folder / "references").iterdir()}, "run once"
     other = CALL | {"num_inference_steps": 6}
     found = tune(flux, prompts(2), other, **(GIVEN | {"trials": 2}), study=folder / "six", out=tuned.path)

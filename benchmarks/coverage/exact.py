@@ -38,7 +38,6 @@ class LoopPipeline(DiffusionPipeline):
         latents: Tensor,
         num_inference_steps: int = 12,
         eta: float = 0.0,
-        denoising_end: float | None = None,
         callback_on_step_end: Any = None,
         step_arguments: Callable[[Any, Any], dict[str, Any]] = lambda scheduler, t: {},
     ) -> Tensor:

@@ -103,5 +103,5 @@ def _short(name: str) -> str:
 
 def _plain(text: str) -> str:
     """A reason, cut where a list of everything accepted begins."""
-    text = text.split("; accepted:")[0].split("; ralu_cache accelerates")[0]
+    text = text.split("; accepted:")[0].split("; ralu_cache accelerates")[0].split("; what works here")[0]
     return text.replace("|", "/").replace("<", "").replace(">", "")[:200]

@@ -130,6 +130,14 @@ XL = {
 }  # fmt: skip
 XL_PARTS = {"unet": XL, "controlnet": XL}
 
+KANDINSKY = {
+    "text_encoder": {
+        "transformerDimSize": WIDTH, "imageDimSize": WIDTH, "hidden_size": WIDTH, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": WIDTH, "vocab_size": 1000,
+    },
+    "unet": {"out_channels": 8}, "movq": {"latent_channels": 4}, **DETERMINISTIC,
+}  # fmt: skip
+
 PIPELINES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("StableDiffusionXL*", "AnimateDiffSDXL*", "LEditsPP*XL", "*ZeroSDXL*"), XL_PARTS),
     "Kolors*": {"unet": {**XL, "cross_attention_dim": WIDTH}},
@@ -212,12 +220,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "StableDiffusionGLIGEN*": {"unet": {"attention_type": "gated"}},
     "StableAudioPipeline": {"transformer": {"global_states_input_dim": 2 * WIDTH}},
     "QwenImageControlNetInpaint*": {"controlnet": {"extra_condition_channels": 4}},
-    "Kandinsky[PIC]*": {
-        "text_encoder": {
-            "transformerDimSize": WIDTH, "imageDimSize": WIDTH, "hidden_size": WIDTH, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": WIDTH, "vocab_size": 1000},
-        "unet": {"out_channels": 8}, **DETERMINISTIC,
-    },
+    **dict.fromkeys(("KandinskyPipeline", "KandinskyI*"), KANDINSKY),
     "HunyuanVideoFramepack*": {"transformer": {
         "has_image_proj": True, "image_proj_dim": WIDTH, "has_clean_x_embedder": True}},
     "NucleusMoE*": {"transformer": {"out_channels": 16}},
@@ -225,13 +228,17 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "ChronoEdit*": {"transformer": {"in_channels": 36, "image_dim": WIDTH}},
 }  # fmt: skip
 
+PIXELS = {"output_type": "pt"}
+
 CALLS: dict[str, dict[str, Any]] = {
     "Sana*": {"use_resolution_binning": False},
     "PixArt*": {"use_resolution_binning": False},
     "PRX*": {"use_resolution_binning": False},
     "Lumina*": {"use_resolution_binning": False},
     "SanaSprint*": {"intermediate_timesteps": None},
-    **{key: {"output_type": "pt"} for key in ("Kandinsky*Prior*", "ConsistencyModel*", "KandinskyV22Controlnet*")},
+    **dict.fromkeys(
+        ("Kandinsky*Prior*", "ConsistencyModel*", "KandinskyV22Controlnet*", "KandinskyPipeline", "KandinskyI*"), PIXELS
+    ),
     "StableDiffusionLDM3D*": {"output_type": "np"},
     **{key: {"control_mode": 0} for key in ("*ControlNetUnion*",)},
     "Marigold*": {"processing_resolution": 64, "output_type": "pt"},

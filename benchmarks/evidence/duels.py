@@ -109,10 +109,12 @@ def front(some: Sequence[Way]) -> list[Way]:
 
 @dataclass(frozen=True, eq=False)
 class Rival:
-    """What others draw at a cost: one way of theirs, or of the pictures of two each a share. beyond: none is so cheap,
-    and their cheapest stands here. ratio: the cost that it stands for, less where none of theirs is so dear."""
+    """What others draw at a cost: one way of theirs, or of the pictures of two each a share. kind: of that way, or of
+    both. beyond: none is so cheap, and their cheapest stands here. ratio: the cost that it stands for, less where none
+    of theirs is so dear."""
 
     told: str
+    kind: str
     values: Mapping[str, Values]
     beyond: bool
     ratio: float
@@ -129,12 +131,13 @@ def at_cost(theirs: Sequence[Way], ratio: float) -> Rival:
     cheaper = [way for way in theirs if way.ratio >= ratio]
     low = dearer[-1]
     if not cheaper or cheaper[0] is low:
-        return Rival(low.told, low.values, not cheaper, low.ratio, low.frechet)
+        return Rival(low.told, low.kind, low.values, not cheaper, low.ratio, low.frechet)
     high = cheaper[0]
     share = math.log(ratio / low.ratio) / math.log(high.ratio / low.ratio)
     values = {name: (1 - share) * low.values[name] + share * high.values[name] for name in low.values}
     told = f"between {low.told} ({low.ratio:.3g}x) and {high.told} ({high.ratio:.3g}x)"
-    return Rival(told, values, False, ratio, (1 - share) * low.frechet + share * high.frechet)
+    kind = " and ".join(dict.fromkeys((low.kind, high.kind)))
+    return Rival(told, kind, values, False, ratio, (1 - share) * low.frechet + share * high.frechet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,16 +182,10 @@ def beside_ours(some: Sequence[Way]) -> list[Duel]:
 
 
 def duels(some: Sequence[Way]) -> list[Duel]:
-    """Each of ours, the dearest first, against the best of the others.
+    """Each of ours, the dearest first, against the best of the others: fewer steps and caches on one front.
 
     Theirs are the best of what was measured on these pictures, ours all that were, so the choice favours them.
     """
-    others = {kind: front([way for way in some if way.kind == kind]) for kind in (FEWER, CACHES)}
-    found = []
-    for ours in sorted((way for way in some if way.kind == OURS), key=lambda way: way.ratio):
-        rivals = {kind: at_cost(theirs, ours.ratio) for kind, theirs in others.items() if theirs}
-        if not rivals:
-            continue
-        kind = max(rivals, key=lambda kind: rivals[kind].mean)
-        found.append(Duel(ours, rivals[kind], kind))
-    return found
+    theirs = front([way for way in some if way.kind in (FEWER, CACHES)])
+    ours = sorted((way for way in some if way.kind == OURS), key=lambda way: way.ratio)
+    return [Duel(way, rival := at_cost(theirs, way.ratio), rival.kind) for way in ours if theirs]

@@ -107,7 +107,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "callbacks are told once a step",
             "A callback is told of every step of the stock schedule, as soon as the run has passed it.",
-            "ralu_cache/engine/pipeline.py",
+            "ralu_cache/engine/callbacks.py",
             "while call.told < call.passed and not",
             "if call.told < call.passed and not",
             (LEVELS + "test_callbacks_on_plans_with_steps_of_their_own[flux-alike]",),
@@ -115,8 +115,8 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             "callbacks go on after an interrupt",
             "After an interrupt nothing is told.",
-            "ralu_cache/engine/pipeline.py",
-            ' and not getattr(pipe, "_interrupt", False)',
+            "ralu_cache/engine/callbacks.py",
+            ' and not (interrupts and getattr(pipe, "_interrupt", False))',
             "",
             (LEVELS + "test_nothing_is_told_after_an_interrupt[flux]",),
         ),
@@ -124,7 +124,7 @@ SETTINGS: dict[str, tuple[Mutant, ...]] = {
             "a ControlNet's share of the plan's steps",
             "A ControlNet is on and off at the noise levels that the caller's shares mean.",
             "ralu_cache/engine/arguments.py",
-            "step, steps = min(run.stock.passed(run.sigma), run.stock.steps - 1), run.stock.steps",
+            "step, steps = run.stock_step, run.stock.steps",
             "step, steps = run.index, len(run.places)",
             (LEVELS + "test_a_controlnets_interval_means_noise_levels[flux-alike]",),
         ),

@@ -55,8 +55,7 @@ class Answers:
         if run.prediction is None or run.prediction.chooser is None or state.known.conditional is None:
             return None
         hidden = self._reader.latents(given)
-        self._reader.begin(run, given)
-        rows, _ = run.share(len(hidden))
+        rows, _ = run.share(self._reader.begin(run, given))
         working, call.working, state.depth = call.working, state, 1  # what embeds a signal runs for this call
         try:
             _, skipped = self._reader.skipped(state, run, given, rows)
@@ -65,7 +64,7 @@ class Answers:
             call.working, state.depth = working, 0
         if not skipped.issuperset(rows):
             return None
-        self._adapter.check(given, run.setting_of(self._reader.module))
+        self._adapter.check(given, run.setting_of(run.policy_of(self._reader.module)))
         run.tally.count_call(self._costs, given, 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return stood_in(self._adapter, run, hidden, rows)

@@ -153,13 +153,14 @@ class BlockStack:
         if state is None:
             return None
         stack: StackState = state.stack
+        ranks = ranks_of(self._transformer)
         if stack.residual is not None:
-            return (self._stood_in(args[0], stack.residual), *args[1:])
+            return (self._stood_in(args[0], stack.residual, ranks), *args[1:])
         if not stack.recording:
             return None
         assert stack.entered is not None
-        stack.ranks = self._ranks
-        entered = self.adapter.head_part(self._divided(stack.entered, args[0]), args[0].shape[1])
+        stack.ranks = None if self._probed else ranks
+        entered = self.adapter.head_part(self._divided(stack.entered, args[0], ranks), args[0].shape[1])
         ran = args[0] if not entered.ndim else entered if stack.tokens is None else stack.tokens
         before, image, behind = self.adapter.image_tokens(args[0], ran.shape[1])
         left = image.to(entered.dtype)  # Wan's head is given what the blocks made in float32
@@ -172,26 +173,25 @@ class BlockStack:
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
         return (_joined(before, put(whole, stack.tokens, stack.left).to(image.dtype), behind), *args[1:])
 
-    @property
-    def _ranks(self) -> Ranks | None:
-        """Those that residuals are gathered from; of a probed denoiser, without stages, each rank keeps its own."""
-        return None if self._probed else ranks_of(self._transformer)
-
-    def _divided(self, tokens: Tensor, part: Tensor) -> Tensor:
+    def _divided(self, tokens: Tensor, part: Tensor, ranks: Ranks | None) -> Tensor:
         """What goes into the first block, or to the head where no block ran: this rank's part of it, if the blocks are
         where it is divided. part: what has that part's shape."""
-        ranks = ranks_of(self._transformer) if self.adapter.takes_all() else None
-        return ranks.own(tokens) if ranks is not None and ranks.is_own(part, tokens) else tokens
+        if ranks is None or not self.adapter.takes_all() or not ranks.is_own(part, tokens):
+            return tokens
+        return ranks.own(tokens)
 
-    def _stood_in(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        """What the head is given in place of `hidden`, which the blocks have not changed."""
+    def _stood_in(self, hidden: Tensor, residual: Tensor, ranks: Ranks | None) -> Tensor:
+        """What the head is given in place of `hidden`, which the blocks have not changed.
+
+        ranks: those that residuals are gathered from, but of a probed denoiser: without stages each keeps its own.
+        """
         if hidden.ndim > 3:  # frames, rows and columns of tokens
             residual = residual.reshape(hidden.shape)
-        if (ranks := self._ranks) is not None:
+        if ranks is not None and not self._probed:
             residual = ranks.own(residual)
         if self.adapter.replaces():
             return residual.to(hidden.dtype)
-        hidden = self._divided(hidden, residual)
+        hidden = self._divided(hidden, residual, ranks)
         before, image, behind = self.adapter.image_tokens(hidden, residual.shape[1])
         if residual.shape != image.shape:
             raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")

@@ -44,12 +44,14 @@ class BranchBook:
         `Identity`. policy: the denoiser's. A branch serves one call a step.
         """
         used = self._used
-        free = [branch for branch in self._before if branch.denoiser is denoiser and branch not in used]
-        for branch in free:
-            if branch.layout is layout and branch.identity.is_still(numbers, tensors, settings):
+        for branch in self._before:
+            if branch.denoiser is not denoiser or branch.cache.layout is not layout or branch in used:
+                continue
+            if branch.identity.is_still(numbers, tensors, settings):
                 used.append(branch)
                 return branch
         identity = Identity.of(numbers, tensors, settings, self.watched)
+        free = [branch for branch in self._before if branch.denoiser is denoiser and branch not in used]
         followed = (branch.followed(identity, layout) for branch in free)
         found = next((branch for branch in followed if branch is not None), None)
         used.append(found or Branch(policy, layout, identity, denoiser, fill=self.fill))

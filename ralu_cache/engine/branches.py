@@ -58,7 +58,8 @@ class Branch:
         self._view: TokenView | None = None
         self._verdict: Verdict | None = None
         self._found: Counts = ()  # by the latest call
-        self._held = 0  # bytes
+        self._left: Counts = ()  # behind it
+        self._held = 0  # bytes; both are counted anew where something was kept
         self.costs: dict[object, float] = {}  # FLOPs of its calls, by whoever counts them once
 
     @property
@@ -100,6 +101,7 @@ class Branch:
         """
         newest, fresh = self.cache.newest, None
         self._found = ((self.layout.tokens, 0, 0),) * self.layout.batch if newest is None else newest.counts
+        self._left = self._found
         if self._counts is not None:
             verdict = counted(self._count(self._counts, situation, newest, compute))
         else:
@@ -109,6 +111,7 @@ class Branch:
             if self.policy.signal is not None:
                 decision = agreed(decision)
             self.cache.keep_signal(decision.signal, situation)
+            self._held = 0
             fresh, valid = self._select(situation, newest, decision.reuse)
             verdict = Verdict.read(decision, fresh, valid)
         self._verdict, kinds = verdict, verdict.kinds
@@ -122,6 +125,7 @@ class Branch:
         """Keep the residual that a group just computed; see `BranchCache.record`."""
         assert self._verdict is not None
         self.cache.record(group, residual, situation, self._verdict.mended)
+        self._left, self._held = (), 0
 
     def rows(self, group: Group, layout: TokenLayout, text: int) -> Rows | None:
         """What the blocks need to know of single tokens, once they run for a group; see `BranchCache.rows`."""
@@ -147,17 +151,18 @@ class Branch:
     def transfer(self, layout: TokenLayout, changed: Tensor | None) -> None:
         """A transition to `layout`; see `BranchCache.transfer`."""
         self.cache.transfer(layout, changed)
-        self._view = None
+        self._view, self._held = None, 0
         self.costs.clear()
 
     def report(self, flops: float = 0.0, saved_flops: float = 0.0) -> Callable[[], BranchRecord]:
         """What was decided in the latest call, what it cost, and how far what is cached now holds; made when read."""
         assert self._verdict is not None
-        newest = self.cache.newest
-        left = self._found if newest is None else newest.counts
-        if self._counts is None or left is not self._found or not self._held:
-            self._held = self.cache.nbytes
-        return partial(branch_record, self._verdict, self._found, left, self._held, flops, saved_flops)
+        if not self._left:
+            newest = self.cache.newest
+            assert newest is not None
+            self._left = newest.counts
+        self._held = self._held or self.cache.nbytes
+        return partial(branch_record, self._verdict, self._found, self._left, self._held, flops, saved_flops)
 
     # ---- inner workings
 

@@ -16,7 +16,6 @@ from ralu_cache.history.attention import KeyValueMemory, Rows
 from ralu_cache.history.feature import Counts, Feature
 from ralu_cache.history.layer_cache import LayerCache
 from ralu_cache.history.ledger import Ledger, Samples
-from ralu_cache.history.marks import Mark
 from ralu_cache.history.residuals import History
 from ralu_cache.history.trends import RESIDUAL, TREND, residual_history, token_gaps, trend_of
 from ralu_cache.plane.canvas import TokenLayout
@@ -56,7 +55,8 @@ class BranchCache:
 
     def usable(self, marks: tuple[int, int, int]) -> bool:
         """True if a sample's residual may be used, by its marks counted."""
-        return not marks[Mark.EMPTY] and (self.inherits or not marks[Mark.INHERITED])
+        empty, inherited, _ = marks
+        return not empty and (self.inherits or not inherited)
 
     # ---- residuals
 

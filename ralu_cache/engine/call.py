@@ -50,7 +50,7 @@ class Call:
         self.copies: list[Any] = []
         self.stock: StockSchedule | None = None  # of the latest run; it outlives the run's last step
         self.stock_timesteps: Any = None  # as the stock scheduler lays them out
-        self._stock_sigmas: Any = None
+        self.stock_sigmas: Any = None  # likewise
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback, if any, was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
@@ -74,7 +74,7 @@ class Call:
         if own:
             self.check_end()
             self._end_run()
-            self.stock_timesteps, self._stock_sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
+            self.stock_timesteps, self.stock_sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
         run = self.handle.new_run(self, scheduler, given)
         if isinstance(run, Run):
             self.run = run
@@ -91,10 +91,10 @@ class Call:
         told: what the pipeline tells, of the levels that it is shown.
         """
         shown = getattr(self.scheduler, "sigmas", None)
-        if not (torch.is_tensor(told) and torch.is_tensor(shown) and torch.is_tensor(self._stock_sigmas)):
+        if not (torch.is_tensor(told) and torch.is_tensor(shown) and torch.is_tensor(self.stock_sigmas)):
             return self.stock_timesteps
         in_sigmas = told.untyped_storage().data_ptr() == shown.untyped_storage().data_ptr()
-        return self._stock_sigmas if in_sigmas else self.stock_timesteps
+        return self.stock_sigmas if in_sigmas else self.stock_timesteps
 
     def guider_of(self, held: Any) -> Any:
         """The call's own copy of the pipeline's guider, `held` when it was first asked for."""
@@ -102,11 +102,16 @@ class Call:
             self.guider = counting(held, self)
         return self.guider
 
-    def forget(self) -> None:
-        """A callback changed what the model is conditioned on: what it said before is on no line with what it will."""
+    def forget(self, residuals: bool = False) -> None:
+        """A callback changed what the model is conditioned on: what it said before is on no line with what it will.
+
+        residuals: nor is what its blocks gave, though its calls are of the same tensors.
+        """
         runs = [scheduler.run for scheduler in (self.scheduler, *self.copies)]
         for run in {id(run): run for run in runs if run is not None}.values():
             run.forget()
+        if residuals and self.run is not None:
+            self.run.branches.clear()
 
     def follow(self, run: SchedulerRun) -> None:
         """A step of a run is made: where the call's own scheduler makes none, a copy's is told of (SkyReels)."""
@@ -144,7 +149,7 @@ class Call:
         self.over = True
         for name in ("own", "states", "copies"):
             getattr(self, name).clear()
-        self.working = self.guider = self.stock_timesteps = self._stock_sigmas = None
+        self.working = self.guider = self.stock_timesteps = self.stock_sigmas = None
         self.given = {}
 
     def _end_run(self) -> None:

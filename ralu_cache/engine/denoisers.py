@@ -18,12 +18,14 @@ class Denoisers:
     """The root hooks of one handle. Raises what `check` does, and ValueError for what the policy can't reach into.
 
     policies: of each denoiser, what reuses something of it; reuses: one does, or forecasts do outside of the model.
+    probed: nothing is known of their blocks until a call was probed.
     """
 
     def __init__(
         self, family: type[Adapter], policies: tuple[Policy | None, Policy | None], handle: Any, reuses: bool
     ) -> None:
         self._family, self._policies, self._handle, self._reuses = family, policies, handle, reuses
+        self.probed = issubclass(family, Probed)  # asked once: a protocol takes its time
         self.roots: list[RootHook] = []
 
     @property
@@ -42,7 +44,7 @@ class Denoisers:
         try:
             for transformer, policy in transformers:
                 roots.append(self._root(transformer, policy, known))
-            for number, net in enumerate([] if issubclass(self._family, Probed) else _controlnets(pipe)):
+            for number, net in enumerate([] if self.probed else _controlnets(pipe)):
                 root = known.get(id(net))
                 roots.append(root or RootHook(net, roots[0].adapter, self._handle, number=number))
         except BaseException:
@@ -110,7 +112,11 @@ def _stock_cache(transformer: Any) -> str | None:
     """The name of a cache of diffusers' own: enabled, or applied by a function that tells the model nothing of it."""
     if getattr(transformer, "is_cache_enabled", False):
         return type(transformer._cache_config).__name__
-    registries = (vars(module).get("_diffusers_hook") for module in transformer.modules())
+    modules, registries = [transformer], []
+    for module in modules:  # not by `modules()`, which takes five times as long: there are thousands, at each call
+        if module is not None:
+            modules += module._modules.values()
+            registries.append(vars(module).get("_diffusers_hook"))
     hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
     return next((type(hook).__name__ for hook in hooks if hook._is_stateful), None)
 

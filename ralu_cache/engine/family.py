@@ -110,7 +110,7 @@ class FamilyAcceleration(Acceleration):
         if self._planner is None:
             return self._parts
         adapter = self._denoisers.adapter
-        pixels = _geometry(call.pipe, adapter).pixels
+        pixels = _geometry(call.pipe, adapter, not self._denoisers.probed).pixels
         facts = Facts.of(call.pipe, call.given, len(levels_of(scheduler)) - 1)
         coarse = coarse_cost_of(call, facts, adapter, pixels) if isinstance(adapter, Cost) else UNKNOWN
         return self._planner.parts(facts, coarse)
@@ -120,7 +120,7 @@ class FamilyAcceleration(Acceleration):
     ) -> Run:
         """The run of a call whose stock levels are `sigmas` (`custom`: the caller's own), with the denoiser's hooks."""
         num_inference_steps, method = len(sigmas) - 1, parts.method
-        geometry = _geometry(call.pipe, self._denoisers.adapter)
+        geometry = _geometry(call.pipe, self._denoisers.adapter, not self._denoisers.probed)
         stages: tuple[Stage, ...] = (Stage(1.0, tuple(sigmas)),)
         solver = parts.solver
         if method is not None:
@@ -222,11 +222,10 @@ def _staged(
     return stages
 
 
-def _geometry(pipe: Any, adapter: Adapter) -> Geometry:
+def _geometry(pipe: Any, adapter: Adapter, known: bool) -> Geometry:
     names = ("vae_scale_factor_spatial", "vae_scale_factor", "vae_spatial_compression_ratio")
     scale: int = next((found for name in names if (found := getattr(pipe, name, None))), 1)
     images = adapter.to_image, adapter.from_image, adapter.prediction_image
-    known = not isinstance(adapter, Probed)
     return Geometry(*images, adapter.patch, adapter.patch * scale, adapter.fill, known)
 
 

@@ -144,13 +144,11 @@ class Groups:
     def _cost(self, pending: Pending, group: Group, call: Mapping[str, Any], skipped: bool = False) -> float:
         """FLOPs of a group's call in full, or with all blocks passed over; counted once for all steps of a branch, and
         apart for a first call that does more."""
-        count = self.costs.skipped_flops if skipped else self.costs.flops
-        if pending.branch is None:
-            return count(call)
-        numbers, costs = None if group.samples is None else len(group.samples.numbers), pending.branch.costs
-        key = (skipped, numbers, self.costs.later(call) is call)
+        numbers = None if group.samples is None else len(group.samples.numbers)
+        key = skipped, numbers, self.costs.later(call) is call
+        costs = {} if pending.branch is None else pending.branch.costs
         if (known := costs.get(key)) is None:
-            known = costs[key] = count(call)
+            known = costs[key] = (self.costs.skipped_flops if skipped else self.costs.flops)(call)
         return known
 
     def _text(self, call: Mapping[str, Any]) -> int:

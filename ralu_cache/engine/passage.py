@@ -91,6 +91,11 @@ class Passage(Course):
         return self._low[1] if self._low is not None and denoiser is self._low[0] else self.policy
 
     @property
+    def whole_calls(self) -> bool:
+        """True if every call is made as the pipeline makes it: on all tokens, for all of its samples."""
+        return self.method is None and self.prediction is None and self.guidance is None
+
+    @property
     def lays_out(self) -> bool:
         """True if the pipeline is not shown the stock levels."""
         return self.method is not None or len(self.shown) < self.steps

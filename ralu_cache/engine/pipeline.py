@@ -5,10 +5,9 @@ Outside of a call every attribute is the user's own; within one, in its context,
 
 from __future__ import annotations
 
-import dis
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, wraps
 from types import MethodType
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-from ralu_cache.adapters.probed import tensors_in
-from ralu_cache.engine.context import Pause, call_of, current, entered
+from ralu_cache.engine.attributes import components, guider, of_the_call, stored
+from ralu_cache.engine.callbacks import paused, told
+from ralu_cache.engine.context import call_of
 from ralu_cache.engine.disguise import disguised, stock_of
-from ralu_cache.engine.identity import Identity
 from ralu_cache.engine.scheduler import lay_out, whole
 from ralu_cache.engine.scheduler_run import SHOWN
 
@@ -47,22 +46,23 @@ def handle_of(pipe: Any) -> Any:
 
 @cache
 def _pipeline_class(stock: Any) -> type:
-    stores = {i.argval for i in dis.get_instructions(inspect.unwrap(stock.__call__)) if i.opname == "STORE_ATTR"}
+    stores = stored(stock)
     private = {name for name in stores if name.startswith("_")} - _SHARED
-    body: dict[str, Any] = {name: _of_the_call(stock, name) for name in private | {"scheduler"}}
-    body["components"] = _components(stock)
+    body: dict[str, Any] = {name: of_the_call(stock, name) for name in private | {"scheduler"}}
+    body["components"] = components(stock)
     if "guider" in inspect.signature(stock.__init__).parameters:
-        body["guider"] = _guider()
+        body["guider"] = guider()
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
+    call = _accelerated(stock.__call__, not _SHARED.isdisjoint(stores))
     return disguised(
-        stock, **body, __call__=_accelerated(stock.__call__), progress_bar=_progress_bar(stock),
+        stock, **body, __call__=call, progress_bar=_progress_bar(stock),
         __reduce_ex__=_reduce, __setstate__=_revive,
     )  # fmt: skip
 
 
-def _accelerated(stock_call: Any) -> Callable[..., Any]:
-    """`stock_call` within a `Call`; so is what it wraps (without no_grad, say)."""
+def _accelerated(stock_call: Any, interrupts: bool) -> Callable[..., Any]:
+    """`stock_call` within a `Call`; so is what it wraps (without no_grad, say). interrupts: see `told`."""
     signature = inspect.signature(stock_call)
     defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
 
@@ -81,7 +81,9 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
                 continue
             if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):  # stock asks for the class
                 bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
-            bound.arguments[name] = _told(callback) if name == "callback_on_step_end" else _paused(callback)
+            bound.arguments[name] = (
+                told(callback, interrupts) if name == "callback_on_step_end" else paused(callback)
+            )
         with handle.call(self, **given):
             result = stock_call(*bound.args, **bound.kwargs)
             if (call := call_of(self)) is not None:
@@ -89,114 +91,8 @@ def _accelerated(stock_call: Any) -> Callable[..., Any]:
             return result
 
     if hasattr(stock_call, "__wrapped__"):
-        __call__.__wrapped__ = _accelerated(stock_call.__wrapped__)
+        __call__.__wrapped__ = _accelerated(stock_call.__wrapped__, interrupts)
     return __call__
-
-
-def _paused(callback: Any) -> Callable[..., Any]:
-    def call_back(*args: Any, **kwargs: Any) -> Any:
-        pause = Pause()
-        with entered(pause):
-            return callback(*args, **kwargs)
-
-    return call_back
-
-
-def _told(callback: Any) -> Callable[..., Mapping[str, Any]]:
-    """`callback_on_step_end`, called once for each step of the stock schedule, as soon as the run has passed it.
-
-    So what it does at a step, or at a share of them, it does at the noise level that this means in the stock call. A
-    step of the run may pass none of them, or several; those after an interrupt are not told.
-    """
-    tell = _paused(callback)
-
-    def call_back(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Mapping[str, Any]:
-        call = call_of(pipe)
-        if call is None or call.stock is None:
-            return tell(pipe, index, timestep, tensors)
-        if "_num_timesteps" in call.own:
-            call.own["_num_timesteps"] = call.stock.steps
-        levels = call.levels_like(timestep)
-        while call.told < call.passed and not getattr(pipe, "_interrupt", False):
-            step, call.told = call.told, call.told + 1
-            level = levels[call.stock.entry + step]
-            before = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True)
-            tensors = {**tensors, **(tell(pipe, step, level, tensors) or {})}
-            if call.run is None and not before.is_still((), dict(tensors_in(_but_latents(tensors))), ()):
-                call.forget()  # the hooks of a run in the model see for themselves
-        return tensors
-
-    return call_back
-
-
-def _but_latents(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What a callback sees beside the latents: the conditions of the model's calls."""
-    return {name: value for name, value in tensors.items() if name != "latents"}
-
-
-def _components(stock: Any) -> property:
-    """What a pipeline is made of: also within a call with the user's own scheduler, so that a sibling is stock."""
-
-    def get(self: Any) -> dict[str, Any]:
-        return {name: vars(self).get(name, part) for name, part in stock.components.fget(self).items()}
-
-    return property(get)
-
-
-def _of_the_call(stock: type, name: str) -> property:
-    """An attribute that within a call is the call's own."""
-
-    def get(self: Any) -> Any:
-        call = call_of(self)
-        if call is not None and name in call.own:
-            return call.own[name]
-        if call is not None and name == "scheduler":
-            return call.scheduler
-        if name in vars(self):
-            return vars(self)[name]
-        return getattr(stock, name)
-
-    def put(self: Any, value: Any) -> None:
-        vars(self)[name] = value  # there too: other threads may watch
-        call = call_of(self)
-        if call is not None and name != "scheduler":
-            if current() is not call and name in call.own and not _alike(call.own[name], value):
-                call.forget()  # a callback changed guidance, say
-            call.own[name] = value
-
-    def delete(self: Any) -> None:
-        vars(self).pop(name, None)
-
-    return property(get, put, delete)
-
-
-def _guider() -> property:
-    """The pipeline's guider, within a call the call's own: see `ralu_cache.engine.guider`."""
-
-    def get(self: Any) -> Any:
-        try:
-            held = vars(self)["guider"]
-        except KeyError:
-            raise AttributeError("guider") from None
-        call = call_of(self)
-        return held if call is None or held is None else call.guider_of(held)
-
-    def put(self: Any, value: Any) -> None:
-        vars(self)["guider"] = value
-        call = call_of(self)
-        if call is not None:
-            call.guider = None
-
-    def delete(self: Any) -> None:
-        vars(self).pop("guider", None)
-
-    return property(get, put, delete)
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """True for the same object, and for equal numbers."""
-    numbers = isinstance(one, int | float) and isinstance(other, int | float)
-    return one is other or (numbers and one == other)
 
 
 def _get_timesteps(stock: Any) -> Callable[..., Any]:
@@ -225,6 +121,8 @@ def _get_timesteps(stock: Any) -> Callable[..., Any]:
             return *more, rest, count
         if len(rest) < steps and not run.stock.entry:  # the pipeline told the scheduler nothing
             scheduler.set_begin_index(steps - len(rest))
+        if not run.lays_out:  # of the few steps that are left none is left out
+            return *more, rest, count
         lay_out(scheduler, run)
         return *more, scheduler.timesteps, len(scheduler.timesteps)
 

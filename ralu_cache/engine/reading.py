@@ -37,14 +37,15 @@ class CallReader:
         found: Tensor = given[self.adapter.takes]
         return found
 
-    def begin(self, run: Run, given: Mapping[str, Any]) -> None:
-        """The run sees a call, where it is of another batch than the last."""
-        if not run.knows(batch := self.latents(given).shape[0]):
-            grid = run.grid or self.adapter.grid(given)
-            frames, latents = self.adapter.frames(given), self.latents(given)
+    def begin(self, run: Run, given: Mapping[str, Any]) -> int:
+        """The run sees a call, where it is of another batch than the last. Returns the call's."""
+        latents = self.latents(given)
+        if not run.knows(batch := latents.shape[0]):
+            grid, frames = run.grid or self.adapter.grid(given), self.adapter.frames(given)
             run.begin(grid, batch, latents.device, lambda: self.adapter.latents(given, grid), frames)
             if run.method is not None:
                 check_tokens(self.module, run.stages, grid, frames, latents)
+        return batch
 
     def some(self, given: Mapping[str, Any], rows: Sequence[int]) -> Mapping[str, Any]:
         """The same call on these of its rows alone."""

@@ -26,6 +26,7 @@ from ralu_cache.engine.guided import Pair, pair_of
 from ralu_cache.engine.probing import find_stack
 from ralu_cache.engine.reading import CallReader
 from ralu_cache.engine.run import Run
+from ralu_cache.engine.shares import Rows
 from ralu_cache.engine.states import Pending, RootState
 from ralu_cache.engine.verdict import COMPUTED
 from ralu_cache.temporal.policy import Policy
@@ -157,12 +158,28 @@ class RootHook:
 
     def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
-        run, reader = call.run, self._reader
-        self.adapter.check(given, run.setting_of(self.module))
+        run = call.run
+        policy = run.policy_of(self.module)
+        self.adapter.check(given, run.setting_of(policy))
         if self._probed is not None:
             self._probe(state, given)
-        batch = reader.latents(given).shape[0]
-        reader.begin(run, given)
+        batch = self._reader.begin(run, given)
+        if run.whole_calls and not self.reduce_only:
+            rows, layout = run.share(batch)
+            pending = Pending(run, layout, None, given, None, (COMPUTED,))
+            run.tally.count_call(self._groups.costs, given, layout.batch, run)
+        else:
+            pending, given, rows = self._reduced(call, state, given, batch)
+        if policy is not None and not self.reduce_only:
+            self._decide(state, pending, given, rows, policy)
+        return pending
+
+    def _reduced(
+        self, call: Any, state: RootState, given: Mapping[str, Any], batch: int
+    ) -> tuple[Pending, Mapping[str, Any], Rows]:
+        """A call on the run's tokens, for the samples that are neither forecast nor left out by guidance; before it is
+        on those tokens, and its samples."""
+        run, reader = call.run, self._reader
         if flipped := self._prompt_first and self._flips(call, run, batch):
             given = self.adapter.select(given, other_half_first(reader.latents(given)))
         whole = given
@@ -186,15 +203,13 @@ class RootHook:
         pending = Pending(run, layout, positions, short, None, (COMPUTED,), pair, forecast, flipped)
         if self.reduce_only:
             run.tally.controlled = True
-            return pending
+            return pending, given, rows
         run.tally.count_call(self._groups.costs, whole, layout.batch, run)
         if condition is not None:
             run.called(condition, rows)
         if index is not None:
             self._spare(pending, batch, len(rows))
-        if (policy := run.policy_of(self.module)) is not None:
-            self._decide(state, pending, given, rows, policy)
-        return pending
+        return pending, given, rows
 
     def _spare(self, pending: Pending, batch: int, computed: int) -> None:
         """Note what the samples of a call that are not computed would have cost: by a forecast, or by guidance."""
@@ -206,11 +221,12 @@ class RootHook:
             tally.spare(each * (batch - len(pair.index)))
 
     def _decide(
-        self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: tuple[int, ...], policy: Policy
+        self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: Rows, policy: Policy
     ) -> None:
         """Find the branch that a call belongs to, and ask it for whom the blocks run."""
         run = pending.run
-        branch = pending.branch = run.branch(self.module, rows, pending.layout, *self.adapter.conditioning(given))
+        told = self.adapter.conditioning(given)
+        branch = pending.branch = run.branch(self.module, policy, rows, pending.layout, *told)
         if policy.signal is not None:  # which may ask the embedding for it
             state.active = run.placed(pending.layout, pending.positions, pending.call)
         pending.groups = branch.plan(

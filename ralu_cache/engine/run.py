@@ -53,14 +53,13 @@ class Run(Passage):
         """By what the denoiser's policy caches; made anew where the run begins elsewhere."""
         return {}
 
-    def setting_of(self, denoiser: object) -> Setting:
-        """What adapters are told when they check a call of this denoiser."""
-        policy = self.policy_of(denoiser)
+    def setting_of(self, policy: Policy | None) -> Setting:
+        """What adapters are told when they check a call of a denoiser of which the policy reuses something."""
         caches = None if policy is None else policy.caches
-        if caches not in self._settings:
+        if (known := self._settings.get(caches)) is None:
             staged, steps = self.method is not None, len(self.places)
-            self._settings[caches] = Setting(staged, caches, steps, self.believed_steps, self.leaves_out)
-        return self._settings[caches]
+            known = self._settings[caches] = Setting(staged, caches, steps, self.believed_steps, self.leaves_out)
+        return known
 
     @cached_property
     def _situations(self) -> dict[int, list[Situation]]:
@@ -69,12 +68,12 @@ class Run(Passage):
 
     def situation(self, policy: Policy | None) -> Situation:
         """Where the run stands, as a temporal policy needs to know it; the same object for all calls of a step."""
-        if id(policy) not in self._situations:
+        if (found := self._situations.get(id(policy))) is None:
             found = self._situations[id(policy)] = self.situations()
             looks: object = policy
             if isinstance(looks, Counting):
                 looks.foresee(found)
-        return self._situations[id(policy)][self.index - self._start]
+        return found[self.index - self._start]
 
     @property
     def wants_text_attention(self) -> bool:
@@ -224,14 +223,14 @@ class Run(Passage):
     def branch(
         self,
         denoiser: object,
+        policy: Policy,
         rows: Rows,
         layout: TokenLayout,
         tensors: Mapping[str, Tensor],
         settings: tuple[Any, ...],
     ) -> Branch:
         """The temporal state of the samples that a call computes: see `BranchBook.find`."""
-        numbers, policy = tuple([self.batch.numbers[row] for row in rows]), self.policy_of(denoiser)
-        assert policy is not None
+        numbers = tuple([self.batch.numbers[row] for row in rows])
         return self.branches.find(denoiser, numbers, layout, tensors, settings, policy)
 
     def condition(

@@ -68,6 +68,12 @@ def lay_out(scheduler: Any, run: Run | SchedulerRun) -> None:
     scheduler.num_inference_steps = len(scheduler.timesteps)
 
 
+def _lay_out_stock(scheduler: Any, call: Any) -> None:
+    """Show the pipeline its stock schedule again."""
+    scheduler.timesteps, scheduler.sigmas = call.stock_timesteps, call.stock_sigmas
+    scheduler.num_inference_steps = len(scheduler.timesteps)
+
+
 @contextmanager
 def whole(scheduler: Any) -> Iterator[None]:
     """Within it a scheduler that shows only some levels holds its stock schedule."""
@@ -176,6 +182,7 @@ def _set_begin_index(stock: Any) -> Callable[..., None]:
         stock.set_begin_index(self, begin_index)
         if run is None or run.index or not 0 < begin_index < run.stock.steps:
             return
+        laid_out = run.lays_out
         if run.method is None:
             run.start_at(begin_index)
         else:
@@ -183,6 +190,8 @@ def _set_begin_index(stock: Any) -> Callable[..., None]:
         if run.lays_out:
             lay_out(self, run)
             stock.set_begin_index(self, 0)
+        elif laid_out:  # of the few steps that are left none is left out
+            _lay_out_stock(self, _call(self))
 
     return set_begin_index
 
@@ -226,7 +235,7 @@ def _step(stock: Any) -> Callable[..., Any]:
         run = None if call is None else vars(self).get(_RUN) or call.run
         if run is None or refused(len(args), tuple(kwargs)):  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
-        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        given = defaults | dict(zip(names, args, strict=False)) | kwargs
         if isinstance(run, SchedulerRun):
             call.follow(run)
             output = _step_outside(self, run, stock, given)

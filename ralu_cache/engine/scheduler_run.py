@@ -127,8 +127,8 @@ class SchedulerRun:
         state back has the scheduler step several latents in turn, each with what was kept of another."""
         if self.leaves_out:
             raise RuntimeError(
-                f"this pipeline copies its scheduler's state, to step several views of a picture in turn, so "
-                f"{self.setting.forecast} cannot serve it; disable it, or compute every step"
+                "the pipeline copies its scheduler's state, to step several views of a picture in turn, and forecasts "
+                "cannot tell them apart; disable them, or compute every step ('forecast:1')"
             )
         return self.beside()
 
@@ -159,15 +159,8 @@ class SchedulerRun:
         """How many are made in all."""
         return self.count - self.start
 
-    @property
-    def total(self) -> int:
-        """The same: those that `strength` cut aren't counted."""
-        return self.steps
-
-    @property
-    def passed(self) -> int:
-        """The same as `done`: every step is one of the stock schedule."""
-        return self.done
+    total = steps  # those that `strength` cut aren't counted
+    passed = done  # every step is one of the stock schedule
 
     @property
     def stock_step(self) -> int:

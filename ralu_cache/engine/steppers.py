@@ -65,7 +65,7 @@ def levels_kind(scheduler: Any) -> str | None:
 def is_staged(scheduler: Any) -> bool:
     """True of a scheduler on whose levels everything of ours works."""
     exactly = stock_of(type(scheduler)) is FlowMatchEulerDiscreteScheduler
-    return exactly and not any(scheduler.config.get(option) for option in _NOT_STAGED)
+    return exactly and not any(map(scheduler.config.get, _NOT_STAGED))
 
 
 def is_flow_match_euler(scheduler: Any) -> bool:

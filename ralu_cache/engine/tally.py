@@ -43,16 +43,15 @@ class Tally:
         self._on_gpu = device is not None and device.type == "cuda"
         self._clock, self._event = time.perf_counter(), _event(device) if self._on_gpu else None
 
-    def count_call(
-        self, costs: Cost, call: Mapping[str, Any], samples: int, course: Course
-    ) -> None:
+    def count_call(self, costs: Cost, call: Mapping[str, Any], samples: int, course: Course) -> None:
         """Note one denoiser call on so many samples (0: it was answered), and what by `costs` it would cost in full.
 
         What only some steps call (skip-layer guidance), the plain run calls at as large a share of its own steps.
         """
         if not self._asked_first:
-            later = costs.flops(costs.later(call))
-            self.report.baseline_flops += costs.flops(call) + later * (self.report.baseline_steps - 1)
+            first, after = costs.flops(call), costs.later(call)
+            later = first if after is call else costs.flops(after)
+            self.report.baseline_flops += first + later * (self.report.baseline_steps - 1)
         elif self.asked >= self._asked_first:
             self.report.baseline_flops += costs.flops(call) * (self.report.baseline_steps / len(course.shown))
         self.asked += 1

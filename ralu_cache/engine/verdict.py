@@ -17,7 +17,7 @@ from ralu_cache.report.steps import BranchRecord
 from ralu_cache.temporal.policy import Decision
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Group:
     """Samples of one call that share a decision.
 

@@ -137,9 +137,12 @@ class Ledger:
 
     def uniform_history(self, name: str, layout: TokenLayout, most: int) -> list[tuple[float, Tensor]] | None:
         """As `history`, at most so many, where the host knows one level for all tokens of each; else None."""
-        found = [(node.at, node.values) for node in self.nodes(name, layout)[:most]]
-        known = [(level, values) for level, values in found if level is not None]
-        return known if known and len(known) == len(found) else None
+        found = []
+        for node in self.nodes(name, layout)[:most]:
+            if (level := node.at) is None:
+                return None
+            found.append((level, node.values))
+        return found or None
 
     def move(self, layout: TokenLayout, tokens: TokenMap, changed: Tensor | None = None) -> None:
         """Every feature under another layout of the plane (see `Feature.move`), in place of the old ones."""

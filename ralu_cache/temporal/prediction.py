@@ -41,7 +41,8 @@ class Forecast:
         quantity: what lies on lines: the "velocity", the "clean" estimate, or "auto": velocities, but the clean
             estimate in plans of stages, where it holds better over a transition.
         order: 1, a line; 2, a parabola; 0 holds the last value.
-        gap: nodes of a line stand at least this far apart, in lengths of the forecast.
+        gap: nodes of a line stand at least this far apart, in lengths of the forecast; on guided calls 1 was measured
+            to serve better, on unguided ones worse (benchmarks/results/history/findings.md).
         damping: how much of the way from the last computed value to the line is gone.
         transition: "keep" moves nodes over a transition and reads them; "trend" shifts those to what the first step
             behind it computes, so that their slope alone goes on; "reset" forgets them.
