@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ PRESETS = ("ralu-4x", "ralu-7x", "ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", 
 
 
 def faster_of(study: Study) -> dict[tuple[str, float], float]:
-    """How many times as fast by the clock, by name and guidance scale."""
+    """How many times as fast by the clock, by name and guidance scale; nan where the full run wasn't timed beside it."""
     every = [one for regime in REGIMES for one in compared(study, regime)]
     return {(one.name, _scale(one)): one.faster() for one in every}
 
@@ -46,7 +47,7 @@ def of_preset(found: Sequence[Duel], name: str) -> Duel | None:
 def cells(duel: Duel, faster: float) -> list[str]:
     """Cost, what is drawn, and by how much the best of the others at this cost draw less."""
     return [
-        f"{duel.ours.ratio:.3g}x ({faster:.2g}x)", f"{duel.ours.mean:.1f}",
+        f"{duel.ours.ratio:.3g}x" + ("" if math.isnan(faster) else f" ({faster:.2g}x)"), f"{duel.ours.mean:.1f}",
         f"{duel.rival.mean:.1f}: {shown(duel.difference(), 1, '+')}",
     ]  # fmt: skip
 
