@@ -18,7 +18,7 @@ PRESETS = ("ralu-4x", "ralu-7x", "ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", 
 
 
 def faster_of(study: Study) -> dict[tuple[str, float], float]:
-    """How many times as fast by the clock, by name and guidance scale; nan where the full run wasn't timed beside it."""
+    """How many times as fast by the clock, by name and guidance scale; nan where that wasn't measured."""
     every = [one for regime in REGIMES for one in compared(study, regime)]
     return {(one.name, _scale(one)): one.faster() for one in every}
 
