@@ -193,8 +193,8 @@ CALLS: dict[str, tuple[Mutant, ...]] = {
             "one branch for two calls of a step",
             "A branch serves one call a step.",
             "ralu_cache/engine/branchbook.py",
-            " and branch not in used]",
-            "]",
+            " or branch in used:",
+            ":",
             (BRANCHES + "test_two_calls_of_one_prompt_in_a_step_are_two_branches",),
         ),
         Mutant(
