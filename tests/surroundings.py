@@ -228,6 +228,12 @@ other_half = pytest.mark.parametrize("setting", OTHER_HALF, ids=str)
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 
 
+def these(*chosen: tuple[str, str, bool]) -> pytest.MarkDecorator:
+    """A test's settings outright: (family, policy, stages)."""
+    settings = [Setting(FAMILIES[family], policy, stages) for family, policy, stages in chosen]
+    return pytest.mark.parametrize("setting", settings, ids=str)
+
+
 def served(report: Report | None) -> int:
     """How many samples of how many calls passed over blocks, all of their tokens or some."""
     assert report is not None

@@ -21,7 +21,6 @@ from ralu_cache import accelerate
 from tests import surroundings
 from tests.surroundings import (
     CLOSE,
-    FAMILIES,
     OTHER_FEW,
     POLICIES,
     STAGED,
@@ -44,6 +43,7 @@ from tests.surroundings import (
     served,
     stock,
     stock_forward,
+    these,
     together,
 )
 
@@ -307,15 +307,8 @@ def interrupted(number: int, ours: bool) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["in the library", "anywhere"])
-@pytest.mark.parametrize(
-    "setting",
-    [
-        Setting(FAMILIES[family], policy, stages)
-        for family, policy, stages in (
-            ("flux", "taylorseer", False), ("sd3", "adaptive", True), ("qwen", "toca", False), ("wan", "seacache", True)
-        )
-    ],
-    ids=str,
+@these(
+    ("flux", "taylorseer", False), ("sd3", "adaptive", True), ("qwen", "toca", False), ("wan", "seacache", True),
 )  # fmt: skip
 def test_nothing_is_left_of_a_call_that_was_interrupted(setting: Setting, ours: bool) -> None:
     family = setting.family

@@ -32,6 +32,7 @@ from tests.surroundings import (
     other_few,
     stock,
     stock_forward,
+    these,
 )
 from tests.wan_pipelines import make_wan_transformer
 
@@ -91,15 +92,8 @@ def test_lora_loaded_after(setting: Setting) -> None:
     assert not torch.allclose(plain, stock(setting.family.name), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        Setting(FAMILIES[family], policy, stages)
-        for family, policy, stages in (
-            ("flux", "toca", False), ("sd3", "toca", True), ("qwen", "adaptive", True), ("wan", "adaptive", False)
-        )
-    ],
-    ids=str,
+@these(
+    ("flux", "toca", False), ("sd3", "toca", True), ("qwen", "adaptive", True), ("wan", "adaptive", False),
 )  # fmt: skip
 def test_lora_fused_swapped_and_unloaded_while_accelerated(setting: Setting) -> None:
     family = setting.family

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.regime.measures import OUT as REGIME
 from benchmarks.regime.pictures import scene_prompts, to_bytes
+from benchmarks.regime.search import rows_of
 from benchmarks.regime.settings import FOUND, FULL, settings
 from benchmarks.regime.study import BATCH, FIRST_SEED, Row, Study, latest, measured
 from ralu_cache.report.table import Table
@@ -93,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = options.out / "again.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = rows_of(path)
     done = {(row["model"], row["regime"], row["setting"], row["start"]) for row in rows}
     for model in options.models:
         study = Study(model, options.study)

@@ -31,10 +31,11 @@ def found_of(study: Study) -> tuple[str, dict[str, list[str]]]:
     """How the full run draws, and of each preset its three cells."""
     count = pictures_of(study, COUNT)
     every, faster = known_ways(study, count), faster_of(study)
+    fought = duels(every)
     full = next(way for way in every if (way.name, way.scale) == (FULL, STRONG))
     return f"{full.mean:.1f}", {
         name: cells(duel, faster[name, duel.ours.scale])
-        for name in PRESETS if (duel := of_preset(duels(every), name)) is not None
+        for name in PRESETS if (duel := of_preset(fought, name)) is not None
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from benchmarks.regime.drawing import judged
 from benchmarks.regime.measures import MEASURES
 from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.search import rows_of
 from benchmarks.regime.setting import Setting, arguments, draw, pipeline
 from ralu_cache import RALU
 from ralu_cache.plane.canvas import pool, replicate
@@ -247,10 +248,6 @@ def run(count: int, recorded: int, plans: int, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps(row | found, separators=(",", ":")) + "\n")
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from benchmarks.regime import study as regime
 from benchmarks.regime.measures import MEASURES
 from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.search import rows_of
 from benchmarks.regime.setting import Setting as ByHand
 from benchmarks.regime.setting import load
 from benchmarks.regime.settings import FOUND, FULL, strong
@@ -104,10 +105,6 @@ def draw(pipe: Any, model: str, setting: Setting, prompts: Sequence[str], seed: 
         pictures = pipe(**given).images
     assert handle.report is not None
     return pictures, handle.report.flop_ratio
-
-
-def rows_of(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def kind_of(setting: ByHand) -> str:
