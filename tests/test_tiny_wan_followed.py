@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
-from benchmarks.tiny_wan.followed import ASPECTS, METHODS, clips, followed, masks, motion_of, row, stated, table
+from benchmarks.tiny_wan.followed import ASPECTS, followed, masks, motion_of, stated
+from benchmarks.tiny_wan.study import clips
 
 CLIPS = clips(60)
 
@@ -36,15 +36,3 @@ def test_colours_and_stripes_are_looked_at() -> None:
     solid = next(clip for clip in CLIPS if clip.scene.background == "solid")
     bare = solid.frames()[:, :1, :1] / 255 + np.zeros((9, 64, 64, 3))
     assert followed(bare, solid) == {"colour": 0.0, "background": 100.0, "motion": 0.0}
-
-
-def test_the_page_has_a_line_for_each_method() -> None:
-    videos = [clip.frames() / 255 for clip in CLIPS[:3]]
-    rows = {name: row(videos, videos, CLIPS[:3], 2.0) for name in ("rendered", *METHODS)}
-    text = table(rows, 5.0)
-    assert all(f"| {name} | " in text for name in rows) and "| ralu-4x | 2.0x |" in text and "100.0 dB" in text
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_are_told_apart(name: str) -> None:
-    assert [METHODS[name]] == [method for method in METHODS.values() if method == METHODS[name]]

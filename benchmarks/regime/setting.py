@@ -6,6 +6,7 @@ The transformer computes in bfloat16, as released models do, with its blocks com
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
@@ -70,8 +72,8 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Pictures (B, Y, X, 3) in [0, 1]. ratio: how many times fewer FLOPs than 50 guided steps. seconds: by the clock;
-    processor: those that the process itself computed, whatever ran beside it."""
+    """Pictures (B, Y, X, 3), or videos (B, F, Y, X, 3), in [0, 1]. ratio: how many times fewer FLOPs than 50 guided
+    steps. seconds: by the clock; processor: those that the process itself computed, whatever ran beside it."""
 
     pictures: Pictures
     ratio: float
@@ -153,33 +155,37 @@ def arguments(model: str, setting: Setting) -> dict[str, Any]:
     """What the pipeline's call needs beside prompts and seeds.
 
     Plain Euler steps at a shift of their own stand at even distances down to 1/n, as FLUX's pipeline has them; SD3's
-    would spend the last one on a level of all but 0.
+    would spend the last one on a level of all but 0, as Wan's does, which takes none.
     """
     embedded = EMBEDDED[model]
     scale = next(name for name in embedded.arguments if name.endswith("_scale"))
     given = {**embedded.arguments, scale: setting.scale, "height": embedded.size, "width": embedded.size}
-    if setting.solver == "euler" and setting.shift is not None:
+    if setting.solver == "euler" and setting.shift is not None and _takes_sigmas(embedded.pipeline):
         given["sigmas"] = np.linspace(1.0, 1 / setting.steps, setting.steps).tolist()
     return given | {"num_inference_steps": setting.steps, "output_type": "np"}
 
 
+def _takes_sigmas(pipeline: str) -> bool:
+    return "sigmas" in inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+
+
 def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[int], other: Any = None) -> Drawn:
-    """A picture for each prompt, from its seed's noise, and the cost. other: a pipeline of the model to draw with."""
+    """A picture or video for each prompt, from its seed's noise, and the cost. other: a pipeline to draw with."""
     if setting.peer is not None:
         return _drawn_by_peer(model, setting, prompts, seeds, other)
     pipe = other or (plain_pipeline if setting.layered else pipeline)(model)
-    given = arguments(model, setting) | _asked(prompts, seeds)
+    given, output = arguments(model, setting) | _asked(prompts, seeds), EMBEDDED[model].output
     ratio = FULL_STEPS / setting.steps
     with _sampler(pipe, setting):
         begun, computed = time.perf_counter(), time.process_time()
         if setting.ours:
             options = {name: getattr(setting, name) for name in ("spatial", "temporal", "guidance")}
             with accelerate(pipe, **options) as handle:
-                pictures: Pictures = pipe(**given).images
+                pictures: Pictures = getattr(pipe(**given), output)
             assert handle.report is not None
             ratio *= handle.report.baseline_flops / handle.report.flops
         else:
-            pictures = pipe(**given).images
+            pictures = getattr(pipe(**given), output)
         return Drawn(pictures, ratio, time.perf_counter() - begun, time.process_time() - computed)
 
 
@@ -215,6 +221,6 @@ def _drawn_by_peer(model: str, setting: Setting, prompts: Sequence[str], seeds: 
         _sampler(pipe, setting), peer(pipe, setting.peer, setting.steps, call), Counted(pipe.transformer) as counted
     ):  # fmt: skip
         begun, computed = time.perf_counter(), time.process_time()
-        pictures: Pictures = pipe(**call, **_asked(prompts, seeds)).images
+        pictures: Pictures = getattr(pipe(**call, **_asked(prompts, seeds)), EMBEDDED[model].output)
         spent = time.perf_counter() - begun, time.process_time() - computed
     return Drawn(pictures, FULL_STEPS * step / counted.flops, *spent)
