@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.regime.settings import FOUND, strong
 from benchmarks.tune import ship, study
-from benchmarks.tune.study import KINDS, OTHERS, PLAIN, TUNED, Line, kind_of, lines_of
+from benchmarks.tune.lines import KINDS, OTHERS, PLAIN, TUNED, Line, kind_of, lines_of
 from benchmarks.tune.study_page import area, best_at, plot, table
 from ralu_cache.profiles.facts import Facts, Model
 from ralu_cache.profiles.profile import Front, Measure, Point, Profile, read_profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.tune.study import DPM, KINDS, OTHERS, PLAIN, PLANS, REUSE, TUNED, UNIPC, Line
+from benchmarks.tune.lines import DPM, KINDS, OTHERS, PLAIN, PLANS, REUSE, TUNED, UNIPC, Line
 from ralu_cache.profiles.setting import Setting
 from ralu_cache.quality.intervals import Interval, bootstrap
 from ralu_cache.report.table import Table
