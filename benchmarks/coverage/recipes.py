@@ -248,7 +248,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "AnyFlowFAR*": {"chunk_partition": [1, 2]},
     "LTX2ImageToVideo*": {"image_crf": 0},
     "Ideogram4*": {"guidance_schedule": None, "guidance_scale": 3.0},
-    "*GLIGENPipeline": {"gligen_phrases": ["a fox"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]]},
+    "*GLIGENPipeline": {
+        "gligen_phrases": ["a fox"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]], "gligen_scheduled_sampling_beta": 1.0,
+    },
     "VisualCloze*": {"task_prompt": "a fox", "content_prompt": "a fox"},
 }
 """Arguments of calls that their names don't tell."""
