@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from benchmarks.coverage.survey import draw
 from ralu_cache import Forecast, accelerate
 from ralu_cache.engine.counted import COUNTED, check_counted
 from tests import surroundings
+from tests.loops import Count, counts, pipelines
 
 one_thread = surroundings.one_thread
 
@@ -103,3 +107,104 @@ def test_what_each_may_be(name: str, value: Any, others: dict[str, Any], same: b
     if not same:
         with pytest.raises(ValueError, match=f"{name}=.* counts steps"):
             check_counted(None, {name: value, **others}, STEPS)
+
+
+# ---- the source of diffusers
+
+SAID = {
+    r"i == len\((self\.scheduler\.)?timesteps\) - 1": "when the progress bar moves",
+    r"i \+ 1 > (num_warmup_steps|0)": "when the progress bar moves",
+    r"\(i \+ 1\) % self\.scheduler\.order == 0": "when the progress bar moves",
+    r"len\((self\.scheduler\.)?timesteps\) - num_inference_steps \* self\.scheduler\.order": "when the bar moves",
+    r"\(len\(timesteps\) - num_warmup_steps\) // self\.scheduler\.order": "when the progress bar moves",
+    r"(self\.progress_bar|tqdm|range)\(\.\.\. .*|i(ndex)? == (total_)?steps - 1": "how long the bar or the loop is",
+    r"len\(sigmas\) \* len\(tiles\)": "how long the bar is",
+    r"(i|step_idx) % callback_steps == 0|i // getattr\(self\.scheduler, 'order', 1\)": "when callbacks are called",
+    r"callback(_on_step_end)?\(\.\.\. .*": "what callbacks are told",
+    r"self\.(uncond|text)_estimates\[i\]|num_inference_steps \+ 1|i in attn_store_steps": "kept to be looked at",
+    r"((self\.)?\w*(scheduler\.)?(retrieve|set|get)_(timesteps|sigmas)|get_original_sigmas)\(.*": "lays out all steps",
+    r".*\b(init_timestep|t_start|denoise_strength|strength)\b.*": "`strength` cuts the stock schedule",
+    r"num_inference_steps (< 1|== 1)": "raises for too few, or warns",
+    r"i (< len\((timesteps|step_matrix)\) - 1|> 0)|timesteps\[i [+-] 1\]": "levels shown before and after a step",
+    r"(self\.|audio_)?scheduler\.(sigmas|timesteps)\[(i|index|step_idx)\]|audio_timesteps\[i\]": "the level of a step",
+    r"_precomputed_t_norms\[i\]": "the level of a step",
+    r"(condition_)?latents?_model_input(_list)?\[i\]": "of one sample of the batch",
+    r"i == 0": "the first step is always computed",
+    r"(self\.)?guider\.set_state\(.*": "counted along the stock schedule by the call's guider",
+    r".*cache_context\(.*": "diffusers' own caches, which are refused beside forecasts",
+    r"i [<>] num_inference_steps \* skip_layer_guidance_(start|stop)": "without skip_guidance_layers it has no effect",
+    r"np\.linspace\(\.\.\. len\(self\.scheduler\.timesteps\) \.\.\.\)": "where max_iter_to_alter is 0 too",
+    r"self\._apply_free_init\(.*": "refused by name: pipe.free_init_enabled",
+    r"apply_cosmos3_mixed_precision_step\(.*": "in 16 bits is what is so in stock, and more",
+}
+"""Expressions that count steps and change no picture, or mean the same in a loop of fewer: patterns, and why."""
+
+UNSERVED = {
+    r".*Combined.*|VisualClozePipeline": "runs pipelines of its own, and is refused",
+    r"AnyFlow.*|Amused.*|HeliosPyramid.*|UnCLIP.*|Kandinsky(V22)?Prior.*|ScoreSdeVe.*": "its scheduler is refused",
+    r"DiffusionGemma.*|LLaDA2.*|RFD4.*": "has a scheduler that is refused, or none of that name",
+    r"LTXI2VLongMultiPrompt.*": "leaves out the last step, and is refused",
+    r"StableDiffusionParadigms.*": "steps several levels at once",
+}
+"""Pipelines whose loops never make fewer steps, and why."""
+
+
+def told(name: str, written: dict[str, str]) -> list[Count]:
+    """Where a pipeline's call counts steps, except for what is `SAID`."""
+    return [*counts(name, written, re.compile("|".join(SAID)))]
+
+
+def test_every_pipeline_of_diffusers_counts_steps_by_arguments_that_are_known() -> None:
+    folder, unserved = Path(diffusers.__file__).parent / "pipelines", re.compile("|".join(UNSERVED))
+    served = [(name, written) for name, written in pipelines(folder) if unserved.fullmatch(name) is None]
+    assert len(served) > 250
+    found = [count for name, written in served for count in told(name, written)]
+    assert [count for count in found if count.arguments.isdisjoint(COUNTED)] == []
+    of_use = COUNTED.keys() & {name for count in found for name in count.arguments}
+    assert COUNTED.keys() - of_use == {"skip_guidance_layers"}, "without which the others of its kind have no effect"
+
+
+MADE_UP = """class MadeUpPipeline(DiffusionPipeline):
+    def sharpened(self, latents, step, strengths):
+        return latents * strengths[step]
+
+    def __call__(
+        self, prompt, num_inference_steps=50, warm=3, guidance_scale=4.0, late=0.5, weights=(), first=0, sharp=(), cut=0
+    ):
+        self._guidance_scale = guidance_scale
+        begin = late
+        kept = []
+        timesteps, num_inference_steps = retrieve_timesteps(self.scheduler, num_inference_steps)
+        for weight in weights:
+            kept.append(weight * 2)
+        last = begin * len(timesteps)
+        timesteps = timesteps[cut:]
+        for i, t in enumerate(timesteps):
+            noise = self.unet(latents, t)
+            if i >= warm and guidance_scale > 1:
+                noise = noise * self.guidance_scale
+            if i < int(last):
+                noise = noise + kept[i]
+            progress = i / num_inference_steps
+            noise = noise if progress < first else noise * t
+            latents = self.sharpened(self.scheduler.step(noise, t, latents), i, sharp)
+            if i == len(timesteps) - 1 or (i + 1 > num_warmup_steps and (i + 1) % self.scheduler.order == 0):
+                progress_bar.update()
+        return [image[i] for i in range(len(prompt))]
+
+
+def elsewhere():
+    pass
+"""
+
+
+def test_what_a_made_up_pipeline_counts_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "pipeline_made_up.py").write_text(MADE_UP)
+    [(name, written)] = pipelines(tmp_path)
+    others = {"guidance_scale", "prompt", "num_inference_steps"}
+    found = {count.text: count.arguments - others for count in told(name, written)}
+    assert found == {
+        "i >= warm": {"warm"}, "begin * len(timesteps)": {"late"}, "i < int(last)": {"late"},
+        "kept[i]": {"weights", "late"}, "i / num_inference_steps": set(), "progress < first": {"first"},
+        "strengths[step]": {"sharp"}, "timesteps[cut:]": {"cut"},
+    }  # fmt: skip

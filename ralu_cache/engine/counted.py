@@ -73,6 +73,7 @@ COUNTED: Mapping[str, Counted] = {
     "cfg_trunc_ratio": Counted((1.0, 0.0), idle=_unguided),
     "denoising_end": Counted((None, 0.0, 1.0)),
     "enable_temporal_reasoning": Counted((False,)),
+    "ar_step": Counted((0,)),
     "t0": Counted(),
     "t1": Counted(),
     "guidance_schedule": Counted(idle=_constant, instead="give guidance_scale and guidance_schedule=None"),
