@@ -86,6 +86,16 @@ def test_free_init_lays_out_what_the_loop_makes() -> None:
     pipe.disable_free_init()
 
 
+def test_a_pipeline_that_steps_by_itself_is_told_so() -> None:
+    """ParaDiGMS takes several levels at once, by a method of the scheduler's that is no step."""
+    name = "StableDiffusionParadigmsPipeline"
+    pipe = build(name, scheduler={"class": "DDIMParallelScheduler"})
+    given = {"prompt": "a fox", "height": 64, "width": 64, "num_inference_steps": STEPS, "output_type": "latent"}
+    told = f"{name} ended after 0 of {STEPS} steps: it leaves out steps of its schedule"
+    with accelerate(pipe, temporal=SKIPPING), pytest.raises(RuntimeError, match=told):
+        pipe(**given, parallel=3)
+
+
 MEANT: list[tuple[str, Any, dict[str, Any], bool]] = [  # with the other arguments: does it mean the same?
     ("control_guidance_start", [0.0, 0.0], {}, True), ("control_guidance_start", [0.0, 0.1], {}, False),
     ("skip_guidance_layers", [], {}, True), ("skip_guidance_layers", [1], {}, False),

@@ -72,7 +72,8 @@ class Call:
         """A run begins, as the pipeline sets its time steps: see `Owner.new_run`. A copy's goes along."""
         own = scheduler is self.scheduler
         if own:
-            self.check_end()
+            if self.outside is not None and self.outside.index is not None:  # else the schedule is set again, unused
+                self.check_end()
             self._end_run()
             self.stock_timesteps, self.stock_sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
         run = self.handle.new_run(self, scheduler, given)
@@ -131,9 +132,9 @@ class Call:
 
     def check_end(self) -> None:
         """Raise RuntimeError where the pipeline leaves a run before its last step, though nobody interrupted it: in a
-        loop of fewer steps the one that it always leaves out is another."""
+        loop of fewer steps the one that it always leaves out is another, and steps of its own go over fewer levels."""
         run = self.outside
-        if run is None or run.index is None or run.finished or not run.leaves_out:
+        if run is None or run.finished or not run.leaves_out:
             return
         if not getattr(self.pipe, "_interrupt", False):
             raise RuntimeError(

@@ -138,6 +138,7 @@ def _entered_outside(stock: Any, call: Any, bound: inspect.BoundArguments) -> An
     with whole(scheduler), run.finding_entry():
         *more, rest, count = stock.get_timesteps(*bound.args, **bound.kwargs)
     if not len(rest):
+        call.outside = None  # there is no step to be made
         return *more, rest, count
     run.enter_at(run.count - len(rest))
     lay_out(scheduler, run)
