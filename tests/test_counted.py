@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.guiders import AdaptiveProjectedMixGuidance
 from torch import Tensor
 
 from benchmarks.coverage.build import build
@@ -94,6 +95,22 @@ def test_a_pipeline_that_steps_by_itself_is_told_so() -> None:
     told = f"{name} ended after 0 of {STEPS} steps: it leaves out steps of its schedule"
     with accelerate(pipe, temporal=SKIPPING), pytest.raises(RuntimeError, match=told):
         pipe(**given, parallel=3)
+
+
+def test_each_of_several_guiders_counts_along_the_stock_schedule() -> None:
+    """HunyuanImage has one of its own for prompts with words to write, whose projection begins at a step."""
+    told: list[tuple[int, int]] = []
+
+    class Told(AdaptiveProjectedMixGuidance):
+        def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
+            told.append((step, num_inference_steps))
+            super().set_state(step, num_inference_steps, timestep)
+
+    pipe = pipeline("HunyuanImagePipeline")
+    pipe.ocr_guider = guider = Told(adaptive_projected_guidance_start_step=3)
+    with accelerate(pipe, temporal=SKIPPING):
+        assert call("HunyuanImagePipeline", prompt='a sign that says "fox"')[1] == 4
+    assert told == [(0, STEPS), (3, STEPS)] and pipe.ocr_guider is guider and guider.momentum_buffer is None
 
 
 MEANT: list[tuple[str, Any, dict[str, Any], bool]] = [  # with the other arguments: does it mean the same?

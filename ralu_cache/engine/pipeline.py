@@ -50,8 +50,8 @@ def _pipeline_class(stock: Any) -> type:
     private = {name for name in stores if name.startswith("_")} - _SHARED
     body: dict[str, Any] = {name: of_the_call(stock, name) for name in private | {"scheduler"}}
     body["components"] = components(stock)
-    if "guider" in inspect.signature(stock.__init__).parameters:
-        body["guider"] = guider()
+    parts = inspect.signature(stock.__init__).parameters
+    body |= {name: guider(name) for name in parts if name.endswith("guider")}  # also HunyuanImage's ocr_guider
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
     call = _accelerated(stock.__call__, not _SHARED.isdisjoint(stores))
