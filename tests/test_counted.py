@@ -151,7 +151,8 @@ SAID = {
     r"self\.(uncond|text)_estimates\[i\]|num_inference_steps \+ 1|i in attn_store_steps": "kept to be looked at",
     r"((self\.)?\w*(scheduler\.)?(retrieve|set|get)_(timesteps|sigmas)|get_original_sigmas)\(.*": "lays out all steps",
     r".*\b(init_timestep|t_start|denoise_strength|strength)\b.*": "`strength` cuts the stock schedule",
-    r"num_inference_steps (< 1|== 1)": "raises for too few, or warns",
+    r"num_inference_steps < 1": "raises for too few",
+    r"num_inference_steps == 1": "the only step is computed",
     r"i (< len\((timesteps|step_matrix)\) - 1|> 0)|timesteps\[i [+-] 1\]": "levels shown before and after a step",
     r"(self\.|audio_)?scheduler\.(sigmas|timesteps)\[(i|index|step_idx)\]|audio_timesteps\[i\]": "the level of a step",
     r"_precomputed_t_norms\[i\]": "the level of a step",
@@ -171,7 +172,7 @@ UNSERVED = {
     r"AnyFlow.*|Amused.*|HeliosPyramid.*|UnCLIP.*|Kandinsky(V22)?Prior.*|ScoreSdeVe.*": "its scheduler is refused",
     r"DiffusionGemma.*|LLaDA2.*|RFD4.*": "has a scheduler that is refused, or none of that name",
     r"LTXI2VLongMultiPrompt.*": "leaves out the last step, and is refused",
-    r"StableDiffusionParadigms.*": "steps several levels at once",
+    r"StableDiffusionParadigms.*": "steps by itself, and is told so",
 }
 """Pipelines whose loops never make fewer steps, and why."""
 
