@@ -177,8 +177,6 @@ class _Body:
         for above in self._above(node):
             if isinstance(above, ast.If | ast.IfExp | ast.While) and node is not above.test:
                 yield above.test
-            elif isinstance(above, ast.BoolOp):
-                yield from (value for value in above.values if value is not node)
             node = above
 
     def flows(self, known: Mapping[str, set[str]]) -> dict[str, set[str]]:

@@ -161,6 +161,7 @@ SAID = {
     r"(self\.)?guider\.set_state\(.*": "counted along the stock schedule by the call's guider",
     r".*cache_context\(.*": "diffusers' own caches, which are refused beside forecasts",
     r"i [<>] num_inference_steps \* skip_layer_guidance_(start|stop)": "without skip_guidance_layers it has no effect",
+    r"i == num_temporal_reasoning_steps": "without enable_temporal_reasoning it has no effect",
     r"np\.linspace\(\.\.\. len\(self\.scheduler\.timesteps\) \.\.\.\)": "where max_iter_to_alter is 0 too",
     r"self\._apply_free_init\(.*": "refused by name: pipe.free_init_enabled",
     r"apply_cosmos3_mixed_precision_step\(.*": "in 16 bits is what is so in stock, and more",
@@ -189,7 +190,8 @@ def test_every_pipeline_of_diffusers_counts_steps_by_arguments_that_are_known() 
     found = [count for name, written in served for count in told(name, written)]
     assert [count for count in found if count.arguments.isdisjoint(COUNTED)] == []
     of_use = COUNTED.keys() & {name for count in found for name in count.arguments}
-    assert COUNTED.keys() - of_use == {"skip_guidance_layers"}, "without which the others of its kind have no effect"
+    without = {"skip_guidance_layers", "enable_temporal_reasoning"}
+    assert COUNTED.keys() - of_use == without, "without which those that count have no effect"
 
 
 MADE_UP = """class MadeUpPipeline(DiffusionPipeline):
