@@ -234,7 +234,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "Sana*": {"use_resolution_binning": False},
     "PixArt*": {"use_resolution_binning": False},
     "PRX*": {"use_resolution_binning": False},
-    "Lumina*": {"use_resolution_binning": False},
     "SanaSprint*": {"intermediate_timesteps": None},
     **dict.fromkeys(
         ("Kandinsky*Prior*", "ConsistencyModel*", "KandinskyV22Controlnet*", "KandinskyPipeline", "KandinskyI*"), PIXELS
