@@ -123,7 +123,7 @@ class Call:
 
     def stepped(self, run: Run | SchedulerRun) -> None:
         """The scheduler made a step; after the last one nothing of the run is needed."""
-        if run is not self.under_way:
+        if run is not self.run and run is not self.outside:
             return
         self.stock = run.stock
         if run.watched:
