@@ -24,6 +24,7 @@ from torch import Tensor
 from ralu_cache.engine.disguise import Alike, disguised, stock_of
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler_run import SchedulerRun
+from ralu_cache.engine.times import times_at
 
 _CALL, _RUN = "_ralu_cache_call", "_ralu_cache_run"
 _WHOLE = ("scale_model_input", "add_noise", "index_for_timestep")  # what else stock code does along the stock schedule
@@ -61,10 +62,11 @@ def lay_out(scheduler: Any, run: Run | SchedulerRun) -> None:
         vars(scheduler)[_RUN] = run
         vars(scheduler).update(run.shown)
         return
-    times = scheduler.timesteps
-    sigmas = torch.tensor(run.levels(), dtype=torch.float32, device=times.device)
-    scheduler.timesteps = (sigmas[:-1] * scheduler.config.num_train_timesteps).to(times.dtype)
-    scheduler.sigmas = sigmas if scheduler.sigmas.device == times.device else sigmas.to(scheduler.sigmas.device)
+    call = _call(scheduler)
+    sigmas = torch.tensor(run.levels(), dtype=torch.float32, device=scheduler.timesteps.device)
+    most = scheduler.config.num_train_timesteps
+    scheduler.timesteps = times_at(sigmas[:-1], call.stock_sigmas, call.stock_timesteps, most)
+    scheduler.sigmas = sigmas.to(scheduler.sigmas.device)
     scheduler.num_inference_steps = len(scheduler.timesteps)
 
 

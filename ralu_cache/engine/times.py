@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,3 +34,17 @@ def in_form_of(like: Any, place: int, times: Sequence[float], timesteps: Tensor)
     if not torch.is_tensor(like):
         return type(like)(times[place])
     return timesteps[place].to(like.device, like.dtype).expand(like.shape)
+
+
+def times_at(levels: Tensor, sigmas: Tensor, timesteps: Tensor, most: float) -> Tensor:
+    """The time of each of some levels (k,), in the form of the stock `timesteps` (n,), those of `sigmas` (n + 1,).
+
+    A level's share of `most`; where a pipeline gives times beside its levels, which are shifted and those not
+    (CogView4), between the times of the stock levels around it, and 0 at 0.
+    """
+    plain = levels * most
+    known, times = sigmas[: len(timesteps)].tolist(), timesteps.tolist()
+    if all(abs(sigma * most - time) <= most / 1000 for sigma, time in zip(known, times, strict=True)):
+        return plain.to(timesteps.dtype)
+    between = np.interp(levels.tolist(), [0.0, *reversed(known)], [0.0, *reversed(times)])
+    return torch.tensor(between, dtype=timesteps.dtype, device=timesteps.device)
