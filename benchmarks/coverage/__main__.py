@@ -28,7 +28,7 @@ from benchmarks.coverage.survey import Row, survey
 
 RESULTS = Path("benchmarks/results/coverage/coverage.jsonl")
 MEMORY = 6 << 30  # bytes of address space for one class
-PATIENCE = 90  # seconds for one class
+PATIENCE = 300  # seconds for one class
 
 
 def main() -> None:

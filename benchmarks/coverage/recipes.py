@@ -178,7 +178,11 @@ PIPELINES: dict[str, dict[str, Any]] = {
     ),
     "Kandinsky5*I*Pipeline": {"transformer": {"in_visual_dim": 16, "out_visual_dim": 16}},
     "Kandinsky5I2*": {"transformer": {"visual_cond": True}},
-    "Ideogram4*": {"text_encoder": {"class": "Qwen3VLModel"}},
+    "Ideogram4*": {
+        "text_encoder": {"class": "Qwen3VLModel", "text_config": {"num_hidden_layers": 36}},  # of which it reads 13
+        **{key: {"llm_features_dim": 13 * WIDTH, "mrope_section": (4, 2, 2)}
+           for key in ("transformer", "unconditional_transformer")},
+    },
     "StableDiffusion3*": {
         **DEEP, "text_encoder_3": {"d_model": 2 * WIDTH},
         "transformer": {"joint_attention_dim": 2 * WIDTH, "pooled_projection_dim": 2 * WIDTH},
@@ -217,6 +221,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
         "depth_estimator": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3]},
     },
     "StableDiffusion3ControlNetInpainting*": {"controlnet": {"extra_conditioning_channels": 1}},
+    "StableDiffusionParadigms*": {"scheduler": {"class": "DDIMParallelScheduler"}},
     "StableDiffusionGLIGEN*": {"unet": {"attention_type": "gated"}},
     "StableAudioPipeline": {"transformer": {"global_states_input_dim": 2 * WIDTH}},
     "QwenImageControlNetInpaint*": {"controlnet": {"extra_condition_channels": 4}},
@@ -234,7 +239,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "Sana*": {"use_resolution_binning": False},
     "PixArt*": {"use_resolution_binning": False},
     "PRX*": {"use_resolution_binning": False},
-    "Lumina*": {"use_resolution_binning": False},
     "SanaSprint*": {"intermediate_timesteps": None},
     **dict.fromkeys(
         ("Kandinsky*Prior*", "ConsistencyModel*", "KandinskyV22Controlnet*", "KandinskyPipeline", "KandinskyI*"), PIXELS
@@ -242,13 +246,15 @@ CALLS: dict[str, dict[str, Any]] = {
     "StableDiffusionLDM3D*": {"output_type": "np"},
     **{key: {"control_mode": 0} for key in ("*ControlNetUnion*",)},
     "Marigold*": {"processing_resolution": 64, "output_type": "pt"},
-    "*AttendAndExcite*": {"token_indices": [1]},
+    "*AttendAndExcite*": {"token_indices": [1], "attn_res": (4, 4)},
     "CycleDiffusion*": {"source_prompt": "a fox"},
     "TextToVideoZero*": {"t0": 3, "t1": 5},
     "AnyFlowFAR*": {"chunk_partition": [1, 2]},
     "LTX2ImageToVideo*": {"image_crf": 0},
-    "Ideogram4*": {"guidance_schedule": None, "guidance_scale": 3.0},
-    "*GLIGENPipeline": {"gligen_phrases": ["a fox"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]]},
+    "Ideogram4*": {"guidance_schedule": None, "guidance_scale": 3.0, "max_sequence_length": 64},
+    "*GLIGENPipeline": {
+        "gligen_phrases": ["a fox"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]], "gligen_scheduled_sampling_beta": 1.0,
+    },
     "VisualCloze*": {"task_prompt": "a fox", "content_prompt": "a fox"},
 }
 """Arguments of calls that their names don't tell."""

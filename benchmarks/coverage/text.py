@@ -88,8 +88,8 @@ def make_config(config: type, overrides: Mapping[str, Any] | None = None) -> Any
     given |= dict.fromkeys(SPECIAL.intersection(fields), 1) | CONFIGS.get(config.__name__, {})
     given |= overrides or {}
     for name, part in parts.items():
-        if name not in given:
-            given[name] = make_config(part)
+        if isinstance(own := given.get(name, {}), dict):
+            given[name] = make_config(part, own)
     return config(**given)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ralu_cache.adapters.protocols import Cost
@@ -47,28 +46,6 @@ def coarse_cost_of(call: Call, facts: Facts, costs: Cost, pixels: int) -> float:
     words = int(call.given.get("max_sequence_length") or 512) if given is None else given.shape[1]
     others = getattr(call.pipe, "tokenizer_max_length", None) or OTHER_TEXT
     return costs.coarse_share(facts.height * facts.width // pixels**2, words, others)
-
-
-COUNTED: Mapping[str, tuple[Any, ...]] = {
-    "control_guidance_start": (0.0, [0.0]), "control_guidance_end": (1.0, [1.0]), "skip_guidance_layers": (None, []),
-    "adapter_conditioning_factor": (1.0,), "cfg_trunc_ratio": (1.0,), "denoising_end": (None,),
-    "enable_temporal_reasoning": (False,), "t0": (), "t1": (),
-}  # fmt: skip
-"""Arguments of which pipelines make numbers or shares of the steps in their loop, and the values that mean nothing."""
-
-
-def check_counted(given: Mapping[str, Any]) -> None:
-    """Raise ValueError for an argument of a pipeline's call that counts steps, which are fewer in its loop."""
-    for name, harmless in COUNTED.items():
-        if name not in given:
-            continue
-        value = given[name]
-        if value not in harmless and not (isinstance(value, list | tuple) and set(value) == {*harmless[:1]}):
-            instead = f"leave it at {harmless[0]!r}, or " if harmless else ""
-            raise ValueError(
-                f"{name}={value!r} counts steps, and the pipeline's loop makes only those that are computed; "
-                f"{instead}compute every step (temporal=None)"
-            )
 
 
 def _of_net(value: Any, number: int) -> Any:

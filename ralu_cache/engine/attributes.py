@@ -53,25 +53,25 @@ def of_the_call(stock: type, name: str) -> property:
     return property(get, put, delete)
 
 
-def guider() -> property:
-    """The pipeline's guider, within a call the call's own: see `ralu_cache.engine.guider`."""
+def guider(name: str) -> property:
+    """A guider of the pipeline's, within a call the call's own: see `ralu_cache.engine.guider`."""
 
     def get(self: Any) -> Any:
         try:
-            held = vars(self)["guider"]
+            held = vars(self)[name]
         except KeyError:
-            raise AttributeError("guider") from None
+            raise AttributeError(name) from None
         call = call_of(self)
-        return held if call is None or held is None else call.guider_of(held)
+        return held if call is None or held is None else call.guider_of(name, held)
 
     def put(self: Any, value: Any) -> None:
-        vars(self)["guider"] = value
+        vars(self)[name] = value
         call = call_of(self)
         if call is not None:
-            call.guider = None
+            call.guiders.pop(name, None)
 
     def delete(self: Any) -> None:
-        vars(self).pop("guider", None)
+        vars(self).pop(name, None)
 
     return property(get, put, delete)
 

@@ -38,8 +38,8 @@ class Call:
     handle: whose call it is. pipe: the pipeline. scheduler: the call's own copy; copies: what the pipeline copied from
     it. own: the private attributes that the pipeline's `__call__` stores, as this call has them. run: one that the
     denoiser's hooks take part in; outside: one that the scheduler alone knows of. working: the state of the denoiser
-    (or ControlNet) that is running now; `states` holds that of each. guider: a copy of the pipeline's, once it was
-    asked for. given: the arguments of the pipeline's call.
+    (or ControlNet) that is running now; `states` holds that of each. guiders: copies of the pipeline's, once they
+    were asked for. given: the arguments of the pipeline's call.
     ranks: the processes that make the same call on parts of the same tokens, if there are any.
     """
 
@@ -56,7 +56,7 @@ class Call:
         self.passed = self.told = 0  # steps of it that are done, and that the caller's callback, if any, was told of
         self.states: dict[Any, Any] = {}
         self.working: Any = None
-        self.guider: Any = None
+        self.guiders: dict[str, Any] = {}
         self.ranks = ranks_of(getattr(pipe, "transformer", None))
         self.scheduler = staged(vars(pipe)["scheduler"], self)
 
@@ -74,7 +74,8 @@ class Call:
         """A run begins, as the pipeline sets its time steps: see `Owner.new_run`. A copy's goes along."""
         own = scheduler is self.scheduler
         if own:
-            self.check_end()
+            if self.outside is not None and self.outside.index is not None:  # else the schedule is set again, unused
+                self.check_end()
             self._end_run()
             self.stock_timesteps, self.stock_sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
         run = self.handle.new_run(self, scheduler, given)
@@ -98,11 +99,11 @@ class Call:
         in_sigmas = told.untyped_storage().data_ptr() == shown.untyped_storage().data_ptr()
         return self.stock_sigmas if in_sigmas else self.stock_timesteps
 
-    def guider_of(self, held: Any) -> Any:
-        """The call's own copy of the pipeline's guider, `held` when it was first asked for."""
-        if self.guider is None:
-            self.guider = counting(held, self)
-        return self.guider
+    def guider_of(self, name: str, held: Any) -> Any:
+        """The call's own copy of the pipeline's guider of that name, `held` when it was first asked for."""
+        if name not in self.guiders:
+            self.guiders[name] = counting(held, self)
+        return self.guiders[name]
 
     def forget(self, residuals: bool = False) -> None:
         """A callback changed what the model is conditioned on: what it said before is on no line with what it will.
@@ -133,9 +134,9 @@ class Call:
 
     def check_end(self) -> None:
         """Raise RuntimeError where the pipeline leaves a run before its last step, though nobody interrupted it: in a
-        loop of fewer steps the one that it always leaves out is another."""
+        loop of fewer steps the one that it always leaves out is another, and steps of its own go over fewer levels."""
         run = self.outside
-        if run is None or run.index is None or run.finished or not run.leaves_out:
+        if run is None or run.finished or not run.leaves_out:
             return
         interrupts = "_interrupt" in stored(stock_of(type(self.pipe)))  # else a flag is of an earlier call, or no one's
         if not (interrupts and getattr(self.pipe, "_interrupt", False)):
@@ -150,9 +151,9 @@ class Call:
         for scheduler in (self.scheduler, *self.copies):
             release(scheduler)
         self.over = True
-        for name in ("own", "states", "copies"):
+        for name in ("own", "states", "copies", "guiders"):
             getattr(self, name).clear()
-        self.working = self.guider = self.stock_timesteps = self.stock_sigmas = None
+        self.working = self.stock_timesteps = self.stock_sigmas = None
         self.given = {}
 
     def _end_run(self) -> None:

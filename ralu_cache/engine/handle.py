@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from ralu_cache.adapters.finding import Finding
-from ralu_cache.engine.arguments import check_counted
 from ralu_cache.engine.call import Call, clear_frames
 from ralu_cache.engine.context import entered
+from ralu_cache.engine.counted import check_counted
 from ralu_cache.engine.experts import boundary_of
 from ralu_cache.engine.pipeline import undress
 from ralu_cache.engine.run import Run
@@ -165,7 +165,7 @@ class Acceleration:
         )  # fmt: skip
         run = SchedulerRun(scheduler, setting, report, call.watched)
         if run.leaves_out:
-            check_counted(call.given)
+            check_counted(call.pipe, call.given, run.count)
             self._tell(report, notice_of(scheduler))
         self._report = report
         return run

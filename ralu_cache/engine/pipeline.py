@@ -50,8 +50,8 @@ def _pipeline_class(stock: Any) -> type:
     private = {name for name in stores if name.startswith("_")} - _SHARED
     body: dict[str, Any] = {name: of_the_call(stock, name) for name in private | {"scheduler"}}
     body["components"] = components(stock)
-    if "guider" in inspect.signature(stock.__init__).parameters:
-        body["guider"] = guider()
+    parts = inspect.signature(stock.__init__).parameters
+    body |= {name: guider(name) for name in parts if name.endswith("guider")}  # also HunyuanImage's ocr_guider
     if hasattr(stock, "get_timesteps"):
         body["get_timesteps"] = _get_timesteps(stock)
     call = _accelerated(stock.__call__, not _SHARED.isdisjoint(stores))
@@ -138,6 +138,7 @@ def _entered_outside(stock: Any, call: Any, bound: inspect.BoundArguments) -> An
     with whole(scheduler), run.finding_entry():
         *more, rest, count = stock.get_timesteps(*bound.args, **bound.kwargs)
     if not len(rest):
+        call.outside = None  # there is no step to be made
         return *more, rest, count
     run.enter_at(run.count - len(rest))
     lay_out(scheduler, run)
