@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ralu_cache import SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.cli import main
 from ralu_cache.engine.probing import NothingFound
 from tests.surroundings import OFFLOADS
-from tests.toy_family import CHANNELS, WIDTH, ToyBlock, ToyTransformer, make_toy_pipeline
+from tests.toy_family import CHANNELS, WIDTH, ToyBlock, ToyPipeline, ToyTransformer, make_toy_pipeline
 
 PROMPTS = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
 STEPS = 8
@@ -159,6 +161,25 @@ def check_served(transformer: type[ToyTransformer], told: str, name: str) -> Non
     assert torch.equal(draw(pipe), stock)
     assert not any(part._forward_pre_hooks for part in pipe.transformer.modules())
     assert type(pipe.transformer.blocks) is nn.ModuleList
+
+
+def test_others_may_run_the_model_during_the_probe() -> None:
+    pipe = make()
+    other = ToyPipeline(pipe.transformer, copy.deepcopy(pipe.scheduler))
+    expected, here = draw(other, num_inference_steps=2), threading.get_ident()
+    elsewhere: list[Tensor] = []
+
+    def meanwhile(*_: Any) -> None:
+        if threading.get_ident() == here and len(elsewhere) < 4:  # the first calls, of which two are the probe's
+            with ThreadPoolExecutor(1) as pool:
+                elsewhere.append(pool.submit(draw, other, num_inference_steps=2).result())
+
+    with accelerate(pipe, temporal=POLICIES["taylorseer"]) as handle:
+        hook = pipe.transformer.embed.register_forward_pre_hook(meanwhile)
+        fast = draw(pipe)
+        hook.remove()
+        assert [finding.head for finding in handle.findings] == ["head"] and torch.equal(draw(pipe), fast)
+    assert len(elsewhere) == 4 and all(torch.equal(drawn, expected) for drawn in elsewhere)
 
 
 @pytest.mark.parametrize(
