@@ -163,6 +163,32 @@ def check_served(transformer: type[ToyTransformer], told: str, name: str) -> Non
     assert type(pipe.transformer.blocks) is nn.ModuleList
 
 
+class Frames(ToyPipeline):
+    """Steps each frame by a copy of the scheduler, as SkyReels does where frames have levels of their own."""
+
+    @torch.no_grad()
+    def __call__(self, prompt: Tensor, num_inference_steps: int = STEPS) -> Tensor:
+        self.scheduler.set_timesteps(num_inference_steps)
+        each = [copy.deepcopy(self.scheduler) for _ in range(2)]
+        frames = torch.randn(2, 16, 4 * CHANNELS, generator=torch.Generator().manual_seed(0))
+        for t in self.scheduler.timesteps:
+            velocity = self.transformer(frames, torch.zeros(2, 16, 2), (t / 1000).expand(2), prompt)[0]
+            frames = torch.cat([
+                own.step(velocity[i : i + 1], t, frames[i : i + 1], return_dict=False)[0] for i, own in enumerate(each)
+            ])  # fmt: skip
+        return frames
+
+
+def test_copies_of_a_scheduler_that_step_a_frame_each_are_told_by_name() -> None:
+    pipe = Frames(make().transformer, make().scheduler)
+    stock = pipe(PROMPTS)
+    with accelerate(pipe, temporal=TaylorSeer(2)), pytest.raises(RuntimeError, match="steps copies of its scheduler"):
+        pipe(PROMPTS)
+    with accelerate(pipe, temporal="forecast:3"):
+        assert pipe(PROMPTS).isfinite().all()
+    assert torch.equal(pipe(PROMPTS), stock)
+
+
 def test_others_may_run_the_model_during_the_probe() -> None:
     pipe = make()
     other = ToyPipeline(pipe.transformer, copy.deepcopy(pipe.scheduler))

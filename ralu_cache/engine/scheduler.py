@@ -245,7 +245,9 @@ def _step(stock: Any) -> Callable[..., Any]:
             output = _step_outside(self, run, stock, by_name(args, kwargs))
         else:
             given = {} if run.stock_steps else by_name(args, kwargs)
-            _check_step(run, given)
+            if given.get("per_token_timesteps") is not None:
+                raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
+            run.tally.check_asked(copied=self is not call.scheduler)
             if not run.batch.settled:
                 run.settle(by_name(args, kwargs)["sample"].shape[0])
             if run.stock_steps:
@@ -280,17 +282,6 @@ def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> A
     previous = run.advance(given["model_output"], sample, lambda: stock.step(self, **plain)[0], gives)
     self._step_index = run.shown_index if run.lays_out else run.index
     return _made(given, previous, flow)
-
-
-def _check_step(run: Run, given: Mapping[str, Any]) -> None:
-    """Raise ValueError for levels a token, RuntimeError where the denoiser was not called as far as the run knows."""
-    if given.get("per_token_timesteps") is not None:
-        raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
-    if not run.tally.asked:
-        raise RuntimeError(
-            "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
-            "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
-        )
 
 
 def _made(given: Mapping[str, Any], sample: Tensor, flow: bool = True) -> Any:

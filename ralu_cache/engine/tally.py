@@ -77,6 +77,23 @@ class Tally:
         before = self._forecast
         self._forecast = before[0] + samples, before[1] + flops
 
+    def check_asked(self, copied: bool) -> None:
+        """Raises RuntimeError where the denoiser was not called, as far as is known here, for a step that is made.
+
+        copied: by a copy of its scheduler that the pipeline made within the call.
+        """
+        if self.asked:
+            return
+        if copied:
+            raise RuntimeError(
+                "the pipeline steps copies of its scheduler, several for one call of the denoiser, which stages and "
+                "reuse of blocks cannot follow; use temporal='forecast:3', which leaves out whole calls"
+            )
+        raise RuntimeError(
+            "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
+            "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
+        )
+
     def close(self, course: Course, tokens: int, notes: BranchNotes) -> None:
         """Note the step that was made on so many tokens a sample, for the report; the next begins."""
         now, index = time.perf_counter(), course.index
