@@ -45,7 +45,10 @@ class StackAdapter(Adapter, Blocks, Cost):
         return [*self.blocks(module), *(module for module in others if module is not None)]
 
     def conditioning(self, call: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
-        tensors = {name: found for name in self.conditions if isinstance(found := call.get(name), Tensor)}
+        tensors = {}
+        for name in self.conditions:
+            if isinstance(found := call.get(name), Tensor):
+                tensors[name] = found
         return tensors, tuple(self.skipped(call))
 
     def skipped(self, call: Mapping[str, Any]) -> Collection[int]:

@@ -37,6 +37,7 @@ class FluxAdapter(PackedAdapter):
     )  # fmt: skip
     processor = FluxSparseProcessor
     ranked = True
+    conditions = ("encoder_hidden_states", "pooled_projections")
     control: tuple[str, ...] = ("controlnet_block_samples", "controlnet_single_block_samples")
     batched: tuple[str, ...] = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep", "guidance")
 
@@ -54,8 +55,8 @@ class FluxAdapter(PackedAdapter):
 
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         ids = of_one(call["img_ids"])
-        own = ids[:, :1] == ids[0, 0]
-        rows, columns = (torch.where(own, ids[:, 1:] - ids[0, 1:], 0).amax(0) + 1).int().tolist()
+        last = (ids[:, 0] == ids[0, 0]).sum() - 1  # of the picture's own tokens, which come first, row by row
+        rows, columns = (ids.index_select(0, last[None])[0, 1:] - ids[0, 1:] + 1).int().tolist()
         return rows, columns
 
     def shorten(

@@ -68,6 +68,12 @@ def unserved(pipe: object, reason: str = "") -> str:
     transformer = getattr(pipe, "transformer", None)
     denoiser = "no transformer" if transformer is None else type(transformer).__name__
     if isinstance(transformer, nn.Module) and hasattr(transformer, "_orig_mod"):
-        denoiser += ", made by torch.compile(pipe.transformer); use pipe.transformer.compile_repeated_blocks() instead"
+        denoiser += f", made by torch.compile(pipe.transformer); use {way_to_compile(transformer)} instead"
     said = f"{type(pipe).__name__} ({denoiser}) is not supported" + (reason and f": {reason}")
     return f"{said}; ralu_cache accelerates in full " + ", ".join(supported_pipelines())
+
+
+def way_to_compile(transformer: nn.Module) -> str:
+    """How its blocks are compiled and nothing around them; some classes name none for diffusers to compile."""
+    named = getattr(transformer, "_repeated_blocks", None)
+    return "pipe.transformer.compile_repeated_blocks()" if named else "block.compile() for each of its blocks"

@@ -22,7 +22,7 @@ from diffusers import (
 
 from ralu_cache.engine.pipeline import handle_of
 
-HEIGHT, WIDTH = 64, 96  # pixels; the autoencoder below has factor 2, so a token is 4 pixels wide
+HEIGHT, WIDTH = 32, 48  # pixels; the autoencoder below has factor 2, so a token is 4 pixels wide
 TOKENS = (HEIGHT // 4) * (WIDTH // 4)
 SIZES = {
     "patch_size": 1,

@@ -672,6 +672,23 @@ def test_a_loop_that_leaves_out_a_step_of_its_own() -> None:
         assert torch.equal(pipe(model, model.latents), stock)
 
 
+def test_an_interrupt_of_another_call_hides_no_step_that_is_left_out() -> None:
+    """A flag that somebody set once, and that this pipeline neither resets nor heeds."""
+
+    class Heedless(LoopPipeline):
+        def __call__(self, model: Any, latents: Tensor) -> Tensor:
+            self.scheduler.set_timesteps(STEPS)
+            for t in self.scheduler.timesteps[:-1]:
+                latents = self.scheduler.step(model(latents, t), t, latents, return_dict=False)[0]
+            return latents
+
+    scheduler = scheduler_of("flow")
+    pipe, model = Heedless(scheduler), Linear(scheduler, STEPS, "velocity")
+    pipe._interrupt = True
+    with accelerate(pipe, temporal=every_third), pytest.raises(RuntimeError, match="Heedless ended after 6 of 9 steps"):
+        pipe(model, model.latents)
+
+
 @pytest.mark.parametrize(("name", "advised"), [("dpm-flow", True), ("dpm", False), ("ddim", False)])
 def test_another_scheduler_is_advised_to_models_of_a_flow_alone(name: str, advised: bool) -> None:
     """A model that predicts epsilon would draw noise on it."""

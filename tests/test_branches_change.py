@@ -30,6 +30,7 @@ from tests.surroundings import (
     STEPS,
     Family,
     Setting,
+    add_lora,
     after,
     at,
     branch_arguments,
@@ -454,6 +455,24 @@ def test_another_scale_of_a_lora_begins_anew(name: str) -> None:
     def weaken(pipe: Any, tensors: dict[str, Any]) -> None:
         stored = "_joint_attention_kwargs" if name != "qwen" else "_attention_kwargs"
         setattr(pipe, stored, {"scale": 0.5})
+
+    reused = []
+    with accelerate(pipe, temporal=TaylorSeer(3)) as handle:
+        for do in (lambda pipe, tensors: None, weaken):
+            family.run(pipe, callback_on_step_end=at(3, do))
+            reused.append([step.reused for step in handle.report.steps][3:6])
+    assert reused == [[0, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("change", ["weights", "off"])
+def test_loras_set_by_a_callback_begin_anew(change: str) -> None:
+    """What the same calls gave with others, or none, is on no line with what they will give."""
+    family = FAMILIES["flux"]
+    pipe = family.make()
+    add_lora(pipe)
+
+    def weaken(pipe: Any, tensors: dict[str, Any]) -> None:
+        pipe.transformer.set_adapters(["a"], [0.5]) if change == "weights" else pipe.transformer.disable_adapters()
 
     reused = []
     with accelerate(pipe, temporal=TaylorSeer(3)) as handle:

@@ -18,7 +18,7 @@ from ralu_cache.temporal import resolve_temporal
 from ralu_cache.temporal.profile import Curve, Profile, StageFit, read_profile
 from ralu_cache.tune.calibration.fit import calibrate, fit, fit_stages
 from ralu_cache.tune.calibration.watch import watch_runs
-from tests.pipelines import call_arguments, make_sd3_pipeline, pictures
+from tests.pipelines import HEIGHT, call_arguments, make_sd3_pipeline, pictures
 
 PLAN = RALU(steps=(3, 3, 3), ends=(0.3, 0.6, 1.0))
 
@@ -120,7 +120,7 @@ def test_threshold_zero_with_a_profile_is_the_uncached_run(family: str, pipe: An
         call = {"true_cfg_scale": 2.5}
     profile = calibrate(pipe, [pictures([0], **call)], PLAN, model="tiny")
     assert [stage.pairs for stage in profile.stages] == [4, 4, 4] and profile.steps == 9
-    assert profile.arguments["height"] == 64 and profile.model == "tiny"
+    assert profile.arguments["height"] == HEIGHT and profile.model == "tiny"
     profile.save(path := tmp_path / "p.json")
     results = []
     for temporal in (None, TeaCache(0.0, str(path)), TeaCache(1e6, str(path))):

@@ -11,6 +11,7 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from ralu_cache import RALU, Scorer, accelerate, register_spatial
 from tests.pipelines import call_arguments, make_pipeline, make_sd3_transformer
+from tests.pipelines_cogview4 import cogview4_pictures, make_cogview4_pipeline
 
 PLAN = RALU(steps=(2, 2, 2))
 
@@ -52,7 +53,7 @@ def test_wrong_schedulers(pipe: Any) -> None:
 
 def test_sizes_that_do_not_divide(pipe: Any) -> None:
     accelerate(pipe, spatial=PLAN)
-    with pytest.raises(ValueError, match="multiples of 8 for spatial stages, got 64x100; nearest: 64x104"):
+    with pytest.raises(ValueError, match="multiples of 8 for spatial stages, got 32x100; nearest: 32x104"):
         pipe(**call_arguments(width=100))
     assert pipe(**call_arguments(width=104)).images.isfinite().all()
 
@@ -153,6 +154,14 @@ def test_whole_model_compilation_in_place_is_refused(pipe: Any) -> None:
     pipe.transformer.compile(backend="eager")
     with pytest.raises(RuntimeError, match="compile_repeated_blocks"):
         pipe(**call_arguments())
+
+
+def test_the_way_to_compile_is_one_that_the_model_has() -> None:
+    pipe = make_cogview4_pipeline()  # whose class names no blocks for `compile_repeated_blocks`
+    pipe.transformer.compile(backend="eager")
+    with pytest.raises(RuntimeError, match=r"use block.compile\(\) for each of its blocks instead"):
+        accelerate(pipe, temporal="taylorseer:2")
+        pipe(**cogview4_pictures((0,)))
 
 
 def test_per_token_timesteps_are_refused(pipe: Any) -> None:

@@ -262,6 +262,26 @@ def test_a_pipeline_that_tells_callbacks_levels_instead_of_time_steps(options: d
         assert told() == stock and stock[0][1] <= 1
 
 
+def test_a_pipeline_whose_times_are_not_its_levels() -> None:
+    """CogView4 shifts its levels and not the times that the model is given: each level keeps the time it has there."""
+    pipe = make_cogview4_pipeline()
+
+    def times(**options: Any) -> list[float]:
+        given = cogview4_pictures((0,), height=HEIGHT, width=WIDTH, guidance_scale=1.0, num_inference_steps=STEPS)
+        with recorded(pipe.transformer) as calls, accelerate(pipe, **options) as handle:
+            pipe(**given)
+        told.extend(step.sigma for step in handle.report.steps)
+        return [float(call["timestep"].flatten()[0]) for call in calls]
+
+    told: list[float] = []
+    stock, levels = times(temporal="taylorseer:3"), [*told]
+    assert abs(stock[4] - 1000 * levels[4]) > 40
+    assert times(temporal="forecast:3") == pytest.approx([stock[place] for place in (0, 2, 5, 8)], abs=1e-3)
+    told.clear()
+    staged = times(spatial=PLAN)
+    assert staged == pytest.approx(np.interp(told, [0.0, *levels[::-1]], [0.0, *stock[::-1]]), abs=1e-2)
+
+
 @pytest.mark.parametrize("strength", [0.4, 0.8])
 @pytest.mark.parametrize("kind", ["flux img2img", "flux inpaint", "sd3 img2img", "qwen img2img", "qwen inpaint"])
 def test_callbacks_after_what_strength_cuts(kind: str, strength: float) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ralu_cache import SeaCache, TaylorSeer, TeaCache, accelerate
 from ralu_cache.cli import main
 from ralu_cache.engine.probing import NothingFound
 from tests.surroundings import OFFLOADS
-from tests.toy_family import CHANNELS, WIDTH, ToyBlock, ToyTransformer, make_toy_pipeline
+from tests.toy_family import CHANNELS, WIDTH, ToyBlock, ToyPipeline, ToyTransformer, make_toy_pipeline
 
 PROMPTS = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
 STEPS = 8
@@ -159,6 +161,51 @@ def check_served(transformer: type[ToyTransformer], told: str, name: str) -> Non
     assert torch.equal(draw(pipe), stock)
     assert not any(part._forward_pre_hooks for part in pipe.transformer.modules())
     assert type(pipe.transformer.blocks) is nn.ModuleList
+
+
+class Frames(ToyPipeline):
+    """Steps each frame by a copy of the scheduler, as SkyReels does where frames have levels of their own."""
+
+    @torch.no_grad()
+    def __call__(self, prompt: Tensor, num_inference_steps: int = STEPS) -> Tensor:
+        self.scheduler.set_timesteps(num_inference_steps)
+        each = [copy.deepcopy(self.scheduler) for _ in range(2)]
+        frames = torch.randn(2, 16, 4 * CHANNELS, generator=torch.Generator().manual_seed(0))
+        for t in self.scheduler.timesteps:
+            velocity = self.transformer(frames, torch.zeros(2, 16, 2), (t / 1000).expand(2), prompt)[0]
+            frames = torch.cat([
+                own.step(velocity[i : i + 1], t, frames[i : i + 1], return_dict=False)[0] for i, own in enumerate(each)
+            ])  # fmt: skip
+        return frames
+
+
+def test_copies_of_a_scheduler_that_step_a_frame_each_are_told_by_name() -> None:
+    pipe = Frames(make().transformer, make().scheduler)
+    stock = pipe(PROMPTS)
+    with accelerate(pipe, temporal=TaylorSeer(2)), pytest.raises(RuntimeError, match="steps copies of its scheduler"):
+        pipe(PROMPTS)
+    with accelerate(pipe, temporal="forecast:3"):
+        assert pipe(PROMPTS).isfinite().all()
+    assert torch.equal(pipe(PROMPTS), stock)
+
+
+def test_others_may_run_the_model_during_the_probe() -> None:
+    pipe = make()
+    other = ToyPipeline(pipe.transformer, copy.deepcopy(pipe.scheduler))
+    expected, here = draw(other, num_inference_steps=2), threading.get_ident()
+    elsewhere: list[Tensor] = []
+
+    def meanwhile(*_: Any) -> None:
+        if threading.get_ident() == here and len(elsewhere) < 4:  # the first calls, of which two are the probe's
+            with ThreadPoolExecutor(1) as pool:
+                elsewhere.append(pool.submit(draw, other, num_inference_steps=2).result())
+
+    with accelerate(pipe, temporal=POLICIES["taylorseer"]) as handle:
+        hook = pipe.transformer.embed.register_forward_pre_hook(meanwhile)
+        fast = draw(pipe)
+        hook.remove()
+        assert [finding.head for finding in handle.findings] == ["head"] and torch.equal(draw(pipe), fast)
+    assert len(elsewhere) == 4 and all(torch.equal(drawn, expected) for drawn in elsewhere)
 
 
 @pytest.mark.parametrize(

@@ -104,16 +104,16 @@ def test_positions_and_anchors(pipe: Any, options: dict[str, str]) -> None:
 
 def test_sizes_beyond_the_table_are_refused_before_the_first_step(pipe: Any) -> None:
     accelerate(pipe, spatial=PLAN)
-    with pytest.raises(ValueError, match=r"16x48 tokens are more than the model's table .* at most 40x40"):
+    with pytest.raises(ValueError, match=r"8x48 tokens are more than the model's table .* at most 40x40"):
         latents(pipe, width=192)
 
 
 def test_odd_sizes_cache_without_stages(pipe: Any) -> None:
     handle = accelerate(pipe, temporal=TeaCache(threshold=0.5, coefficients="identity"))
     assert latents(pipe, width=100).isfinite().all()
-    assert handle.report is not None and handle.report.size == (16, 25)
+    assert handle.report is not None and handle.report.size == (8, 25)
     accelerate(pipe, spatial=PLAN)
-    with pytest.raises(ValueError, match="multiples of 8 for spatial stages, got 64x100"):
+    with pytest.raises(ValueError, match="multiples of 8 for spatial stages, got 32x100"):
         latents(pipe, width=100)
 
 

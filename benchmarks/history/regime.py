@@ -13,15 +13,19 @@ from ralu_cache.quality.perceptual import perceptual_distance
 from ralu_cache.quality.texture import mean_gradient
 
 GUIDANCE = 6.0
-LATE = {"shifts": (3.3, 1.4), "z": 2.2}
+LATE: dict[str, Any] = {"shifts": (3.3, 1.4), "z": 2.2}
 """Of the late plans (`ralu_cache.plane.presets`)."""
-BASES: dict[str, tuple[tuple[int, int], float, str]] = {
-    "8+4 to 0.5": ((8, 4), 0.5, "early"),
-    "8+2 to 0.65 (ralu-15x)": ((8, 2), 0.65, "early"),
+MODELS_OWN = {"shifts": "model", "z": 3.0}
+"""Of "ralu-8x", the default, which is guided throughout."""
+BASES: dict[str, tuple[tuple[int, int], float, str, dict[str, Any]]] = {
+    "8+4 to 0.5": ((8, 4), 0.5, "early", LATE),
+    "8+2 to 0.65 (ralu-15x)": ((8, 2), 0.65, "early", LATE),
+    "8+4 to 0.5, guided (ralu-8x)": ((8, 4), 0.5, "all", MODELS_OWN),
 }
 FEWER: dict[str, Sequence[tuple[int, int]]] = {
     "8+4 to 0.5": ((8, 3), (8, 2), (6, 4), (6, 3), (5, 3), (4, 3), (4, 2)),
     "8+2 to 0.65 (ralu-15x)": ((8, 1), (6, 2), (5, 2), (4, 2)),
+    "8+4 to 0.5, guided (ralu-8x)": ((8, 3), (8, 2)),
 }
 SOLVERS = ("euler", "multistep")
 POLICIES: dict[str, Forecast] = {
@@ -44,24 +48,24 @@ POLICIES: dict[str, Forecast] = {
 }
 
 
-def plan_of(steps: tuple[int, int], end: float, guidance: str) -> RALU:
-    return RALU(steps=steps, ends=(end, 1.0), guidance=guidance, **LATE)  # type: ignore[arg-type]
+def plan_of(steps: tuple[int, int], end: float, guidance: str, own: dict[str, Any]) -> RALU:
+    return RALU(steps=steps, ends=(end, 1.0), guidance=guidance, **own)
 
 
 def settings() -> Iterator[Setting]:
     """The plans, fewer steps of theirs by each solver, and forecasts in their stages."""
-    for base, (steps, end, guidance) in BASES.items():
+    for base, (steps, end, guidance, own) in BASES.items():
         for counts in (steps, *FEWER[base]):
             for solver in SOLVERS:
                 name = f"{base}: {counts[0]}+{counts[1]} {solver}"
                 parts = {"base": base, "steps": f"{counts[0]}+{counts[1]}", "solver": solver, "reuse": "none"}
-                options: dict[str, Any] = {"spatial": plan_of(counts, end, guidance), "solver": solver}
+                options: dict[str, Any] = {"spatial": plan_of(counts, end, guidance, own), "solver": solver}
                 yield Setting(name, options, FULL, parts)
         for reuse, policy in POLICIES.items():
             if steps[1] == 2 and "fine" in reuse and "every 2nd" not in reuse:
                 continue
             parts = {"base": base, "steps": f"{steps[0]}+{steps[1]}", "solver": "euler", "reuse": reuse}
-            options = {"spatial": plan_of(steps, end, guidance), "temporal": policy}
+            options = {"spatial": plan_of(steps, end, guidance, own), "temporal": policy}
             yield Setting(f"{base}: {reuse}", options, FULL, parts)
 
 

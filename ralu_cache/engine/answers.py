@@ -64,7 +64,7 @@ class Answers:
             call.working, state.depth = working, 0
         if not skipped.issuperset(rows):
             return None
-        self._adapter.check(given, run.setting_of(run.policy_of(self._reader.module)))
+        self._adapter.check(given, run.terms(self._reader.module).setting)
         run.tally.count_call(self._costs, given, 0, run)
         run.tally.spare_by_forecast(len(rows), state.known.flops / max(state.known.rows, 1) * len(rows))
         return stood_in(self._adapter, run, hidden, rows)

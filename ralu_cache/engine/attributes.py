@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dis
 import inspect
+from functools import cache
 from typing import Any
 
 from ralu_cache.engine.context import call_of, current
 
 
+@cache
 def stored(stock: type) -> set[str]:
     """The attributes that a pipeline's `__call__` stores, or that of a class which it may go on to."""
     calls = (inspect.unwrap(vars(cls)["__call__"]) for cls in stock.__mro__ if "__call__" in vars(cls))

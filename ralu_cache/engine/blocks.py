@@ -48,13 +48,12 @@ class StackState:
 
     def run(self, rows: Rows | None = None, stale: Tensor | None = None) -> None:
         """rows: what to remember keys and values for, None for nothing; stale: needed if it has some tokens alone."""
-        self.rest()
+        self._begin(None)
         self.rows, self.stale, self.recording = rows, stale, True
 
     def skip(self, residual: Tensor) -> None:
         """Until `rest`, the model goes through no block, and its head gets `residual` on top of its input."""
-        self.rest()
-        self.residual = residual
+        self._begin(residual)
 
     def take(self) -> Tensor:
         """The residual of the call that just ran, of the tokens that ran."""
@@ -72,12 +71,16 @@ class StackState:
         """(k, m) int64: the image tokens that run alone; None for all."""
         return None if self.rows is None else self.rows.tokens
 
-    def rest(self) -> None:
-        """Be a stock stack, and hold nothing."""
+    def _begin(self, residual: Tensor | None) -> None:
+        """Another call, perhaps of the next group of samples."""
         if self.mode is not None:
             self.mode.forget()
-        self.residual = self.rows = self.mode = self.stale = self.entered = self.left = self.ranks = None
-        self.recording = False
+        self.residual, self.mode, self.rows, self.stale, self.recording = residual, None, None, None, False
+
+    def rest(self) -> None:
+        """Be a stock stack, and hold nothing."""
+        self._begin(None)
+        self.entered = self.left = self.ranks = None
 
 
 class BlockStack:
@@ -160,10 +163,12 @@ class BlockStack:
             return None
         assert stack.entered is not None
         stack.ranks = None if self._probed else ranks
-        entered = self.adapter.head_part(self._divided(stack.entered, args[0], ranks), args[0].shape[1])
+        given = stack.entered if ranks is None else self._divided(stack.entered, args[0], ranks)
+        entered = self.adapter.head_part(given, args[0].shape[1])
         ran = args[0] if not entered.ndim else entered if stack.tokens is None else stack.tokens
         before, image, behind = self.adapter.image_tokens(args[0], ran.shape[1])
-        left = image.to(entered.dtype)  # Wan's head is given what the blocks made in float32
+        # Wan's head is given what the blocks made in float32.
+        left = image if image.dtype == entered.dtype else image.to(entered.dtype)
         if left.ndim > 3:  # frames, rows and columns of tokens
             left, entered = left.flatten(1, -2), entered.flatten(1, -2) if entered.ndim else entered
         stack.entered, stack.left = entered, left
@@ -173,10 +178,10 @@ class BlockStack:
         whole = stack.entered + stack.stale.to(stack.entered.dtype)
         return (_joined(before, put(whole, stack.tokens, stack.left).to(image.dtype), behind), *args[1:])
 
-    def _divided(self, tokens: Tensor, part: Tensor, ranks: Ranks | None) -> Tensor:
+    def _divided(self, tokens: Tensor, part: Tensor, ranks: Ranks) -> Tensor:
         """What goes into the first block, or to the head where no block ran: this rank's part of it, if the blocks are
         where it is divided. part: what has that part's shape."""
-        if ranks is None or not self.adapter.takes_all() or not ranks.is_own(part, tokens):
+        if not self.adapter.takes_all() or not ranks.is_own(part, tokens):
             return tokens
         return ranks.own(tokens)
 
@@ -191,7 +196,8 @@ class BlockStack:
             residual = ranks.own(residual)
         if self.adapter.replaces():
             return residual.to(hidden.dtype)
-        hidden = self._divided(hidden, residual, ranks)
+        if ranks is not None:
+            hidden = self._divided(hidden, residual, ranks)
         before, image, behind = self.adapter.image_tokens(hidden, residual.shape[1])
         if residual.shape != image.shape:
             raise RuntimeError(f"a residual of {tuple(residual.shape)} cannot stand in for {tuple(image.shape)}")
@@ -200,15 +206,16 @@ class BlockStack:
 
 def _joined(before: Tensor | None, image: Tensor, behind: Tensor | None) -> Tensor:
     """The image tokens among what else the head is given."""
-    parts = [part for part in (before, image, behind) if part is not None]
-    return image if len(parts) == 1 else torch.cat(parts, 1)
+    if before is None and behind is None:
+        return image
+    return torch.cat([part for part in (before, image, behind) if part is not None], 1)
 
 
 def _sum(entered: Tensor, residual: Tensor) -> Tensor:
     """The input of the blocks and their forecast residual; a forecast may go beyond what float16 can add."""
     if entered.dtype == torch.float16:
         return narrowed(entered.float() + residual.float(), entered.dtype)
-    return entered + residual.to(entered.dtype)
+    return entered + (residual if residual.dtype == entered.dtype else residual.to(entered.dtype))
 
 
 def _stack() -> StackState | None:

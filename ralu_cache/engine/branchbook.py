@@ -70,7 +70,10 @@ class BranchBook:
 
     def notes(self, costs: Sequence[tuple[float, float]]) -> list[Callable[[], BranchRecord]]:
         """What each did in this step; asked for before a transition moves what they have cached."""
-        return [branch.report(*cost) for branch, cost in zip(self._used, costs, strict=False)]
+        notes = []
+        for branch, cost in zip(self._used, costs, strict=False):
+            notes.append(branch.report(*cost))
+        return notes
 
     def close_step(self) -> None:
         """The step is over; a branch that paused in it begins anew."""

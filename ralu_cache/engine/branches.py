@@ -100,8 +100,7 @@ class Branch:
         compute: nothing may be reused in this call, whatever the policy.
         """
         newest, fresh = self.cache.newest, None
-        self._found = ((self.layout.tokens, 0, 0),) * self.layout.batch if newest is None else newest.counts
-        self._left = self._found
+        self._found = self._left = self._left or self._marks(newest)
         if self._counts is not None:
             verdict = counted(self._count(self._counts, situation, newest, compute))
         else:
@@ -151,20 +150,21 @@ class Branch:
     def transfer(self, layout: TokenLayout, changed: Tensor | None) -> None:
         """A transition to `layout`; see `BranchCache.transfer`."""
         self.cache.transfer(layout, changed)
-        self._view, self._held = None, 0
+        self._view, self._left, self._held = None, (), 0
         self.costs.clear()
 
     def report(self, flops: float = 0.0, saved_flops: float = 0.0) -> Callable[[], BranchRecord]:
         """What was decided in the latest call, what it cost, and how far what is cached now holds; made when read."""
         assert self._verdict is not None
-        if not self._left:
-            newest = self.cache.newest
-            assert newest is not None
-            self._left = newest.counts
+        self._left = self._left or self._marks(self.cache.newest)
         self._held = self._held or self.cache.nbytes
         return partial(branch_record, self._verdict, self._found, self._left, self._held, flops, saved_flops)
 
     # ---- inner workings
+
+    def _marks(self, newest: Feature | None) -> Counts:
+        """Of each sample, its residual's marks counted."""
+        return ((self.layout.tokens, 0, 0),) * self.layout.batch if newest is None else newest.counts
 
     def _count(
         self, policy: Counting, situation: Situation, newest: Feature | None, compute: bool
@@ -172,9 +172,10 @@ class Branch:
         """Which samples reuse, by a policy that counts."""
         if newest is None or compute:
             return (False,) * self.layout.batch
-        before, usable = situation.step - 1, self.cache.usable
-        pairs = zip(self._found, newest.passes, strict=True)
-        return tuple([usable(count) and policy.allows(situation, before - taken[0]) for count, taken in pairs])
+        before, reuse = situation.step - 1, []
+        for marks, taken in zip(self._found, newest.passes, strict=True):
+            reuse.append(self.cache.usable(marks) and policy.allows(situation, before - taken[0]))
+        return tuple(reuse)
 
     def _readable(self, newest: Feature | None, compute: bool) -> Tensor:
         """(B,) bool: the samples whose residual may be used; on the host for policies that look at no signal."""

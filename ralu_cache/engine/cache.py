@@ -44,8 +44,8 @@ class BranchCache:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        beside = [part.nbytes for part in (self.memory, self.layers) if part is not None]
-        return sum(beside, self.ledger.nbytes)
+        memory = 0 if self.memory is None else self.memory.nbytes
+        return self.ledger.nbytes + memory + (0 if self.layers is None else self.layers.nbytes)
 
     @property
     def newest(self) -> Feature | None:

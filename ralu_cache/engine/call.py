@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from ralu_cache.adapters.ranks import ranks_of
+from ralu_cache.engine.attributes import stored
+from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.guider import counting
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.run import Run
@@ -122,7 +124,7 @@ class Call:
 
     def stepped(self, run: Run | SchedulerRun) -> None:
         """The scheduler made a step; after the last one nothing of the run is needed."""
-        if run is not self.under_way:
+        if run is not self.run and run is not self.outside:
             return
         self.stock = run.stock
         if run.watched:
@@ -136,7 +138,8 @@ class Call:
         run = self.outside
         if run is None or run.finished or not run.leaves_out:
             return
-        if not getattr(self.pipe, "_interrupt", False):
+        interrupts = "_interrupt" in stored(stock_of(type(self.pipe)))  # else a flag is of an earlier call, or no one's
+        if not (interrupts and getattr(self.pipe, "_interrupt", False)):
             raise RuntimeError(
                 f"{type(self.pipe).__name__} ended after {run.done} of {run.steps} steps: it leaves out steps of its "
                 f"schedule, so {run.setting.forecast} cannot serve it; disable it"

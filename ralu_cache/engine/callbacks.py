@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ralu_cache.adapters.lora import loras
 from ralu_cache.adapters.probed import tensors_in
 from ralu_cache.engine.context import Pause, call_of, entered
 from ralu_cache.engine.identity import Identity
@@ -38,8 +39,10 @@ def told(callback: Any, interrupts: bool) -> Callable[..., Mapping[str, Any]]:
         while call.told < call.passed and not (interrupts and getattr(pipe, "_interrupt", False)):
             step, call.told = call.told, call.told + 1
             level = levels[call.stock.entry + step]
-            before = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True)
+            before, had = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True), loras(pipe)
             tensors = {**tensors, **(tell(pipe, step, level, tensors) or {})}
+            if loras(pipe) != had:
+                call.forget(residuals=True)
             if call.run is None and not before.is_still((), dict(tensors_in(_but_latents(tensors))), ()):
                 call.forget()  # the hooks of a run in the model see for themselves
         return tensors

@@ -111,7 +111,7 @@ class Course:
     @property
     def stock_step(self) -> int:
         """The step that the stock schedule makes at this level."""
-        return min(self.stock.passed(self.sigma), self.stock.steps - 1)
+        return self.stock.after(self.stock.passed(self.sigma))
 
     def levels(self) -> list[float]:
         """One for each step that the pipeline is shown, and the last 0: what the scheduler hands out."""

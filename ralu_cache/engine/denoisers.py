@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ralu_cache.adapters.protocols import Adapter, Layers, Probed
+from ralu_cache.adapters.registry import way_to_compile
 from ralu_cache.engine.disguise import stock_of
 from ralu_cache.engine.experts import denoisers_of
 from ralu_cache.engine.ranked import check_ranks
@@ -79,7 +80,7 @@ def check(transformer: Any, family: type[Adapter], policy: Policy | None, reuses
     if hasattr(transformer, "_orig_mod") or getattr(transformer, "_compiled_call_impl", None) is not None:
         raise RuntimeError(
             "the whole transformer was compiled, which compiles ralu_cache's hooks away; use "
-            "transformer.compile_repeated_blocks() instead"
+            f"{way_to_compile(transformer)} instead"
         )
     if not (isinstance(transformer, nn.Module) and family.matches(transformer)):
         raise TypeError(

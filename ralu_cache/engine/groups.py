@@ -166,7 +166,8 @@ class Groups:
                 "use a policy that reuses the residual of all blocks (teacache, seacache, taylorseer), or "
                 "torch.no_grad()"
             )
-        branch.record(group, state.stack.take(), pending.run.situation(branch.policy))
+        assert pending.situation is not None
+        branch.record(group, state.stack.take(), pending.situation)
 
 
 def other_half_first(rows: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ class StockSchedule:
         """How many of its steps are done once the level is `sigma`."""
         return sum(level >= sigma - SAME for level in self.sigmas[self.entry + 1 :])
 
+    def after(self, passed: int) -> int:
+        """The step that comes once so many are done; the last one stays."""
+        return min(passed, self.steps - 1)
+
     def entered(self, entry: int) -> StockSchedule:
         return replace(self, entry=entry)
 

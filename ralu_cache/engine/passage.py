@@ -37,7 +37,8 @@ class Passage(Course):
     With a spatial method the canvas is kept in float32; the model sees it in its own dtype. A latent that the pipeline
     or a callback changed between two steps replaces it, projected on the current layout. Without one the run has a
     single stage with the stock levels, and the stock scheduler does the arithmetic. `on_layout` is called at each
-    change of layout; watched: a callback of the caller's sees tensors.
+    change of layout; watched: a callback of the caller's sees tensors. stock_steps: every step is made as the stock
+    scheduler makes it; whole_calls: and every call as the pipeline makes it, on all tokens, for all of its samples.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Passage(Course):
     ) -> None:
         super().__init__(stages, stock, guidance, prediction, boundary)
         self._low = low
+        self.stock_steps = method is None and prediction is None
+        self.whole_calls = self.stock_steps and guidance is None
         self.method, self.policy, self.watched = method, policy, watched
         self.geometry, self.autoencoder, self.report = geometry, autoencoder, report
         self.tally = Tally(report)
@@ -85,15 +88,6 @@ class Passage(Course):
         """See `Prediction.forget`."""
         if self.prediction is not None:
             self.prediction.forget()
-
-    def policy_of(self, denoiser: object) -> Policy | None:
-        """What reuses something of this denoiser."""
-        return self._low[1] if self._low is not None and denoiser is self._low[0] else self.policy
-
-    @property
-    def whole_calls(self) -> bool:
-        """True if every call is made as the pipeline makes it: on all tokens, for all of its samples."""
-        return self.method is None and self.prediction is None and self.guidance is None
 
     @property
     def lays_out(self) -> bool:
@@ -189,7 +183,7 @@ class Passage(Course):
         layout = layout or self.layout
         assert layout is not None
         notes = self.branches.notes(self.tally.costs) if branches is None else branches
-        self.tally.close(self, layout.tokens if self.geometry.known else 0, notes, sample.device)
+        self.tally.close(self, layout.tokens if self.geometry.known else 0, notes)
         self.branches.close_step()
         if self.prediction is not None:
             self.prediction.conditions.close_step()

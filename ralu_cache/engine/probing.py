@@ -8,6 +8,7 @@ with at least half of the largest one's weights, one whose residual can be told 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -88,6 +89,16 @@ def find_stack(module: nn.Module, call: Mapping[str, Any], state: StackState) ->
     )
 
 
+def _here(note: Callable[..., Any]) -> Hook:
+    """A hook that is asked in this thread alone: others may run the same model meanwhile."""
+    thread = threading.get_ident()
+
+    def within(*args: Any) -> Any:
+        return note(*args) if threading.get_ident() == thread else None
+
+    return Hook(within)
+
+
 class Recording:
     """What ran in one forward of a denoiser, in its order."""
 
@@ -116,7 +127,7 @@ class Recording:
             handle.remove()
 
     def _hook(self, part: nn.Module, note: Callable[..., None]) -> None:
-        self._handles.append(part.register_forward_pre_hook(Hook(note), with_kwargs=True))
+        self._handles.append(part.register_forward_pre_hook(_here(note), with_kwargs=True))
 
     def _block(self, name: str, first: bool) -> Callable[..., None]:
         def note(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -193,8 +204,8 @@ def _check(
         return (head.tensor, *args[1:])
 
     ran: list[nn.Module] = []
-    hooks = [block.register_forward_pre_hook(Hook(lambda part, _: ran.append(part))) for block in blocks]
-    hooks.append(module.get_submodule(head.name).register_forward_pre_hook(Hook(give)))
+    hooks = [block.register_forward_pre_hook(_here(lambda part, _: ran.append(part))) for block in blocks]
+    hooks.append(module.get_submodule(head.name).register_forward_pre_hook(_here(give)))
     try:
         with passing_over(lists, state):
             without = run()

@@ -39,8 +39,9 @@ class CallReader:
 
     def begin(self, run: Run, given: Mapping[str, Any]) -> int:
         """The run sees a call, where it is of another batch than the last. Returns the call's."""
-        latents = self.latents(given)
-        if not run.knows(batch := latents.shape[0]):
+        latents: Tensor = given[self.adapter.takes]
+        batch = latents.shape[0]
+        if run.layout is None or batch != run.batch.rows:
             grid, frames = run.grid or self.adapter.grid(given), self.adapter.frames(given)
             run.begin(grid, batch, latents.device, lambda: self.adapter.latents(given, grid), frames)
             if run.method is not None:

@@ -25,7 +25,7 @@ from ralu_cache.engine.groups import Groups, other_half_first
 from ralu_cache.engine.guided import Pair, pair_of
 from ralu_cache.engine.probing import find_stack
 from ralu_cache.engine.reading import CallReader
-from ralu_cache.engine.run import Run
+from ralu_cache.engine.run import Run, Terms
 from ralu_cache.engine.shares import Rows
 from ralu_cache.engine.states import Pending, RootState
 from ralu_cache.engine.verdict import COMPUTED
@@ -159,8 +159,8 @@ class RootHook:
     def _prepare(self, call: Any, state: RootState, given: Mapping[str, Any]) -> Pending:
         """What is to be done in one call of the pipeline's: on which tokens, and for which samples."""
         run = call.run
-        policy = run.policy_of(self.module)
-        self.adapter.check(given, run.setting_of(policy))
+        terms = run.terms(self.module)
+        self.adapter.check(given, terms.setting)
         if self._probed is not None:
             self._probe(state, given)
         batch = self._reader.begin(run, given)
@@ -170,8 +170,8 @@ class RootHook:
             run.tally.count_call(self._groups.costs, given, layout.batch, run)
         else:
             pending, given, rows = self._reduced(call, state, given, batch)
-        if policy is not None and not self.reduce_only:
-            self._decide(state, pending, given, rows, policy)
+        if terms.policy is not None and not self.reduce_only:
+            self._decide(state, pending, given, rows, terms)
         return pending
 
     def _reduced(
@@ -221,19 +221,21 @@ class RootHook:
             tally.spare(each * (batch - len(pair.index)))
 
     def _decide(
-        self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: Rows, policy: Policy
+        self, state: RootState, pending: Pending, given: Mapping[str, Any], rows: Rows, terms: Terms
     ) -> None:
         """Find the branch that a call belongs to, and ask it for whom the blocks run."""
-        run = pending.run
+        run, policy, situation = pending.run, terms.policy, terms.situations[pending.run.index]
+        assert policy is not None
         told = self.adapter.conditioning(given)
-        branch = pending.branch = run.branch(self.module, policy, rows, pending.layout, *told)
-        if policy.signal is not None:  # which may ask the embedding for it
+        branch = run.branch(self.module, policy, rows, pending.layout, *told)
+        pending.branch, pending.situation = branch, situation
+        if terms.looks:  # which may ask the embedding for it
             state.active = run.placed(pending.layout, pending.positions, pending.call)
         pending.groups = branch.plan(
-            run.situation(policy),
+            situation,
             lambda: self._reader.modulated(pending.call),
             lambda: self._reader.image(run, given, rows),
-            compute=run.wants_text_attention,
+            compute=run.method is not None and run.wants_text_attention,
         )
 
     def _pair(self, call: Any, run: Run, given: Mapping[str, Any], batch: int) -> Pair | None:

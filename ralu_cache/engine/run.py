@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,21 @@ from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal.base import Counting
 from ralu_cache.temporal.policy import Policy, Situation
 
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run serves the calls of a denoiser by.
+
+    policy: what reuses something of it, if anything does; looks: at a signal. setting: what adapters are told when they
+    check a call. situations: where the run stands at each of its steps, as the policy needs to know it.
+    """
+
+    policy: Policy | None
+    setting: Setting
+    looks: bool
+    situations: Mapping[int, Situation]
+
+
 Signals = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 
@@ -34,6 +50,7 @@ class Run(Passage):
     def close(self) -> None:
         """See `Passage.close`."""
         super().close()
+        self._terms.clear()
         vars(self).pop("_situations", None)
 
     # ---- where the run stands
@@ -43,37 +60,32 @@ class Run(Passage):
         """Calls of the denoiser in this step, that ran."""
         return self.tally.calls
 
-    @property
-    def asked(self) -> bool:
-        """True once the pipeline has called the denoiser in this step, whether it ran or was answered."""
-        return self.tally.asked > 0
-
     @cached_property
-    def _settings(self) -> dict[str | None, Setting]:
-        """By what the denoiser's policy caches; made anew where the run begins elsewhere."""
+    def _terms(self) -> dict[int, Terms]:
+        """By policy; made anew where the run begins elsewhere."""
         return {}
 
-    def setting_of(self, policy: Policy | None) -> Setting:
-        """What adapters are told when they check a call of a denoiser of which the policy reuses something."""
-        caches = None if policy is None else policy.caches
-        if (known := self._settings.get(caches)) is None:
-            staged, steps = self.method is not None, len(self.places)
-            known = self._settings[caches] = Setting(staged, caches, steps, self.believed_steps, self.leaves_out)
+    def terms(self, denoiser: object) -> Terms:
+        """What calls of a denoiser are served by; the same object for all of them."""
+        policy = self._low[1] if self._low is not None and denoiser is self._low[0] else self.policy
+        if (known := self._terms.get(id(policy))) is None:
+            known = self._terms[id(policy)] = self._terms_of(policy)
         return known
 
-    @cached_property
-    def _situations(self) -> dict[int, list[Situation]]:
-        """Of all steps, by the policy that looks at them; made at the first."""
-        return {}
+    def _terms_of(self, policy: Policy | None) -> Terms:
+        caches = None if policy is None else policy.caches
+        setting = Setting(self.method is not None, caches, len(self.places), self.believed_steps, self.leaves_out)
+        if policy is None:
+            return Terms(None, setting, False, {})
+        plan, looks = self.situations(), policy.signal is not None
+        if isinstance(policy, Counting):
+            policy.foresee(plan)
+        return Terms(policy, setting, looks, dict(enumerate(plan, self._start)))
 
-    def situation(self, policy: Policy | None) -> Situation:
-        """Where the run stands, as a temporal policy needs to know it; the same object for all calls of a step."""
-        if (found := self._situations.get(id(policy))) is None:
-            found = self._situations[id(policy)] = self.situations()
-            looks: object = policy
-            if isinstance(looks, Counting):
-                looks.foresee(found)
-        return found[self.index - self._start]
+    @cached_property
+    def _situations(self) -> list[Situation]:
+        """Of all steps, for choosers; made at the first."""
+        return self.situations()
 
     @property
     def wants_text_attention(self) -> bool:
@@ -83,13 +95,6 @@ class Run(Passage):
         if self.tally.calls != 1 or not self.ends_stage:
             return False
         return self.stages[self.places[self.index][0] + 1].kind == "mixed"
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """(rows, columns) of the grid that position ids count on: of fine tokens, or of coarse ones."""
-        assert self.layout is not None
-        fine = self.method is not None and self.method.positions == "fine"
-        return self.layout.fine_grid if fine else self.layout.cells
 
     def enter_at(self, entry: int) -> None:
         """See `Course.enter_at`."""
@@ -102,7 +107,7 @@ class Run(Passage):
         self._begins_elsewhere()
 
     def _begins_elsewhere(self) -> None:
-        vars(self).pop("_settings", None)
+        self._terms.clear()
         self.report.baseline_steps = self.stock.steps
 
     # ---- which samples, on which tokens
@@ -157,10 +162,6 @@ class Run(Passage):
             self.shares.settle(batch)
             self._keep_samples(range(batch), of_calls=False)
 
-    def knows(self, batch: int) -> bool:
-        """True if a call on so many samples needs no `begin`."""
-        return self.layout is not None and batch == self.batch.rows
-
     def share(self, batch: int) -> tuple[Rows, TokenLayout]:
         """The rows of a call of the pipeline's on so many samples, and the layout of its tokens."""
         assert self.layout is not None
@@ -180,8 +181,10 @@ class Run(Passage):
         fresh: FreshRows | None = None,
     ) -> LayoutCall:
         """What the model's own hooks are to know of a call, or of a group's part of it; see `LayoutCall`."""
-        staged = self.method is not None
-        return LayoutCall(layout, positions, call, self.shares.tables, self.extent, samples, fresh, staged)
+        method, extent = self.method, layout.cells
+        if method is not None and method.positions == "fine":
+            extent = layout.fine_grid
+        return LayoutCall(layout, positions, call, self.shares.tables, extent, samples, fresh, method is not None)
 
     def guided(self, batch: int) -> list[bool]:
         """Of each of the pipeline's samples, whether this step is guided; noted for the report."""
@@ -230,7 +233,7 @@ class Run(Passage):
         settings: tuple[Any, ...],
     ) -> Branch:
         """The temporal state of the samples that a call computes: see `BranchBook.find`."""
-        numbers = tuple([self.batch.numbers[row] for row in rows])
+        numbers = tuple(map(self.batch.numbers.__getitem__, rows))
         return self.branches.find(denoiser, numbers, layout, tensors, settings, policy)
 
     def condition(
@@ -242,7 +245,7 @@ class Run(Passage):
         """
         if self.prediction is None or self.layout is None:
             return None
-        samples = tuple([self.batch.numbers[row] for row in rows])
+        samples = tuple(map(self.batch.numbers.__getitem__, rows))
         number = self.prediction.conditions.recognise(samples, tensors, settings, self.watched)
         return number, len(rows) // self.layout.batch
 
@@ -261,7 +264,7 @@ class Run(Passage):
             return frozenset()
 
         def look() -> Seen:
-            return Seen(self.situation(self.policy), layout, *signals())
+            return Seen(self._situations[self.index - self._start], layout, *signals())
 
         forced = self.turns or self.changes or self.wants_text_attention or prediction.conditions.unlike(*condition)
         forced = forced or prediction.forces(self.index - self._start, self.steps, self.begins_stage)

@@ -24,6 +24,7 @@ from torch import Tensor
 from ralu_cache.engine.disguise import Alike, disguised, stock_of
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.scheduler_run import SchedulerRun
+from ralu_cache.engine.times import times_at
 
 _CALL, _RUN = "_ralu_cache_call", "_ralu_cache_run"
 _WHOLE = ("scale_model_input", "add_noise", "index_for_timestep")  # what else stock code does along the stock schedule
@@ -61,10 +62,11 @@ def lay_out(scheduler: Any, run: Run | SchedulerRun) -> None:
         vars(scheduler)[_RUN] = run
         vars(scheduler).update(run.shown)
         return
-    times = scheduler.timesteps
-    sigmas = torch.tensor(run.levels(), dtype=torch.float32, device=times.device)
-    scheduler.timesteps = (sigmas[:-1] * scheduler.config.num_train_timesteps).to(times.dtype)
-    scheduler.sigmas = sigmas if scheduler.sigmas.device == times.device else sigmas.to(scheduler.sigmas.device)
+    call = _call(scheduler)
+    sigmas = torch.tensor(run.levels(), dtype=torch.float32, device=scheduler.timesteps.device)
+    most = scheduler.config.num_train_timesteps
+    scheduler.timesteps = times_at(sigmas[:-1], call.stock_sigmas, call.stock_timesteps, most)
+    scheduler.sigmas = sigmas.to(scheduler.sigmas.device)
     scheduler.num_inference_steps = len(scheduler.timesteps)
 
 
@@ -228,6 +230,9 @@ def _step(stock: Any) -> Callable[..., Any]:
         unknown = not takes_more and not named <= needed | defaults.keys()
         return count > len(names) or bool(placed & named) or unknown or not needed <= placed | named
 
+    def by_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+
     @wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As the stock method, and on over what is not computed. RuntimeError, ValueError for what cannot be served."""
@@ -235,12 +240,21 @@ def _step(stock: Any) -> Callable[..., Any]:
         run = None if call is None else vars(self).get(_RUN) or call.run
         if run is None or refused(len(args), tuple(kwargs)):  # stock says what is wrong
             return stock.step(self, *args, **kwargs)
-        given = defaults | dict(zip(names, args, strict=False)) | kwargs
         if isinstance(run, SchedulerRun):
             call.follow(run)
-            output = _step_outside(self, run, stock, given)
+            output = _step_outside(self, run, stock, by_name(args, kwargs))
         else:
-            output = _step_inside(self, run, stock, given)
+            given = {} if run.stock_steps else by_name(args, kwargs)
+            if given.get("per_token_timesteps") is not None:
+                raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
+            run.tally.check_asked(copied=self is not call.scheduler)
+            if not run.batch.settled:
+                run.settle(by_name(args, kwargs)["sample"].shape[0])
+            if run.stock_steps:
+                output = stock.step(self, *args, **kwargs)
+                run.close_step(output[0])
+            else:
+                output = _step_inside(self, run, stock, given)
         call.stepped(run)
         return output
 
@@ -261,23 +275,8 @@ def _step_outside(self: Any, run: SchedulerRun, stock: Any, given: Mapping[str, 
 
 
 def _step_inside(self: Any, run: Run, stock: Any, given: Mapping[str, Any]) -> Any:
-    """A step of a run that the denoiser's hooks take part in."""
-    ours = run.method is not None or run.prediction is not None  # else the stock step is made as it is
-    if ours and given.get("per_token_timesteps") is not None:
-        raise ValueError("per_token_timesteps are not supported once accelerated; call handle.disable() first")
-    if not run.asked:
-        raise RuntimeError(
-            "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
-            "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
-        )
-    sample = given["sample"]
-    if not run.batch.settled:
-        run.settle(sample.shape[0])
-    if not ours:
-        output = stock.step(self, **given)
-        run.close_step(output.prev_sample if given["return_dict"] else output[0])
-        return output
-    plain = {**given, "return_dict": False}
+    """A step of a run that the denoiser's hooks take part in, where the stock step alone does not do."""
+    sample, plain = given["sample"], {**given, "return_dict": False}
     flow = isinstance(self, FlowMatchEulerDiscreteScheduler)  # whose steps have the model's dtype, others' the sample's
     gives = None if flow else sample.dtype
     previous = run.advance(given["model_output"], sample, lambda: stock.step(self, **plain)[0], gives)

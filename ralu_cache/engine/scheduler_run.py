@@ -21,6 +21,7 @@ from ralu_cache.engine.clock import Clock
 from ralu_cache.engine.identity import Snapshot
 from ralu_cache.engine.levels import StockSchedule
 from ralu_cache.engine.steppers import check_eta, kind_of, places_of
+from ralu_cache.engine.times import first_below, in_form_of, is_at, number
 from ralu_cache.history.conversions import Reading
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.history.trail import Leap, Trail, leap, mend
@@ -29,7 +30,7 @@ from ralu_cache.report.steps import StepRecord
 from ralu_cache.temporal.prediction import Forecast
 
 SHOWN = ("timesteps", "sigmas")  # of a scheduler, where they are tensors
-Make = Callable[[Mapping[str, Any]], Any]  # a stock step from its arguments by name
+Make = Callable[[Mapping[str, Any]], Any]
 """Calls the stock `step` with these arguments by name; gives what it gives, the sample first."""
 
 
@@ -67,7 +68,10 @@ class SchedulerRun:
         shares = (place.share for place in self._places)
         self.stock = StockSchedule((*shares, 0.0))
         self._times: list[float] = self.full["timesteps"].tolist()
-        self._change = self._first_below(setting.boundary, float(scheduler.config.get("num_train_timesteps", 1000)))
+        self._change: int | None = None  # the place from which another denoiser is called
+        if setting.boundary is not None:  # without one there is none, though EDM has times below 0
+            level = setting.boundary * float(scheduler.config.get("num_train_timesteps", 1000))
+            self._change = first_below(self._times[: self.count], level)
         self._trail = Trail(setting.forecast.depth)
         self._made: Leap | None = None
         self._canvas: tuple[Tensor, Snapshot] | None = None  # in float32, and as it was handed out
@@ -75,12 +79,6 @@ class SchedulerRun:
         self.index: int | None = None
         self.entering = False  # stock looks for its entry, and tells the scheduler of it
         self._begin(0)
-
-    def _first_below(self, boundary: float | None, times: float) -> int | None:
-        """The place from which another denoiser is called; none without a boundary, though EDM has times below 0."""
-        if boundary is None:
-            return None
-        return next((place for place, time in enumerate(self._times[: self.count]) if time < boundary * times), None)
 
     def _begin(self, start: int) -> None:
         self.start = start
@@ -165,7 +163,7 @@ class SchedulerRun:
     @property
     def stock_step(self) -> int:
         """The step of the stock schedule that comes."""
-        return min(self.done, self.steps - 1)
+        return self.stock.after(self.done)
 
     @property
     def finished(self) -> bool:
@@ -213,7 +211,7 @@ class SchedulerRun:
             self.forget()
         self._trail = self._trail.record(place.share, value)
         if given.get("timestep_back") is not None and index:  # CogVideoX's solver keeps its history in the pipeline
-            given["timestep_back"] = self._time(index - 1, given["timestep_back"])
+            given["timestep_back"] = in_form_of(given["timestep_back"], index - 1, self._times, self.full["timesteps"])
         while True:
             result = make(given)
             self._close(index, sample, computed=index in self.places)
@@ -222,7 +220,8 @@ class SchedulerRun:
                 return result
             if "old_pred_original_sample" in given:
                 given["old_pred_original_sample"], given["timestep_back"] = result[1], given["timestep"]
-            given["timestep"], given["sample"] = self._time(index, t), result[0]
+            given["timestep"] = in_form_of(t, index, self._times, self.full["timesteps"])
+            given["sample"] = result[0]
             if given.get("per_token_timesteps") is not None:
                 given["per_token_timesteps"] = given["per_token_timesteps"].clamp(max=self._times[index])
             how, place = self.setting.forecast, self._places[index]
@@ -272,27 +271,14 @@ class SchedulerRun:
                 f"the model's output {tuple(given['model_output'].shape)} is not what the scheduler steps with, a "
                 f"tensor of the sample's shape {tuple(given['sample'].shape)}; no forecast can stand for it"
             )
-        expected = self._times[index]
-        if index in self.places and self._matches(given["timestep"], index):
+        expected, t = self._times[index], given["timestep"]
+        looks = not torch.is_tensor(t) or t.device.type == "cpu" or self.index is None  # else the device waits
+        if index in self.places and (not looks or is_at(index, self._times, t)):
             return
         raise RuntimeError(
-            f"step at timestep {_readable(given['timestep'])}, though {expected:g} was next: this pipeline goes over "
+            f"step at timestep {number(t):g}, though {expected:g} was next: this pipeline goes over "
             f"its schedule in a way of its own, so {self.setting.forecast} cannot serve it; disable it"
         )
-
-    def _matches(self, t: Any, index: int) -> bool:
-        """Whether the pipeline's `t` is the time of a place; on a device it is looked at in the first step alone."""
-        if torch.is_tensor(t) and t.device.type != "cpu" and self.index is not None:
-            return True
-        value = float(t.flatten()[0]) if torch.is_tensor(t) else float(t)
-        return min(self._times, key=lambda time: abs(time - value)) == self._times[index]
-
-    def _time(self, index: int, like: Any) -> Any:
-        """The time step of a place, in the form in which the pipeline gives them."""
-        if not torch.is_tensor(like):
-            return type(like)(self._times[index])
-        time: Tensor = self.full["timesteps"][index]
-        return time.to(like.device, like.dtype).expand(like.shape)
 
     def _write_back(self) -> None:
         """What the pipeline wrote into the levels that it was shown, it means of the stock schedule (Cosmos)."""
@@ -311,7 +297,3 @@ def _record(
         flops=math.nan if computed else 0.0, seconds=seconds(), saved_flops=math.nan, samples=batch * computed,
         forecast=batch * (not computed), history_bytes=held,
     )  # fmt: skip
-
-
-def _readable(t: Any) -> str:
-    return f"{float(t.flatten()[0]) if torch.is_tensor(t) else float(t):g}"

@@ -16,13 +16,15 @@ from ralu_cache.engine.guided import Known, Pair
 from ralu_cache.engine.run import Run
 from ralu_cache.engine.verdict import Group
 from ralu_cache.plane.canvas import TokenLayout
+from ralu_cache.temporal.policy import Situation
 
 
 @dataclass(slots=True)
 class Pending:
     """One denoiser call while its groups of samples, computed or reused, run one after the other.
 
-    flipped: its halves stand the other way round than the pipeline gave them.
+    situation: where the run stands, for the branch's policy. flipped: its halves stand the other way round than the
+    pipeline gave them.
     """
 
     run: Run
@@ -34,6 +36,7 @@ class Pending:
     pair: Pair | None = None
     forecast: Forecasted | None = None
     flipped: bool = False
+    situation: Situation | None = None
 
 
 @dataclass

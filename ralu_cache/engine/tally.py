@@ -40,8 +40,8 @@ class Tally:
 
     def start(self, device: torch.device | None) -> None:
         """The first step begins now."""
-        self._on_gpu = device is not None and device.type == "cuda"
-        self._clock, self._event = time.perf_counter(), _event(device) if self._on_gpu else None
+        self._gpu = device if device is not None and device.type == "cuda" else None
+        self._clock, self._event = time.perf_counter(), None if self._gpu is None else _event(self._gpu)
 
     def count_call(self, costs: Cost, call: Mapping[str, Any], samples: int, course: Course) -> None:
         """Note one denoiser call on so many samples (0: it was answered), and what by `costs` it would cost in full.
@@ -77,16 +77,33 @@ class Tally:
         before = self._forecast
         self._forecast = before[0] + samples, before[1] + flops
 
-    def close(self, course: Course, tokens: int, notes: BranchNotes, device: torch.device) -> None:
+    def check_asked(self, copied: bool) -> None:
+        """Raises RuntimeError where the denoiser was not called, as far as is known here, for a step that is made.
+
+        copied: by a copy of its scheduler that the pipeline made within the call.
+        """
+        if self.asked:
+            return
+        if copied:
+            raise RuntimeError(
+                "the pipeline steps copies of its scheduler, several for one call of the denoiser, which stages and "
+                "reuse of blocks cannot follow; use temporal='forecast:3', which leaves out whole calls"
+            )
+        raise RuntimeError(
+            "the denoiser ran without ralu_cache's hook (it was replaced within the call, its hooks were removed, "
+            "or it ran in a thread that does not have the call's context); call accelerate(pipe, ...) again"
+        )
+
+    def close(self, course: Course, tokens: int, notes: BranchNotes) -> None:
         """Note the step that was made on so many tokens a sample, for the report; the next begins."""
-        now = time.perf_counter()
-        place = course.index, course.places[course.index], tokens
+        now, index = time.perf_counter(), course.index
+        place = index, course.places[index], tokens
         figures = self.calls, self.costs, now - self._clock, self._samples, self.guided, self._spared
         forecast = self._forecast if self.asked else None
         held = 0 if course.prediction is None else course.prediction.nbytes
         self.report.note(partial(_record, self.report, course.stages, place, figures, forecast, held, notes))
-        if self._on_gpu:
-            event = _event(device)
+        if self._gpu is not None:
+            event = _event(self._gpu)
             self._events.append((self._event, event))
             self._event = event
         if not self._asked_first:
@@ -110,7 +127,7 @@ class Tally:
         self._forecast = _NONE
 
 
-def _event(device: torch.device | None) -> Any:
+def _event(device: torch.device) -> Any:
     """An event that a GPU's stream passes now."""
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))

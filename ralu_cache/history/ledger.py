@@ -53,7 +53,11 @@ class Ledger:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum([feature.nbytes for nodes in self._held.values() for feature in nodes])
+        held = 0
+        for nodes in self._held.values():
+            for feature in nodes:
+                held += feature.nbytes
+        return held
 
     def store(self, name: str, *nodes: Feature) -> None:
         """Keep these, newest first, in place of what there is of that name."""
