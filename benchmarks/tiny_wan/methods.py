@@ -72,6 +72,13 @@ def ours() -> Iterator[Setting]:
     yield Setting("ralu-4x, regions shared over time", STRONG, spatial=shared)
     yield Setting("ralu-4x as published", STRONG, spatial=RALU.paper("ralu-4x"))
     yield Setting("ralu-4x+seacache:0.4", STRONG, spatial="ralu-4x", temporal="seacache:0.4")
+    for steps, spatial, interval in (
+        ("1+14", RALU(steps=(1, 14), ends=(0.15, 1.0)), "1/3"),
+        ("ralu-4x", "ralu-4x", "1/2/2"),
+    ):
+        for transition in ("keep", "reset"):
+            policy = f"forecast:{interval},quantity=clean,transition={transition}"
+            yield Setting(f"{steps}, forecasts, history {transition}", STRONG, spatial=spatial, temporal=policy)
     for policy in ("seacache:0.2", "teacache:0.2", "taylorseer:5", "forecast:3"):
         yield Setting(f"+{policy}", STRONG, temporal=policy)
     for policy, steps in (("seacache:0.4", 20), ("taylorseer:3", 20), ("forecast:2", 20), ("seacache:0.4", 11)):
