@@ -52,7 +52,7 @@ def test_a_small_study_goes_on_and_tells_what_it_found(tmp_path: Path, monkeypat
     study.run(tmp_path, 1, (), pipes, EVERY)
     assert (tmp_path / "study.jsonl").read_text() == before and before.count("\n") == len(EVERY)
     study.run(tmp_path, 2, ("full", "forecast"), pipes, EVERY)
-    rows = study.latest(study.rows_of(tmp_path), EVERY)
+    rows = study.latest(study.rows_of(tmp_path / study.ROWS), EVERY)
     assert [(row["name"], row["start"]) for row in rows[:2]] == [(FULL, 0), (FULL, 1)]
     assert {way.name for way in ways(rows)} == {FULL, EVERY[3].setting.name}, "those that have all videos"
     text = page(rows, study.clips(2))
@@ -62,6 +62,6 @@ def test_a_small_study_goes_on_and_tells_what_it_found(tmp_path: Path, monkeypat
 
 
 def test_the_committed_page_is_that_of_the_committed_rows() -> None:
-    rows = study.latest(study.rows_of(study.OUT), [*methods()])
+    rows = study.latest(study.rows_of(study.OUT / study.ROWS), [*methods()])
     count = len(ways(rows)[0].values["attributes"])
     assert (study.OUT / "study.md").read_text() == page(rows, study.clips(count))

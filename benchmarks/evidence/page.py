@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.evidence.duels import CACHES, FEWER, MEASURES, OURS, Duel, Way, front
+from benchmarks.regime.pictures import shrink
 from benchmarks.regime.settings import FULL
 from benchmarks.regime.study_page import shown
 from ralu_cache.quality.base import Pictures
@@ -158,7 +158,4 @@ def plot(some: Sequence[Way], path: Path, title: str) -> None:
 def strip(rows: Mapping[str, Pictures], prompts: Sequence[str], path: Path) -> None:
     """A small PNG: a row for each way."""
     save_grid(rows, list(prompts), path)
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((1200, 2000), Image.Resampling.LANCZOS)
-    small.quantize(128).save(path, optimize=True)
+    shrink(path, (1200, 2000), 128)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.tiny_flux.evaluate import HELD_OUT_SEED
@@ -132,3 +133,11 @@ def to_bytes(pictures: Pictures) -> NDArray[np.uint8]:
 def sheet(rows: dict[str, Pictures], columns: int) -> NDArray[np.uint8]:
     """The first pictures of each row, one row below the other (8 bits)."""
     return to_bytes(np.concatenate([np.concatenate(list(shown[:columns]), 1) for shown in rows.values()]))
+
+
+def shrink(path: Path, size: tuple[int, int], colours: int) -> None:
+    """Makes the file of a picture small: at most `size` (width, height), of so many colours."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail(size, Image.Resampling.LANCZOS)
+    small.quantize(colours).save(path, optimize=True)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.regime.costs import read as read_costs
 from benchmarks.regime.measures import LABELS
-from benchmarks.regime.pictures import scene_prompts
+from benchmarks.regime.pictures import scene_prompts, shrink
 from benchmarks.regime.settings import FULL, REGIMES, settings
 from benchmarks.regime.study import Row, Study, latest
 from ralu_cache.quality.frechet import distance_to_renders
@@ -220,10 +219,7 @@ def strip(study: Study) -> None:
     if rows:
         path = study.out / f"study_{study.model}.png"
         save_grid(rows, list(scene_prompts("study", COLUMNS)), path)
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-            small.thumbnail((1400, 2800), Image.Resampling.LANCZOS)
-        small.quantize(160).save(path, optimize=True)
+        shrink(path, (1400, 2800), 160)
 
 
 def write(studies: Sequence[Study]) -> str:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.regime.search import rows_of
 from benchmarks.regime.setting import Setting, draw, scheduler_of
 from benchmarks.tiny_wan.followed import ASPECTS, followed
 from benchmarks.tiny_wan.methods import OWN_SHIFT, STRONG, Method, methods
@@ -31,7 +32,7 @@ from benchmarks.tiny_wan.study_page import SHOWN, page, save_strip
 from ralu_cache.models.embedded import TINY_WAN
 from ralu_cache.quality.likeness import EQUAL_DB, psnr, ssim
 
-OUT = Path("benchmarks/results/tiny_wan")
+OUT, ROWS = Path("benchmarks/results/tiny_wan"), "study.jsonl"
 SEED, FIRST_SEED, BATCH = 20261130, 700, 16
 STRIP = 3  # videos
 Row = dict[str, Any]
@@ -70,15 +71,9 @@ def measured(videos: Videos, full: Videos, chosen: Sequence[Clip]) -> dict[str, 
     return found
 
 
-def rows_of(out: Path) -> list[Row]:
-    """Those that were written."""
-    path = out / "study.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(out: Path, count: int, only: Sequence[str], pipes: Mapping[bool, Any], every: Sequence[Method]) -> None:
     """Draws and measures what is missing; the full run of a batch is drawn again for what is compared with it."""
-    done = {(row["name"], row["start"], row["made"]) for row in rows_of(out)}
+    done = {(row["name"], row["start"], row["made"]) for row in rows_of(out / ROWS)}
     chosen = clips(count)
     for start in tqdm(range(0, count, BATCH), disable=None):
         batch = chosen[start : start + BATCH]
@@ -97,7 +92,7 @@ def _run(
     prompts, seeds = [clip.prompt for clip in batch], range(FIRST_SEED + start, FIRST_SEED + start + len(batch))
     full = draw(TINY_WAN.name, first.setting, prompts, seeds, pipes[False])
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "study.jsonl").open("a") as file:
+    with (out / ROWS).open("a") as file:
         for method in tqdm(missing, leave=False, disable=None):
             setting, whole = method.setting, method.setting == first.setting
             drawn = full if whole else draw(TINY_WAN.name, setting, prompts, seeds, pipes[method.unipc])
@@ -139,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipes, every = pipelines(), [*methods()]
     if not options.table:
         run(options.out, options.videos, options.only, pipes, every)
-    rows = latest(rows_of(options.out), every)
+    rows = latest(rows_of(options.out / ROWS), every)
     text = page(rows, clips(options.videos))
     (options.out / "study.md").write_text(text)
     save_strip(strip(STRIP, SHOWN, pipes, every), [clip.prompt for clip in clips(STRIP)], options.out / "study.png")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.evidence.duels import Rival, Way, at_cost, front
+from benchmarks.regime.pictures import shrink
 from benchmarks.regime.study_page import shown
 from benchmarks.tiny_wan.followed import ASPECTS, followed, stated
 from benchmarks.tiny_wan.methods import FULL, OURS
@@ -19,7 +19,7 @@ from benchmarks.tiny_wan.task import LATENT_FRAMES
 from ralu_cache.quality.intervals import bootstrap
 from ralu_cache.report.figures import save_grid
 from ralu_cache.report.table import Table
-from ralu_cache.report.videos import PALETTE, still
+from ralu_cache.report.videos import still
 
 SHOWN = (
     FULL, "ralu-4x", "ralu-8x", "ralu-12x", "11 plain steps", "6 plain steps", "4 plain steps", "7 steps of UniPC",
@@ -124,6 +124,4 @@ def page(rows: Sequence[Mapping[str, Any]], chosen: Sequence[Clip]) -> str:
 def save_strip(videos: Mapping[str, NDArray[Any]], prompts: Sequence[str], path: Path) -> None:
     """Film strips of methods' videos (B, F, Y, X, 3): a row a method, a frame for each latent one."""
     save_grid({name: [still(one, LATENT_FRAMES) for one in some] for name, some in videos.items()}, prompts, path)
-    with Image.open(path) as drawn:
-        small = drawn.convert("RGB").quantize(PALETTE)
-    small.save(path, optimize=True)
+    shrink(path, (2000, 2000), 128)
