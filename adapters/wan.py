@@ -34,7 +34,7 @@ class WanAdapter(VideoAdapter):
     """
 
     family = "wan"
-    default_preset = "ralu-4x"
+    default_preset = "ralu-7x"
     pipelines = ("WanPipeline", "WanImageToVideoPipeline")
     processor = WanSparseProcessor
     ranked = True

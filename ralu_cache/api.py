@@ -44,7 +44,7 @@ def accelerate(
 ) -> Acceleration:
     """Make a stock diffusers pipeline faster in place; the call stays ``pipe(prompt, ...)``.
 
-    spatial: None, "ralu" (the family's default plan: "ralu-8x", of videos "ralu-4x"), a preset's name (see
+    spatial: None, "ralu" (the family's default plan: "ralu-8x", of videos "ralu-7x"), a preset's name (see
         `RALU.preset`), the name of a registered method, or a `RALU(...)`.
     temporal: None, "forecast" (at steps that aren't computed the model isn't called), "teacache", "seacache",
         "taylorseer", "toca", "adaptive", each with its main setting after a colon if wanted ("teacache:0.4"), the name

@@ -375,6 +375,8 @@ class Prompted(LoopPipeline):
         self.scheduler.set_timesteps(12)
         for i, t in enumerate(self.scheduler.timesteps):
             output = curved(latents, t) * prompt * self._guidance_scale
+            if hasattr(self, "unet"):
+                output = output * self.unet.layer.scaling["a"]
             latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
             if callback is not None:
                 callback(i, t, latents)
@@ -409,6 +411,35 @@ def test_nothing_is_read_of_what_was_said_before_a_callback_changed_the_conditio
     with accelerate(pipe, temporal=every_third):
         found = [pipe(model.latents, scale, **callbacks) for scale in (2.0, 4.0)]
         assert torch.equal(*found)
+
+
+class Weighed(torch.nn.Module):
+    """A model with a LoRA, as peft leaves it."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.peft_config, self.layer = {"a": None}, torch.nn.Identity()
+        self.layer.active_adapters, self.layer.disable_adapters, self.layer.scaling = ["a"], False, {"a": scale}
+
+
+@pytest.mark.parametrize("name", ["callback", "callback_on_step_end"])
+def test_nothing_is_read_of_what_was_said_before_a_callback_weighed_a_lora_anew(name: str) -> None:
+    """From the same latents on, whatever it weighed before."""
+    pipe, model = Prompted(scheduler_of("flow")), loop("flow")[1]
+
+    def weigh(*given: Any) -> Any:
+        latents = given[-1] if name == "callback" else given[-1]["latents"]
+        if given[-3] == (2 if name == "callback" else 5):  # of the loop's own steps; of the stock ones
+            pipe.unet.layer.scaling["a"] = 1.0
+            latents.copy_(model.latents)
+        return given[-1]
+
+    found = []
+    with accelerate(pipe, temporal=every_third):
+        for scale in (2.0, 4.0):
+            pipe.unet = Weighed(scale)
+            found.append(pipe(model.latents, 1.0, **{name: weigh}))
+    assert torch.equal(*found)
 
 
 def test_an_interrupt_that_the_pipeline_does_not_know_is_ignored_as_in_stock() -> None:

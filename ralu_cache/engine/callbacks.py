@@ -20,6 +20,20 @@ def paused(callback: Any) -> Callable[..., Any]:
     return call_back
 
 
+def plain(callback: Any, pipe: Any) -> Callable[..., Any]:
+    """`callback`, which older pipelines call in the steps of their own loop; it sees the latents alone."""
+    tell = paused(callback)
+
+    def call_back(*args: Any, **kwargs: Any) -> Any:
+        had = loras(pipe)
+        given = tell(*args, **kwargs)
+        if loras(pipe) != had and (call := call_of(pipe)) is not None:
+            call.forget(residuals=True)
+        return given
+
+    return call_back
+
+
 def told(callback: Any, interrupts: bool) -> Callable[..., Mapping[str, Any]]:
     """`callback_on_step_end`, called once for each step of the stock schedule, as soon as the run has passed it.
 
