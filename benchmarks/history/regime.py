@@ -16,16 +16,18 @@ GUIDANCE = 6.0
 LATE: dict[str, Any] = {"shifts": (3.3, 1.4), "z": 2.2}
 """Of the late plans (`ralu_cache.plane.presets`)."""
 MODELS_OWN = {"shifts": "model", "z": 3.0}
-"""Of "ralu-8x", the default, which is guided throughout."""
+"""Of "ralu-8x", the default, which leaves guidance to the call; so it does with guidance="early" beside it."""
 BASES: dict[str, tuple[tuple[int, int], float, str, dict[str, Any]]] = {
     "8+4 to 0.5": ((8, 4), 0.5, "early", LATE),
     "8+2 to 0.65 (ralu-15x)": ((8, 2), 0.65, "early", LATE),
     "8+4 to 0.5, guided (ralu-8x)": ((8, 4), 0.5, "all", MODELS_OWN),
+    "8+4 to 0.5, guided early (ralu-8x)": ((8, 4), 0.5, "early", MODELS_OWN),
 }
 FEWER: dict[str, Sequence[tuple[int, int]]] = {
     "8+4 to 0.5": ((8, 3), (8, 2), (6, 4), (6, 3), (5, 3), (4, 3), (4, 2)),
     "8+2 to 0.65 (ralu-15x)": ((8, 1), (6, 2), (5, 2), (4, 2)),
     "8+4 to 0.5, guided (ralu-8x)": ((8, 3), (8, 2)),
+    "8+4 to 0.5, guided early (ralu-8x)": ((8, 3), (8, 2)),
 }
 SOLVERS = ("euler", "multistep")
 POLICIES: dict[str, Forecast] = {
