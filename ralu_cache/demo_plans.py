@@ -66,6 +66,8 @@ class DemoPlan:
             raise ValueError(f"methods must be accelerations, all different; got {self.methods}")
 
 
+STACKED = "ralu-8x+forecast:1/2,quantity=clean+guidance=early"
+"""All three axes where they go together under strong guidance: fine steps are not guided, every second one forecast."""
 DEMO = DemoPlan(
     model=TINY_FLUX,
     prompts=(
@@ -76,7 +78,7 @@ DEMO = DemoPlan(
         "a pink square in the center on a cyan to white gradient background",
         "a blue square and an orange triangle on a white background",
     ),
-    methods=("ralu", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-4x", "+seacache:0.2", "ralu-4x+seacache:0.4"),
+    methods=("ralu", "ralu-12x", "ralu-15x", "ralu-18x", "+seacache:0.2", STACKED),
     size=128,
     guidance={"true_cfg_scale": 6.0},  # where few plain steps break pictures
 )
@@ -88,28 +90,15 @@ _WAN = DemoPlan(
         "a purple triangle growing on a cyan background",
         "a white circle moving up on an orange and red horizontal striped background",
     ),
-    methods=(
-        "ralu-4x",
-        "ralu-7x",
-        "+seacache:0.2",
-        "ralu-4x+seacache:0.4",
-        "ralu-4x+taylorseer:5/2/2,first=1,compute_stage_end=false",
-    ),
+    methods=("ralu", "ralu-12x", "+seacache:0.2", "+forecast:3", "ralu-4x+seacache:0.4"),
     size=TINY_WAN.size,
     repeats=2,
 )
 DEMOS = (
     DEMO,
-    replace(
-        DEMO,
-        model=TINY_SD3,
-        methods=("ralu", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-3x", "+seacache:0.2", "ralu-3x+seacache:0.4"),
-        guidance={"guidance_scale": 6.0},
-    ),
+    replace(DEMO, model=TINY_SD3, guidance={"guidance_scale": 6.0}),
     _WAN,
-    replace(
-        _WAN, methods=("ralu-8x", "ralu-4x", "+seacache:0.2", "ralu-8x+seacache:0.4"), repeats=1, scheduler="unipc"
-    ),
+    replace(_WAN, methods=("ralu", "ralu-12x", "+seacache:0.2", "ralu-4x+seacache:0.4"), repeats=1, scheduler="unipc"),
 )
 
 

@@ -15,7 +15,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "demo": (
         "ralu-cache demo",
         "ralu-cache demo --models tiny-flux --quick",
-        "ralu-cache demo --methods ralu-4x +seacache:0.2 ralu-4x+seacache:0.4+guidance=early",
+        "ralu-cache demo --methods ralu-8x +seacache:0.2 ralu-8x+forecast:1/2,quantity=clean+guidance=early",
     ),
     "doctor": ("ralu-cache doctor", "ralu-cache doctor --device cuda"),
     "generate": (
