@@ -7,16 +7,14 @@ TYPING := build/typing/ralu_cache/adapters
 # Two workers of one thread each: the models of the tests are too small for two threads to help. Bytecode is written even
 # where the environment says otherwise: rewriting the tests' assertions anew costs each worker seconds.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-COVERED := --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 .PHONY: demo test quick coverage mutation evidence lint docs package hooks clean
 
 demo: $(STAMP)
 	$(BIN)/ralu-cache demo --out out/demo
 
-# COVER=1 prints what of the rooms is covered, and fails below 95 %; it takes more than twice the time.
 test: lint
-	$(PYTEST) $(if $(COVER),$(COVERED))
+	$(PYTEST)
 
 # Without the tests that are marked as slow: for a person who is thinking.
 quick: lint
@@ -24,7 +22,7 @@ quick: lint
 
 # Branches of the rooms where decisions are taken, by the tests of tests/covering.py alone; fails below 95 %.
 coverage: $(STAMP)
-	$(PYTEST) -m covering $(COVERED)
+	$(PYTEST) -m covering --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # Which changes of the pure rooms no test notices; goes on where it was stopped.
 mutation: $(STAMP)

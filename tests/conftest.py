@@ -19,9 +19,8 @@ hypothesis.settings.register_profile("ralu_cache", deadline=None)
 hypothesis.settings.load_profile("ralu_cache")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With a `--cov` that names nothing the configuration says what is traced, and tests/covering.py in which tests."""
-    mark_covering(items, pausing=config.getoption("cov_source", []) is None)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_covering(items)
 
 
 def pytest_collection_finish() -> None:

@@ -1,6 +1,6 @@
 """The tests that decide what of the rooms is covered: their own, and those of the engine that go through most of it.
 
-Elsewhere the tracer pauses, for it slows what it follows by a third; what only other tests execute counts as missing.
+`make coverage` runs these alone, for the tracer slows what it follows; what only other tests execute counts as missing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ COVERING = {
 }  # fmt: skip
 
 
-def mark_covering(items: Iterable[pytest.Item], pausing: bool) -> None:
-    """`covering` for those; pausing: `no_cover`, which pytest-cov knows, for the others."""
+def mark_covering(items: Iterable[pytest.Item]) -> None:
+    """`covering` for those, unless they are slow."""
     for item in items:
         if item.path.stem in COVERING and item.get_closest_marker("slow") is None:
             item.add_marker("covering")
-        elif pausing:
-            item.add_marker("no_cover")

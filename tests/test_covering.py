@@ -1,14 +1,10 @@
-"""What is covered is decided by some tests alone; in the others the tracer pauses, where there is one."""
+"""What is covered is decided by some tests alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from tests.conftest import pytest_collection_modifyitems
 from tests.covering import COVERING, mark_covering
 
 
@@ -25,23 +21,10 @@ class Item:
         self.marks.append(name)
 
 
-def marked(pausing: bool) -> list[list[str]]:
+def test_those_of_the_files_that_count_are_marked_unless_they_are_slow() -> None:
     items: list[Any] = [Item("test_ledger"), Item("test_caching", "slow"), Item("test_app")]
-    mark_covering(items, pausing)
-    return [item.marks for item in items]
-
-
-def test_where_nothing_is_traced_nothing_pauses() -> None:
-    assert marked(pausing=False) == [["covering"], ["slow"], []]
-    assert marked(pausing=True) == [["covering"], ["slow", "no_cover"], ["no_cover"]]
-
-
-@pytest.mark.parametrize(("source", "pauses"), [(None, True), ([], False), (["ralu_cache/history"], False)])
-def test_it_pauses_where_the_configuration_says_what_is_traced(source: list[str] | None, pauses: bool) -> None:
-    items: list[Any] = [Item("test_app")]
-    config: Any = SimpleNamespace(getoption=lambda name, default: {"cov_source": source}.get(name, default))
-    pytest_collection_modifyitems(config, items)
-    assert ("no_cover" in items[0].marks) == pauses
+    mark_covering(items)
+    assert [item.marks for item in items] == [["covering"], ["slow"], []]
 
 
 def test_each_is_there() -> None:

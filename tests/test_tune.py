@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,22 @@ def test_a_study_goes_on_and_adds_to_the_profile(flux: Any, tuned: Any) -> None:
     other = CALL | {"num_inference_steps": 6}
     found = tune(flux, prompts(2), other, **(GIVEN | {"trials": 2}), study=folder / "six", out=tuned.path)
     assert [front.call.steps for front in found.profile.fronts] == [8, 6]
+
+
+def test_what_another_study_adds_meanwhile_stays(flux: Any, tuned: Any, tmp_path: Path, pageless: None) -> None:
+    """Two are tuned for at once, of one model: their fronts go into one file."""
+    (front, *_) = tuned.profile.fronts
+    other = replace(front, call=replace(front.call, steps=12))
+    path = tmp_path / "p.json"
+
+    def judged(*given: Any) -> list[float]:
+        if not path.exists():
+            replace(tuned.profile, fronts=(other,)).save(path)
+        return distance(*given)
+
+    judged.info = distance.info
+    found = tune(flux, prompts(), CALL, **(GIVEN | {"quality": judged, "study": tmp_path, "out": path}))
+    assert read_profile(path).fronts == found.profile.fronts == (other, found.front)
 
 
 def test_the_pipeline_is_stock_afterwards(flux: Any, tuned: Any) -> None:

@@ -149,7 +149,7 @@ def tune_with(
     end = time.monotonic() + 60 * options.minutes
     bench, given = _bench(pipe, prompts, options)
     path = options.out or place_for(pipe)
-    before = existing(path, Model.of(pipe))
+    existing(path, Model.of(pipe))  # refused now, not when all is done
     quiet()
     storage, study = _opened(options, bench.made, options.seed)
     bench, full = _within(bench, study, options.minutes)
@@ -178,7 +178,8 @@ def tune_with(
     speedups = {} if interrupted or options.cost == "flops" else timed(bench, kept, end)
     found = front_of(bench, kept, speedups, given, options.target, options.cost)
     model_name = options.name or _name(pipe)
-    profile = (before or Profile(Model.of(pipe), model_name, (found,))).adding(found)
+    there = existing(path, Model.of(pipe))  # read now: what others tuned meanwhile stays
+    profile = (there or Profile(Model.of(pipe), model_name, (found,))).adding(found)
     profile.save(path)
     page = write_page(options.study, study, bench, found, measured(study), model_name, bool(again))
     return Tuned(path, page, profile, found)
