@@ -68,18 +68,13 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_siblings_run_on_short_token_sets_and_switch_off_to_stock(kind: str) -> None:
+def test_siblings_run_as_published_on_short_token_sets(kind: str) -> None:
+    """With the published noise, which tests/test_pipelines_table.py runs without."""
     pipe, extra = make(kind)
-    stock = pipe(**arguments(pipe), **extra).images
-    for noise in ("rewind", "paper"):
-        handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 2), noise=noise))
-        fast = pipe(**arguments(pipe), **extra).images
-        assert fast.shape == stock.shape and fast.isfinite().all()
-        tokens = [stage.tokens for stage in handle.report.stages]
-        assert tokens[0] == TOKENS // 4 and tokens[-1] == TOKENS and handle.report.completed
-        assert torch.equal(pipe(**arguments(pipe), **extra).images, fast)
-    handle.disable()
-    assert torch.equal(pipe(**arguments(pipe), **extra).images, stock)
+    handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 2), noise="paper"))
+    assert pipe(**arguments(pipe), **extra).images.isfinite().all()
+    tokens = [stage.tokens for stage in handle.report.stages]
+    assert tokens[0] == TOKENS // 4 and tokens[-1] == TOKENS and handle.report.completed
 
 
 @pytest.mark.parametrize("kind", ["img2img", "fill", "kontext", "control", "controlnet"])

@@ -16,7 +16,7 @@ from diffusers.pipelines.qwenimage import (
 )
 from torch import Tensor
 
-from ralu_cache import RALU, Adaptive, TaylorSeer, ToCa, accelerate
+from ralu_cache import RALU, Adaptive, TaylorSeer, accelerate
 from ralu_cache.adapters.qwen import QwenAdapter
 from tests import adapter_conformance as suite
 from tests.adapter_conformance import Family
@@ -90,28 +90,15 @@ def test_every_pipeline_that_is_named_is_tested() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("noise", ["rewind", "paper"])
-def test_siblings_run_on_short_token_sets_and_switch_off_to_stock(kind: str, noise: str) -> None:
+def test_siblings_run_as_published_on_short_token_sets_and_reuse_by_layer(kind: str) -> None:
+    """What tests/test_pipelines_table.py runs without: the published noise, and outputs of layers."""
     pipe, extra = make(kind)
-    stock = run(pipe, extra)
-    handle = accelerate(pipe, spatial=RALU(steps=(3, 3, 3), noise=noise))
-    fast = run(pipe, extra)
-    assert fast.shape == stock.shape and fast.isfinite().all() and handle.report is not None
+    layers = TaylorSeer(2, per_layer=True, first=1, compute_stage_end=False)
+    handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 2), noise="paper"), temporal=layers)
+    assert run(pipe, extra).isfinite().all()
     tokens = [stage.tokens for stage in handle.report.stages]
     assert tokens[0] == TOKENS // 4 and tokens[-1] == TOKENS and handle.report.completed
-    assert torch.equal(run(pipe, extra), fast)
-    handle.disable()
-    assert torch.equal(run(pipe, extra), stock)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_siblings_reuse_by_step_layer_and_token(kind: str) -> None:
-    pipe, extra = make(kind)
-    for policy in (TaylorSeer(2), TaylorSeer(2, per_layer=True), Adaptive(3, ratio=0.3), ToCa(2, 0.3, first=1)):
-        handle = accelerate(pipe, spatial=PLAN, temporal=policy)
-        assert run(pipe, extra).isfinite().all() and handle.report is not None
-        assert sum(stage.reused + stage.partial for stage in handle.report.stages) > 0
-        assert handle.report.temporal_saved_flops > 0
+    assert sum(stage.reused for stage in handle.report.stages) > 0 and handle.report.temporal_saved_flops > 0
 
 
 @pytest.mark.parametrize("kind", ["img2img", "edit", "edit inpaint", "controlnet"])

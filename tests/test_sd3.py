@@ -263,23 +263,16 @@ KINDS = ["img2img", "inpaint", "inpaint model", "controlnet", "8b controlnet", "
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_siblings_run_on_short_token_sets_and_switch_off_to_stock(kind: str) -> None:
+def test_siblings_run_as_published_on_short_token_sets(kind: str) -> None:
+    """With the published noise, which tests/test_pipelines_table.py runs without; and those that it does not list."""
     pipe, extra = make(kind)
-    stock = latents(pipe, **extra)
-    with accelerate(pipe, spatial=RALU(steps=(2, 2, 2), noise="paper")):
-        assert latents(pipe, **extra).isfinite().all()
-    handle = accelerate(pipe, spatial=RALU(steps=(3, 3, 3)), temporal=TaylorSeer(interval=2, first=1))
-    if "strength" in extra:
-        extra["num_inference_steps"] = 9
-    fast = latents(pipe, **extra)
-    assert fast.shape == stock.shape and fast.isfinite().all()
+    every_second = TaylorSeer(2, first=1, compute_stage_end=False)
+    handle = accelerate(pipe, spatial=RALU(steps=(2, 2, 2), noise="paper"), temporal=every_second)
+    assert latents(pipe, **extra).isfinite().all()
     report = handle.report
     assert report is not None and report.completed and report.batch == 2
     assert report.stages[0].tokens == TOKENS // 4 and report.stages[-1].tokens == TOKENS
     assert sum(stage.reused for stage in report.stages) > 0
-    handle.disable()
-    extra |= {"num_inference_steps": 6} if "strength" in extra else {}
-    assert torch.equal(latents(pipe, **extra), stock)
 
 
 @pytest.mark.parametrize("kind", ["img2img", "inpaint", "controlnet", "controlnet inpaint"])
