@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.regime.setting import load
 from benchmarks.regime.settings import FOUND, strong
 from benchmarks.tune import ship, study
 from benchmarks.tune.lines import KINDS, OTHERS, PLAIN, TUNED, Line, kind_of, lines_of
+from benchmarks.tune.search import call_of
 from benchmarks.tune.study_page import area, best_at, plot, table
 from ralu_cache.profiles.facts import Facts, Model
+from ralu_cache.profiles.finding import shipped_file
 from ralu_cache.profiles.profile import Front, Measure, Point, Profile, read_profile
 from ralu_cache.profiles.setting import Setting
 from tests.pipelines import make_pipeline
@@ -93,7 +97,8 @@ def test_a_shipped_profile_gets_a_front_for_each_call_and_no_call_twice(
 
     def tuned(pipe: Any, prompts: Any, call: dict[str, Any], minutes: float, **options: Any) -> Any:
         asked.append((call["num_inference_steps"], call["true_cfg_scale"]))
-        facts = Facts.of(pipe, call, call["num_inference_steps"])
+        steps, scale = call["num_inference_steps"], call["true_cfg_scale"]
+        facts = Facts(steps, call["height"], call["width"], None, 3.5, scale)  # the pipeline's own, as `tune` does
         front = Front(facts, Measure("m", "m"), (Point(2, 2, 0, 0, 0, Setting()),))
         path = options["out"]
         before = read_profile(path) if path.exists() else Profile(Model.of(pipe), "tiny", (front,))
@@ -110,3 +115,14 @@ def test_a_shipped_profile_gets_a_front_for_each_call_and_no_call_twice(
     assert len(asked) == 4 and len(read_profile(tmp_path / "p.json").fronts) == 4
     ship.main([*given, "--again"])
     assert len(asked) == 8
+
+
+@pytest.mark.parametrize("model", ship.IMAGES)
+def test_embedded_models_come_with_a_front_for_each_call(model: str) -> None:
+    """And the fastest of each is at least 10 times cheaper than the call, as `speedup=` will say."""
+    pipe = load(model)
+    fronts = read_profile(shipped_file(Model.of(pipe))).fronts
+    for scale, steps in itertools.product(ship.SCALES, ship.STEPS):
+        call = ship.facts_of(pipe, call_of(model, steps, scale))
+        (front,) = (front for front in fronts if front.call.matches(call))
+        assert front.with_speedup(10).flop_ratio >= 10, call

@@ -11,8 +11,10 @@ fronts of a model go into one file, `ralu_cache/profiles`, where `accelerate(pip
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +33,13 @@ IMAGES = [name for name, model in EMBEDDED.items() if model.output == "images"]
 QUALITY = "probability"
 
 
+def facts_of(pipe: Any, call: Mapping[str, Any]) -> Facts:
+    """What decides of a call, with the arguments that it leaves to the pipeline."""
+    parameters = inspect.signature(pipe.__call__).parameters
+    defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+    return Facts.of(pipe, defaults | dict(call), call["num_inference_steps"])
+
+
 def has_front(path: Path, call: Facts) -> bool:
     """Whether the file has one for calls like this."""
     return path.exists() and any(front.call.matches(call) for front in read_profile(path).fronts)
@@ -42,7 +51,7 @@ def ship(
     """Tunes for one call, and adds its front to the file; what there is to say of it."""
     pipe, call = load(model), call_of(model, steps, scale)
     name = f"{model}, {steps} steps, guidance {scale:g}"
-    if not again and has_front(out, Facts.of(pipe, call, steps)):
+    if not again and has_front(out, facts_of(pipe, call)):
         return f"{name}: there"
     study = studies / f"ship-{model}-{steps}-{scale:g}"
     found = tune(

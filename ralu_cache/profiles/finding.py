@@ -27,7 +27,7 @@ def cached_file(model: Model) -> Path:
 
 
 def shipped_file(model: Model) -> Path:
-    """Of the library's own profiles, made by `benchmarks.tune.ship`; there only for some embedded models."""
+    """Of the library's own profiles, made by `benchmarks.tune.ship`; there for the embedded models of pictures."""
     return LIBRARY / "profiles" / f"{model.pipeline}-{model.config}.json"
 
 
