@@ -15,8 +15,8 @@ from diffusers import FluxPipeline
 
 import ralu_cache
 from ralu_cache import cli
-from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.temporal import _POLICIES
+from tests.sweep_bench import light_flux
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -29,8 +29,7 @@ REFERENCE = (DOCS / "reference.md").read_text()
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     """Draws small pictures."""
-    pipe = TINY_FLUX.load()
-    pipe.set_progress_bar_config(disable=True)
+    pipe = light_flux()
     pipe.default_sample_size = 8
     return pipe
 
