@@ -22,8 +22,8 @@ from ralu_cache.sweep.engine import tasks_of
 from ralu_cache.sweep.executors import run_here
 from ralu_cache.sweep.records import Batch, Record, Results, Setting, append, read_results
 from ralu_cache.sweep.runner import run_sweep
-from tests.sweep_bench import GRID, STEPS, Bench, header, make_bench
 from tests.surroundings import one_thread  # noqa: F401
+from tests.sweep_bench import GRID, STEPS, Bench, header, make_bench
 
 SETTINGS, BATCHES = GRID.settings(), GRID.batches()
 
