@@ -172,7 +172,8 @@ def test_the_progress_bar_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("undrawn")
 def test_guidance_is_a_part_of_a_demo(tmp_path: Path) -> None:
     methods = ("ralu-7x", "ralu-7x+taylorseer:2+guidance=early")
-    rows = run_demo(replace(SMALL, prompts=SMALL.prompts[:1], methods=methods, steps=8), tmp_path)["methods"]
+    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods, size=32, steps=8)
+    rows = run_demo(plan, tmp_path)["methods"]
     assert list(rows)[:4] == ["full", "ralu-7x", "ralu-7x+guidance=early", methods[1]]
     alone, guided, both = (rows[name] for name in list(rows)[1:4])
     assert both["uncached"] == "ralu-7x+guidance=early" and both["flops"] < guided["flops"]
@@ -227,7 +228,8 @@ def test_hardware_is_named() -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_demo_on_wans_own_scheduler(tmp_path: Path) -> None:
-    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=("ralu-8x", "+forecast:3"), steps=9, repeats=1)
+    methods = ("ralu-8x", "+forecast:3")
+    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=methods, size=32, steps=9, repeats=1)
     summary = run_demo(plan, tmp_path)
     assert summary["model"] == "tiny-wan-unipc" and summary["methods"]["ralu-8x"]["flop_ratio"] > 1
     full, forecast = (summary["methods"][name]["flops"] for name in ("full", "+forecast:3"))

@@ -45,10 +45,9 @@ def registries() -> Iterator[None]:
         registry.update(before)
 
 
-def with_lines() -> list[Any]:
-    """The pages that have some; those of the recipes take longest."""
-    found = [name for name in PAGES if BLOCK.search((DOCS / name).read_text())]
-    return [pytest.param(name, marks=[pytest.mark.slow] if name == "recipes.md" else []) for name in found]
+def with_lines() -> list[str]:
+    """The pages that have some."""
+    return [name for name in PAGES if BLOCK.search((DOCS / name).read_text())]
 
 
 @pytest.mark.parametrize("page", with_lines())
