@@ -91,8 +91,11 @@ def dbcache(
 
     guided: whether the two halves of guidance are calls of their own. mask: one of its masks of steps by name.
     """
-    import cache_dit
-    from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
+    try:
+        import cache_dit
+        from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
+    except ImportError as error:
+        raise ImportError("DBCache is cache-dit's: pip install --no-deps cache-dit") from error
 
     config = DBCacheConfig(
         Fn_compute_blocks=1, Bn_compute_blocks=0, residual_diff_threshold=threshold, max_warmup_steps=warmup,

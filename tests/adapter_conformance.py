@@ -90,7 +90,7 @@ class Family:
         """All of the cases, or every so many of them."""
         return cases if self.every else cases[(start + self.turn) % step :: step]
 
-    def run(self, pipe: Any, samples: Sequence[int] = (0,), guided: bool = True, **overrides: Any) -> Tensor:
+    def run(self, pipe: Any, samples: Sequence[int] = (0, 1), guided: bool = True, **overrides: Any) -> Tensor:
         """The latents that the pipeline returns for these pictures."""
         arguments = self.pictures(samples, **(self.guided if guided else self.unguided))
         return self.held(pipe(**(arguments | overrides), return_dict=False)[0])
@@ -229,12 +229,12 @@ def watched(adapter: Adapter, pipe: Any) -> Iterator[tuple[list[int], list[int]]
 
 def check_off_is_stock(family: Family) -> None:
     pipe = family.make()
-    expected = family.run(pipe)
+    expected = family.run(pipe, guided=False)
     with accelerate(pipe):
-        assert torch.equal(family.run(pipe), expected), "installed with nothing to do"
+        assert torch.equal(family.run(pipe, guided=False), expected), "installed with nothing to do"
     with accelerate(pipe, spatial="ralu" if family.staged else None, temporal="seacache"):
-        assert not torch.equal(family.run(pipe), expected)
-    assert torch.equal(family.run(pipe), expected)
+        assert not torch.equal(family.run(pipe, guided=False), expected)
+    assert torch.equal(family.run(pipe, guided=False), expected)
     assert not pipe.transformer._forward_pre_hooks and "progress_bar" not in vars(pipe)
 
 
@@ -297,7 +297,7 @@ def check_layer_caches(family: Family) -> None:
             ran: list[int] = []
             counting = linear.register_forward_hook(lambda _, args, out, ran=ran: ran.append(len(out)))
             with Counted(pipe.transformer) as counted:
-                together = family.run(pipe, (0, 1))
+                together = family.run(pipe)
             counting.remove()
             report = handle.report
             assert counted.flops == report.flops
@@ -316,7 +316,7 @@ def check_stages_run_on_the_planned_tokens(family: Family) -> None:
     for plan in PLANS[1:]:
         handle = accelerate(pipe, spatial=family.plan(plan))
         with watched(find_adapter(pipe), pipe) as (tokens, samples):
-            assert family.run(pipe, (0, 1)).isfinite().all()
+            assert family.run(pipe).isfinite().all()
         report = handle.report
         assert [stage.tokens for stage in report.stages] == [family.tokens // 4, mixed, family.tokens]
         seen = [family.seen(step.tokens) for step in report.steps for _ in range(step.calls)]
@@ -330,12 +330,12 @@ def check_threshold_zero_is_the_uncached_run(family: Family) -> None:
     pipe = family.make()
     for number, plan in enumerate(PLANS):
         with accelerate(pipe, spatial=family.plan(plan)):
-            expected = family.run(pipe)
+            expected = family.run(pipe, guided=False)
         of_three = 2 if family.every else 1  # plans that each policy meets
         met = [policy for place, policy in enumerate(NEVER) if (place + number + family.turn) % 3 < of_three]
         for policy in family.able(met):
             with accelerate(pipe, spatial=family.plan(plan), temporal=policy) as handle:
-                assert torch.equal(family.run(pipe), expected), f"{policy} under {plan}"
+                assert torch.equal(family.run(pipe, guided=False), expected), f"{policy} under {plan}"
             assert not any(stage.reused or stage.partial for stage in handle.report.stages)
 
 
@@ -361,10 +361,10 @@ def check_a_picture_does_not_depend_on_its_batch(family: Family) -> None:
     cases = [(looking, None), *((plan, None) for plan in PLANS), *reusing]
     for plan, policy in family.some(cases, 0, 3):
         with accelerate(pipe, spatial=family.plan(plan), temporal=policy):
-            together, alone = family.run(pipe, (0, 1, 2)), family.run(pipe, (2,))
+            together, alone = family.run(pipe, (0, 1, 2), False), family.run(pipe, (2,), False)
             torch.testing.assert_close(alone[0], together[2], atol=1e-5, rtol=1e-5)
             if plan is looking or policy in SPARSE:
-                assert torch.equal(family.run(pipe, (2,)), alone), "the seed decides the picture"
+                assert torch.equal(family.run(pipe, (2,), False), alone), "the seed decides the picture"
 
 
 def check_pictures_of_one_call_may_differ_in_what_they_reuse(family: Family) -> None:
@@ -376,7 +376,7 @@ def check_pictures_of_one_call_may_differ_in_what_they_reuse(family: Family) -> 
         policy = Scripted(script=tuple(zip(*pair, strict=True)), transition="inherit", compute_stage_end=False)
         accelerate(pipe, spatial=family.plan(RALU(steps=(3, 3, 3))), temporal=policy)
         with watched(find_adapter(pipe), pipe) as (_, samples):
-            images.append(family.run(pipe, (0, 1), guided=False))
+            images.append(family.run(pipe, guided=False))
         ran.append(set(samples))
     assert ran == [{1, 2}, {2}, {2}]
     for sample in (0, 1):
@@ -386,7 +386,7 @@ def check_pictures_of_one_call_may_differ_in_what_they_reuse(family: Family) -> 
 def check_guidance(family: Family) -> None:
     """The negative prompt counts if and only if guidance is on."""
     pipe = family.make()
-    given = family.pictures((0,))["negative_prompt_embeds"]
+    given = family.pictures((0, 1))["negative_prompt_embeds"]
     other = {"negative_prompt_embeds": [-rows for rows in given] if isinstance(given, list) else -given}
     for policy in family.able([None, REUSING[2], SPARSE[1]]):
         with accelerate(pipe, spatial=family.plan(PLAN), temporal=policy):
@@ -408,7 +408,7 @@ def check_callbacks_see_the_whole_canvas_and_may_change_it(family: Family) -> No
         return given
 
     handle = accelerate(pipe, spatial=family.plan(PLAN), temporal=None if family.staged else REUSING[2])
-    plain = family.run(pipe, callback_on_step_end=look, num_inference_steps=20)
+    plain = family.run(pipe, guided=False, callback_on_step_end=look, num_inference_steps=20)
     assert len(seen) == 20 and {latents.shape for latents in seen} == {plain.shape} and torch.equal(seen[-1], plain)
     first = adapter.to_image(seen[0], handle.report.size)
     if family.staged:
@@ -416,6 +416,7 @@ def check_callbacks_see_the_whole_canvas_and_may_change_it(family: Family) -> No
     for step in (0, 9, 19):  # of those that were asked for
         changed = family.run(
             pipe,
+            guided=False,
             num_inference_steps=20,
             callback_on_step_end=lambda pipe, i, t, given, step=step: {"latents": given["latents"] + 0.1 * (i == step)},
         )
@@ -425,12 +426,12 @@ def check_callbacks_see_the_whole_canvas_and_may_change_it(family: Family) -> No
 
 def check_a_failure_leaves_nothing_behind(family: Family) -> None:
     pipe = family.make()
-    stock = family.run(pipe)
+    stock = family.run(pipe, guided=False)
     adapter = find_adapter(pipe)
     block, head = adapter.blocks(pipe.transformer)[-1], adapter.head(pipe.transformer)
     for policy in family.some(family.able([SPARSE[1], None, REUSING[2]]), 0, 3):
         handle = accelerate(pipe, spatial=family.plan(PLAN), temporal=policy)
-        expected = family.run(pipe)
+        expected = family.run(pipe, guided=False)
         calls = sum(step.calls for step in handle.report.steps)
         for failing, place in ((1, block), (calls - 1, head)):  # a call that reuses goes through no block
             count = 0
@@ -443,16 +444,16 @@ def check_a_failure_leaves_nothing_behind(family: Family) -> None:
 
             broken = place.register_forward_pre_hook(fail)
             with pytest.raises(torch.OutOfMemoryError):
-                family.run(pipe)
+                family.run(pipe, guided=False)
             broken.remove()
             assert nothing_under_way(pipe) and not handle.report.completed
-            assert torch.equal(family.run(pipe), expected)
+            assert torch.equal(family.run(pipe, guided=False), expected)
         if takes_callbacks(pipe):
             with pytest.raises(ZeroDivisionError):
-                family.run(pipe, callback_on_step_end=lambda *_: 1 / 0)
-            assert torch.equal(family.run(pipe), expected)
+                family.run(pipe, guided=False, callback_on_step_end=lambda *_: 1 / 0)
+            assert torch.equal(family.run(pipe, guided=False), expected)
         handle.disable()
-    assert torch.equal(family.run(pipe), stock)
+    assert torch.equal(family.run(pipe, guided=False), stock)
 
 
 def check_an_interrupt_leaves_nothing_behind(family: Family) -> None:
@@ -460,15 +461,15 @@ def check_an_interrupt_leaves_nothing_behind(family: Family) -> None:
     if not takes_callbacks(pipe):
         return
     handle = accelerate(pipe, spatial=family.plan(PLAN), temporal=REUSING[2])
-    expected = family.run(pipe)
+    expected = family.run(pipe, guided=False)
 
     def stop(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
         pipe._interrupt = step == 2
         return given
 
-    family.run(pipe, callback_on_step_end=stop)
+    family.run(pipe, guided=False, callback_on_step_end=stop)
     assert not handle.report.completed and 0 < len(handle.report.steps) < 6
-    assert torch.equal(family.run(pipe), expected)
+    assert torch.equal(family.run(pipe, guided=False), expected)
 
 
 def check_the_progress_bar_counts_the_real_steps(family: Family) -> None:
@@ -490,7 +491,7 @@ def check_the_progress_bar_counts_the_real_steps(family: Family) -> None:
     pipe.progress_bar = lambda iterable=None, total=None: Bar(total)
     for asked in (3, 6, 8):
         with accelerate(pipe, spatial=family.plan(PLAN)):
-            family.run(pipe, num_inference_steps=asked)
+            family.run(pipe, guided=False, num_inference_steps=asked)
         assert bars[-1] == [6 if family.staged else asked] * 2, f"num_inference_steps={asked}"
 
 
@@ -498,13 +499,13 @@ def check_a_pipeline_in_bfloat16(family: Family) -> None:
     pipe = family.make().to(torch.bfloat16)
     halved = {
         name: [part.bfloat16() for part in value] if isinstance(value, list) else value.bfloat16()
-        for name, value in family.pictures((0,)).items()
+        for name, value in family.pictures((0, 1)).items()
         if name.endswith(("embeds", "mask")) and value is not None
     }
-    stock = family.run(pipe, **halved, num_inference_steps=1)
+    stock = family.run(pipe, guided=False, **halved, num_inference_steps=1)
     for policy in family.able([REUSING[2], SPARSE[1]]):
         handle = accelerate(pipe, spatial=family.plan(PLAN), temporal=policy)
-        images = family.run(pipe, **halved)
+        images = family.run(pipe, guided=False, **halved)
         assert images.dtype == stock.dtype and images.isfinite().all()
         assert len(handle.report.steps) == (6 if family.staged else 8)
 

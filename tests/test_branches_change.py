@@ -22,11 +22,10 @@ from ralu_cache.engine.identity import Identity
 from tests import surroundings
 from tests.surroundings import (
     CLOSE,
-    EVERY,
     FAMILIES,
     FORECAST,
     PLAN,
-    SOME,
+    POLICIES,
     STAGED,
     STEPS,
     Family,
@@ -57,9 +56,15 @@ PATTERNS = {
     "in turn": lambda step: BOTH[::-1] if step % 2 else BOTH,
     "cut off, the other order": lambda step: BOTH[::-1] if step < 4 else ALONE,
 }
-INSIDE = [setting for setting in EVERY if setting.policy not in FORECAST]  # the others: see test_forecasts.py
+REUSING = [policy for policy in POLICIES if policy not in FORECAST]  # the others: see test_forecasts.py
+INSIDE = [
+    Setting(family, policy, (number + place // 2) % 2 == 0)
+    for place, family in enumerate(FAMILIES.values())
+    for number, policy in enumerate(REUSING)
+]  # each family with each policy; of sd3 and wan one has a policy on stages, and of flux and qwen
 STACKED = [setting for setting in INSIDE if setting.family.name == "sd3"]
 BY_CALLBACK = [setting for setting in INSIDE if setting.family.name in ("sd3", "wan")]
+IN_LOOPS = [setting for setting in INSIDE if setting not in BY_CALLBACK]
 TENSORS = {
     "sd3": ["latents", "prompt_embeds", "pooled_prompt_embeds"],
     "wan": ["latents", "prompt_embeds", "negative_prompt_embeds"],
@@ -78,6 +83,12 @@ def words(family: Family, negative: float = 1.0, **overrides: Any) -> dict[str, 
 
 # ---- guidance comes and goes
 
+MET = [
+    (family, pattern)
+    for number, family in enumerate(FAMILIES.values())
+    for place, pattern in enumerate(PATTERNS)
+    if (number + place) % 2
+]
 
 @cache
 def plain_loop(family: str, pattern: str, negative: float) -> Tensor:
@@ -87,27 +98,27 @@ def plain_loop(family: str, pattern: str, negative: float) -> Tensor:
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 def test_branches_that_come_and_go_in_a_loop_of_ones_own(family: Family, pattern: str) -> None:
-    pipe = family.make()
-    plain = [plain_loop(family.name, pattern, scale) for scale in (1.0, NEGATIVE)]
-    assert not torch.allclose(*plain, atol=100 * SLIGHT), "where guidance weighs, the negative prompt counts"
-    for number, setting in enumerate(setting for setting in INSIDE if setting.family is family):
-        if (number + 2 * list(PATTERNS).index(pattern)) % 5:
-            continue  # each pattern with a fifth of the settings
-        with accelerate(pipe, **setting.options) as handle:
-            found = []
-            for negative in (1.0, NEGATIVE):
-                with handle.call():
-                    found.append(
-                        own_loop(family, pipe, PATTERNS[pattern], (0,), scale=WEIGHTLESS, negative=negative)
-                    )
-            check_accelerated(setting, handle.report)
-            calls = [len(PATTERNS[pattern](step)) for step in range(STEPS)]
-            assert [step.calls for step in handle.report.steps] == calls
-        torch.testing.assert_close(*found, atol=SLIGHT, rtol=SLIGHT)
+    place, settings = list(PATTERNS).index(pattern), [setting for setting in INSIDE if setting.family is family]
+    setting = settings[(place + list(FAMILIES).index(family.name)) % len(settings)]  # each family with each policy
+    pipe, found = family.make(), []
+    with accelerate(pipe, **setting.options) as handle:
+        for negative in (1.0, NEGATIVE):
+            with handle.call():
+                found.append(own_loop(family, pipe, PATTERNS[pattern], (0,), scale=WEIGHTLESS, negative=negative))
+        check_accelerated(setting, handle.report)
+        calls = [len(PATTERNS[pattern](step)) for step in range(STEPS)]
+        assert [step.calls for step in handle.report.steps] == calls
+    torch.testing.assert_close(*found, atol=SLIGHT, rtol=SLIGHT)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+@pytest.mark.parametrize(("family", "pattern"), MET, ids=str)
+def test_where_guidance_weighs_the_negative_prompt_counts(family: Family, pattern: str) -> None:
+    """Or the test above could not fail."""
+    one, other = (plain_loop(family.name, pattern, scale) for scale in (1.0, NEGATIVE))
+    assert not torch.allclose(one, other, atol=100 * SLIGHT)
+
+
+@pytest.mark.parametrize(("family", "pattern"), MET, ids=str)
 def test_where_nothing_is_reused_branches_may_come_and_go(family: Family, pattern: str) -> None:
     with accelerate(pipe := family.make(), temporal=NEVER) as handle, handle.call():
         assert torch.equal(own_loop(family, pipe, PATTERNS[pattern], (0,)), plain_loop(family.name, pattern, 1.0))
@@ -222,23 +233,24 @@ KEPT = [(0,), (2,), (0, 2)]
     ("setting", "keep"),
     [
         (setting, KEPT[number % 3])
-        for number, setting in enumerate([each for each in SOME if each in INSIDE] + STAGED)
+        for number, setting in enumerate(IN_LOOPS + STAGED)
     ],
     ids=str,
 )
 def test_a_batch_that_shrinks_in_a_loop_of_ones_own(setting: Setting, keep: tuple[int, ...]) -> None:
-    """What remains is drawn as it would have been alone, whenever the others went."""
-    family = setting.family
+    """What remains is drawn as it would have been alone, whenever the others went. On stages it is unguided."""
+    family, branches = setting.family, ALONE if setting.stages else BOTH
     pipe = family.make()
     with accelerate(pipe, **setting.options) as handle:
         with handle.call():
-            alone = own_loop(family, pipe, samples=keep)
+            alone = own_loop(family, pipe, lambda step: branches, keep)
         check_accelerated(setting, handle.report)
         when = 1 + sum(keep) + len(keep) + setting.stages  # steps 2 to 6, in every stage
         with handle.call():
             found = own_loop(
-                family, pipe, samples=(0, 1, 2), keep=lambda step, batch: keep if step == when else range(batch)
-            )
+                family, pipe, lambda step: branches, (0, 1, 2),
+                lambda step, batch: keep if step == when else range(batch),
+            )  # fmt: skip
         check_accelerated(setting, handle.report)
     torch.testing.assert_close(found, alone, atol=CLOSE, rtol=CLOSE)
 
@@ -315,12 +327,10 @@ def exchanged(kind: str, prompt: Tensor) -> Tensor:
     return {"shorter": -prompt[:, :4], "longer": -longer, "as long": -prompt, "one word": prompt[:, :1]}[kind]
 
 
+KINDS = ("shorter", "longer", "as long", "in place", "one word")
 EXCHANGES = [
-    (setting, kind)
-    for number, setting in enumerate(INSIDE)
-    for place, kind in enumerate(("shorter", "longer", "as long", "in place", "one word"))
-    if (number + number // 10 + place) % 5 == 0  # ten settings a family
-    and (setting.family.name != "flux" or kind in ("as long", "in place"))  # whose stock call keeps to its length
+    (setting, KINDS[(number + number // 5) % 5] if setting.family.name != "flux" else KINDS[2 + number % 2])
+    for number, setting in enumerate(INSIDE)  # five a family; flux' stock call keeps to a prompt's length
 ]
 
 
@@ -360,11 +370,12 @@ def test_a_prompt_exchanged_where_nothing_is_reused(name: str, kind: str) -> Non
         tensors["prompt_embeds"] = exchanged(kind, tensors["prompt_embeds"])
 
     more = {"callback_on_step_end": at(4, exchange), "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
-    plain = family.run(pipe, guided=True, **more)
+    guided = kind in ("longer", "in place")
+    plain = family.run(pipe, guided=guided, **more)
     with accelerate(pipe, temporal=NEVER):
-        assert torch.equal(family.run(pipe, guided=True, **more), plain)
+        assert torch.equal(family.run(pipe, guided=guided, **more), plain)
     with accelerate(pipe, spatial=PLAN, temporal=TaylorSeer(3)) as handle:
-        assert family.run(pipe, guided=True, **more).isfinite().all()
+        assert family.run(pipe, guided=guided, **more).isfinite().all()
         assert served(handle.report)
 
 

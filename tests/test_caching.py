@@ -103,12 +103,12 @@ def test_what_is_too_old_at_once_is_never_reused(pipe: Any, spatial: RALU | None
 
 @pytest.mark.parametrize(("policy", "spatial"), CASES, ids=repr)
 def test_a_sample_decides_for_itself(pipe: Any, policy: Policy, spatial: RALU | None) -> None:
-    handle = accelerate(pipe, spatial=spatial, temporal=policy)
-    together = latents(pipe, batch=3)
+    handle, scale = accelerate(pipe, spatial=spatial, temporal=policy), 2.5 if spatial is None else 1.0
+    together = latents(pipe, batch=3, true_cfg_scale=scale)
     assert handle.report is not None
     mine = [[branch.reused[2] for branch in step.branches] for step in handle.report.steps]
     alone = {name: rows[2:] for name, rows in embeddings(3).items()}
-    single = latents(pipe, batch=1, **alone, generator=generators(1, first=102))
+    single = latents(pipe, batch=1, **alone, generator=generators(1, first=102), true_cfg_scale=scale)
     assert [[branch.reused[0] for branch in step.branches] for step in handle.report.steps] == mine
     torch.testing.assert_close(single[0], together[2], atol=1e-5, rtol=1e-5)
 

@@ -53,7 +53,7 @@ def test_it_measures_a_folder(sd3: Path, tmp_path: Path, monkeypatch: pytest.Mon
     plans = (("plain", 5), ("ralu-4x", 6)) if guided else (("plain", 5),)
     monkeypatch.setattr(calibration, "SHARES", (0.3,))
     monkeypatch.setattr(calibration, "PLANS", {plan: calibration.PLANS[plan] for plan, _ in plans})
-    options = ["--model", str(sd3), "--prompts", "2", "--fit-prompts", "2", "--size", "64", "--steps", "6"]
+    options = ["--model", str(sd3), "--prompts", "2", "--fit-prompts", "2", "--size", "32", "--steps", "6"]
     options += ["--max-sequence-length", "16", "--out", str(tmp_path / "out"), *(["--guided"] if guided else [])]
     calibration.main(options)
     folder = tmp_path / "out" / ("tiny-sd3-guided" if guided else "tiny-sd3")

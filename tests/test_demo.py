@@ -18,6 +18,7 @@ from ralu_cache.report.report import Report
 from ralu_cache.report.videos import BETWEEN, LABEL
 from ralu_cache.sweep.comparison import Trial, comparison_row, describe_hardware, markdown_table
 from ralu_cache.sweep.methods import parse_method
+from tests.sweep_bench import light_flux
 
 SMALL = replace(
     DEMO, prompts=DEMO.prompts[:2], methods=("ralu-7x+taylorseer:2", "+seacache:0.3"), size=64, steps=14, repeats=1
@@ -29,6 +30,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "new"
     run_demo(SMALL, folder)
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures, which take longer than small runs; others look at them."""
+    monkeypatch.setattr(demo, "_draw", lambda *_: None)
 
 
 @pytest.mark.parametrize("model", EMBEDDED.values(), ids=EMBEDDED)
@@ -155,20 +162,21 @@ def test_the_progress_bar_ends_at_its_total(monkeypatch: pytest.MonkeyPatch) -> 
             bars.append(self)
 
     monkeypatch.setattr(demo, "tqdm", Bar)
-    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=("ralu-7x", "+seacache:0.3+guidance=early"), steps=6)
-    demo.measure(plan, plan.model.load())
+    methods = ("ralu-7x", "+seacache:0.3+guidance=early")
+    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods, size=32, steps=6)
+    demo.measure(plan, light_flux())
     (bar,) = bars
     assert bar.n == bar.total > 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_guidance_is_a_part_of_a_demo(tmp_path: Path) -> None:
-    methods = ("ralu-7x+taylorseer:2+guidance=early",)
-    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods, steps=8)
+    methods = ("ralu-7x", "ralu-7x+taylorseer:2+guidance=early")
+    plan = replace(SMALL, prompts=SMALL.prompts[:1], methods=methods, size=32, steps=8)
     rows = run_demo(plan, tmp_path)["methods"]
-    assert list(rows)[:3] == ["full", "ralu-7x+guidance=early", *methods]
-    guided, both = (rows[name] for name in list(rows)[1:3])
+    assert list(rows)[:4] == ["full", "ralu-7x", "ralu-7x+guidance=early", methods[1]]
+    alone, guided, both = (rows[name] for name in list(rows)[1:4])
     assert both["uncached"] == "ralu-7x+guidance=early" and both["flops"] < guided["flops"]
-    alone = run_demo(replace(plan, methods=("ralu-7x",)), tmp_path)["methods"]["ralu-7x"]
     assert guided["flops"] < 0.8 * alone["flops"]
 
 
@@ -218,9 +226,10 @@ def test_hardware_is_named() -> None:
     assert hardware["threads"] == torch.get_num_threads() and hardware["name"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_demo_on_wans_own_scheduler(tmp_path: Path) -> None:
-    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=("ralu-8x", "+forecast:3"), steps=9)
+    methods = ("ralu-8x", "+forecast:3")
+    plan = replace(DEMOS[-1], prompts=DEMOS[-1].prompts[:1], methods=methods, size=32, steps=9, repeats=1)
     summary = run_demo(plan, tmp_path)
     assert summary["model"] == "tiny-wan-unipc" and summary["methods"]["ralu-8x"]["flop_ratio"] > 1
     full, forecast = (summary["methods"][name]["flops"] for name in ("full", "+forecast:3"))

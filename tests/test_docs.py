@@ -15,8 +15,8 @@ from diffusers import FluxPipeline
 
 import ralu_cache
 from ralu_cache import cli
-from ralu_cache.models.embedded import TINY_FLUX
 from ralu_cache.temporal import _POLICIES
+from tests.sweep_bench import light_flux
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -29,8 +29,7 @@ REFERENCE = (DOCS / "reference.md").read_text()
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     """Draws small pictures."""
-    pipe = TINY_FLUX.load()
-    pipe.set_progress_bar_config(disable=True)
+    pipe = light_flux()
     pipe.default_sample_size = 8
     return pipe
 
@@ -46,10 +45,9 @@ def registries() -> Iterator[None]:
         registry.update(before)
 
 
-def with_lines() -> list[Any]:
-    """The pages that have some; those of the recipes take longest."""
-    found = [name for name in PAGES if BLOCK.search((DOCS / name).read_text())]
-    return [pytest.param(name, marks=[pytest.mark.slow] if name == "recipes.md" else []) for name in found]
+def with_lines() -> list[str]:
+    """The pages that have some."""
+    return [name for name in PAGES if BLOCK.search((DOCS / name).read_text())]
 
 
 @pytest.mark.parametrize("page", with_lines())

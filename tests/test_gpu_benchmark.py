@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from benchmarks.gpu.page import page
 from benchmarks.gpu.timing import Deadline
 from ralu_cache import Forecast, TaylorSeer
 from ralu_cache.sweep.methods import parse_method
+from tests.sweep_bench import light_flux
 
 CPU = torch.device("cpu")
 TRACE = {"ralu-7x+taylorseer:3,first=1": [False, True, False, True, False, False, True, False, True, False]}
@@ -138,6 +140,8 @@ def test_forecast_steps_are_timed_and_told_apart(pipe: Any) -> None:
 def test_what_must_hold_at_the_joints_holds_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "KINDS", {kind: checks.KINDS[kind] for kind in ("forecast", "layers")})
     monkeypatch.setattr(checks, "STEPS", 4)
+    light = light_flux()
+    monkeypatch.setattr(checks, "loaded", lambda device, dtype=torch.float32: deepcopy(light).to(dtype))
     found = checks.joints(CPU)
     assert len(found["rows"]) == 6 and all(row["good"] for row in found["rows"]) and "offload" in found["skipped"]
 

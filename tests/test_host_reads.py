@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import cycle
+from itertools import pairwise as neighbours
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from ralu_cache.history.attention import KeyValueMemory
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.temporal import Policy, resolve_temporal
 from tests.adapter_conformance import LATER, Family
+from tests.pairwise import pairwise
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
 from tests.simulated_device import DEVICE, OnDevice, Simulated, Wait, move
 
@@ -35,6 +37,9 @@ POLICIES = (
     "toca:2,score=even", "adaptive:2", "adaptive:2,ratio=0.3", "adaptive:2,ratio=0.3,transition=kept",
 )  # fmt: skip
 COUNTING = ("taylorseer:2", "taylorseer:2,per_layer=true")  # decide by the number of the step, for whole samples
+LEAVING: dict[str, tuple[str | None, str | None]] = {
+    "forecast": ("forecast:2", None), "both": ("forecast:2", "multistep"), "solver": (None, "dpm"),
+}  # fmt: skip
 STAGES = RALU(steps=(3, 3, 2))
 
 
@@ -113,7 +118,7 @@ def steps_of(
     waits = device.log.waits
     first = [wait for wait in waits[begin[0] : ends[0]] if "rows, columns" not in wait.line]
     assert ends[0] - begin[0] - len(first) <= 1
-    return [first, *(waits[a:b] for a, b in pairwise(ends))]
+    return [first, *(waits[a:b] for a, b in neighbours(ends))]
 
 
 @contextmanager
@@ -136,8 +141,7 @@ def test_stages_alone_never_wait(simulated: Simulated, family: str) -> None:
     assert not any(steps_of(simulated, family, STAGES))
 
 
-@pytest.mark.parametrize("spatial", [STAGES, None], ids=["stages", "alone"])
-@pytest.mark.parametrize("temporal", POLICIES)
+@pytest.mark.parametrize(("temporal", "spatial"), zip(POLICIES, cycle((None, STAGES)), strict=False))
 def test_a_step_waits_for_its_decision_alone(simulated: Simulated, temporal: str, spatial: RALU | None) -> None:
     """Not at all where nothing is looked at: neither at a signal, nor at which tokens are to be computed."""
     most = 0 if temporal in COUNTING else 1
@@ -160,20 +164,23 @@ def test_a_preset_of_stages_under_a_counting_policy_never_waits(simulated: Simul
         assert not waits, f"step {number}: {waits}"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("temporal", "solver"), [("forecast:2", None), ("forecast:2", "multistep"), (None, "dpm")])
-@pytest.mark.parametrize("spatial", [STAGES, None], ids=["stages", "alone"])
-def test_forecasts_and_solvers_never_wait(
-    simulated: Simulated, family: str, temporal: str | None, solver: str | None, spatial: RALU | None
-) -> None:
+@pairwise(family=FAMILIES, leaving=LEAVING, stages=[False, True])
+def test_forecasts_and_solvers_never_wait(simulated: Simulated, family: str, leaving: str, stages: bool) -> None:
     """But where a run without stages begins, see `test_a_stock_run_never_waits`."""
-    steps = steps_of(simulated, family, spatial, temporal, solver)
-    for number, waits in enumerate(steps if spatial is not None else steps[1:]):
+    steps = steps_of(simulated, family, STAGES if stages else None, *LEAVING[leaving])
+    for number, waits in enumerate(steps if stages else steps[1:]):
         assert not waits, f"step {number}: {waits}"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("temporal", ["seacache:99", "toca:2", "adaptive:2,ratio=0.3"])
+@pytest.mark.parametrize(
+    ("temporal", "family"),
+    [
+        (temporal, family)
+        for number, temporal in enumerate(("seacache:99", "toca:2", "adaptive:2,ratio=0.3"))
+        for place, family in enumerate(FAMILIES)
+        if number != place  # two policies a family, two families a policy
+    ],
+)
 def test_samples_that_go_apart_wait_no_more(simulated: Simulated, family: str, temporal: str) -> None:
     policy = resolve_temporal(temporal)
     assert policy is not None
@@ -232,11 +239,7 @@ def test_later_families_bring_everything_to_the_device(simulated: Simulated, fam
         name: OnDevice(value) if isinstance(value, Tensor) else there(value) if isinstance(value, list) else value
         for name, value in given.items()
     }
-    left_out = place % 3  # each policy with about two families of three
-    for number, temporal in enumerate(("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2")):
-        if number == left_out or (number and not family.layered):
-            continue
-        again = {**given, "generator": [torch.Generator().manual_seed(sample) for sample in (0, 1)]}
-        with accelerate(pipe, spatial=family.plan(STAGES), temporal=temporal) as handle:
-            pipe(**again, return_dict=False)
-        assert handle.report is not None and any(step.computed < step.asked for step in handle.report.steps)
+    temporal = ("taylorseer:2", "adaptive:2,ratio=0.3", "toca:2")[place % 3] if family.layered else "taylorseer:2"
+    with accelerate(pipe, spatial=family.plan(STAGES), temporal=temporal) as handle:
+        pipe(**given, return_dict=False)
+    assert handle.report is not None and any(step.computed < step.asked for step in handle.report.steps)

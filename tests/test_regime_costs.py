@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -12,7 +13,13 @@ from ralu_cache import TaylorSeer, accelerate
 from tests.pipelines import make_pipeline, pictures
 
 
-@pytest.mark.slow
+@pytest.fixture(autouse=True)
+def frozen() -> None:
+    """What other tests left need not be looked through at every call of the denoiser."""
+    gc.collect()
+    gc.freeze()
+
+
 def test_what_a_history_holds_is_found_among_the_living_tensors() -> None:
     pipe = make_pipeline()
     pipe(**pictures([0]))

@@ -168,21 +168,15 @@ def backend(pipe: Any) -> None:
 
 
 ATTENTION = [
-    (family, change)
-    for family in FAMILIES.values()
-    for change in (own_processors, fused, backend)
+    (family, change, ("teacache", "toca", "adaptive", "per layer")[(number + place) % 4])
+    for number, family in enumerate(FAMILIES.values())
+    for place, change in enumerate((own_processors, fused, backend))
     if (family.name, change) != ("sd3", fused)  # which stock SD3 with a second attention does not run
 ]
 
 
 @pytest.mark.parametrize(
-    ("family", "change", "policy"),
-    [
-        (family, change, policy)
-        for number, (family, change) in enumerate(ATTENTION)
-        for policy in (("teacache", "toca") if number % 2 else ("adaptive", "per layer"))
-    ],
-    ids=lambda part: getattr(part, "__name__", str(part)),
+    ("family", "change", "policy"), ATTENTION, ids=lambda part: getattr(part, "__name__", str(part))
 )
 def test_attention_changed_after(family: Family, change: Change, policy: str) -> None:
     options = {"temporal": TaylorSeer(3, per_layer=True)} if policy == "per layer" else None
@@ -197,15 +191,16 @@ def test_attention_changed_after(family: Family, change: Change, policy: str) ->
         assert {name: type(processor) for name, processor in pipe.transformer.attn_processors.items()} == before
 
 
-@pytest.mark.parametrize("policy", ["toca", "adaptive"])
-@each_family
+@pytest.mark.parametrize(
+    ("family", "policy"), zip(FAMILIES.values(), ("adaptive", "toca") * 2, strict=True), ids=str
+)
 def test_processors_set_between_two_calls_are_the_users_afterwards(family: Family, policy: str) -> None:
     pipe = family.make()
-    with accelerate(pipe, **Setting(family, policy, True).options):
-        expected = family.run(pipe)
+    with accelerate(pipe, **(setting := Setting(family, policy, True)).options):
+        assert torch.equal(family.run(pipe), fast(setting))
         given = family.make().transformer.attn_processors
         pipe.transformer.set_attn_processor(dict(given))  # which empties it
-        assert torch.equal(family.run(pipe), expected)
+        assert torch.equal(family.run(pipe), fast(setting))
     assert torch.equal(family.run(pipe), stock(family.name))
     found = pipe.transformer.attn_processors
     assert [found[name] is processor for name, processor in given.items()] == [True] * len(given)

@@ -148,11 +148,11 @@ class Chosen(Rules):
 @by_family
 @pytest.mark.parametrize("plan", PLANS, ids=["no plan", "rewind", "paper"])
 def test_a_ratio_of_1_is_the_uncached_run_bit_for_bit(family: Family, plan: RALU | None) -> None:
-    pipe = family.make()
+    pipe, guided = family.make(), plan is PLAN
     with accelerate(pipe, spatial=plan):
-        expected = family.run(pipe)
+        expected = family.run(pipe, guided=guided)
     with accelerate(pipe, spatial=plan, temporal=Adaptive(99, ratio=1.0)) as handle:
-        assert torch.equal(family.run(pipe), expected)
+        assert torch.equal(family.run(pipe, guided=guided), expected)
     assert not any(stage.reused or stage.partial for stage in handle.report.stages)
     assert handle.report.temporal_saved_flops == 0
 
@@ -161,20 +161,20 @@ def test_a_ratio_of_1_is_the_uncached_run_bit_for_bit(family: Family, plan: RALU
 def test_off_is_stock_bit_for_bit(family: Family) -> None:
     """Also after an exception, and under a second accelerate(), which replaces."""
     pipe = family.make()
-    before, expected = processors(pipe), family.run(pipe)
+    before, expected = processors(pipe), family.run(pipe, (0,), False)
     first = accelerate(pipe, spatial=PLAN, temporal=Adaptive(3, ratio=0.3))
     assert not any(mine is stock for mine, stock in zip(processors(pipe), before, strict=True))
-    sparse = family.run(pipe)
+    sparse = family.run(pipe, (0,), False)
     with pytest.raises(ZeroDivisionError):
-        family.run(pipe, callback_on_step_end=lambda *_: 1 / 0)
-    assert torch.equal(family.run(pipe), sparse)
+        family.run(pipe, (0,), False, callback_on_step_end=lambda *_: 1 / 0)
+    assert torch.equal(family.run(pipe, (0,), False), sparse)
     second = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
     assert not first.enabled and type(before[0]) in type(processors(pipe)[0]).accepted, "one wrapper, not two"
     assert all(mine.stock is stock for mine, stock in zip(processors(pipe), before, strict=True))
-    assert not torch.equal(family.run(pipe), sparse)
+    assert not torch.equal(family.run(pipe, (0,), False), sparse)
     second.disable()
     assert all(mine is stock for mine, stock in zip(processors(pipe), before, strict=True))
-    assert torch.equal(family.run(pipe), expected)
+    assert torch.equal(family.run(pipe, (0,), False), expected)
 
 
 def attentions(pipe: Any) -> list[Any]:
@@ -194,12 +194,12 @@ def test_a_picture_does_not_depend_on_its_batch(family: Family, plan: RALU | Non
     """Three samples with other numbers of tokens each: short ones are filled up."""
     pipe = family.make()
     with accelerate(pipe, spatial=plan, temporal=Chosen(counts=(3, 11, 0))) as handle:
-        together = family.run(pipe, (0, 1, 2), num_inference_steps=12)
+        together = family.run(pipe, (0, 1, 2), guided=False, num_inference_steps=12)
         told = {count for step in handle.report.steps for branch in step.branches for count in branch.fresh}
         assert {3, 11} <= told
     for sample, count in enumerate((3, 11, 0)):
         with accelerate(pipe, spatial=plan, temporal=Chosen(counts=(count,))):
-            alone = family.run(pipe, (sample,), num_inference_steps=12)
+            alone = family.run(pipe, (sample,), guided=False, num_inference_steps=12)
         torch.testing.assert_close(alone[0], together[sample], atol=1e-5, rtol=1e-5)
 
 
@@ -251,7 +251,7 @@ def test_sparse_steps_count_what_runs_and_finish_the_picture(case: Family) -> No
             accelerate(pipe, spatial=plan, temporal=Adaptive(3, ratio=0.3)) as handle,
             watched(find_adapter(pipe), pipe) as (_, samples),
         ):
-            assert case.run(pipe, num_inference_steps=12).isfinite().all()
+            assert case.run(pipe, guided=plan is not None, num_inference_steps=12).isfinite().all()
         stages = handle.report.stages
         assert sum(samples) == sum(stage.computed + stage.partial for stage in stages)
         assert sum(stage.partial for stage in stages) > 0 and not any(stage.reused for stage in stages)
@@ -287,7 +287,7 @@ def test_without_a_forecast_less_is_held(family: Family) -> None:
     pipe, held = family.make(), []
     for order in (0, 1):
         with accelerate(pipe, temporal=Adaptive(3, ratio=0.3, order=order)) as handle:
-            assert family.run(pipe).isfinite().all()
+            assert family.run(pipe, guided=False).isfinite().all()
         held.append(handle.report.peak_cached_bytes)
     assert held[0] < 0.75 * held[1]
 
@@ -341,7 +341,7 @@ def tuned(stock: Any) -> Any:
 @by_family
 def test_an_unknown_attention_processor_is_refused_by_its_name(family: Family) -> None:
     pipe = family.make()
-    expected = family.run(pipe)
+    expected = family.run(pipe, (0,), False)
     layer = attentions(pipe)[-1]
     stock, mine = layer.processor, tuned(layer.processor)
     layer.set_processor(mine)
@@ -352,9 +352,9 @@ def test_an_unknown_attention_processor_is_refused_by_its_name(family: Family) -
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in pipe.transformer.modules())
     assert type(pipe.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
     with accelerate(pipe, temporal="seacache"):
-        family.run(pipe)
+        family.run(pipe, (0,), False)
     layer.set_processor(stock)
-    assert torch.equal(family.run(pipe), expected)
+    assert torch.equal(family.run(pipe, (0,), False), expected)
 
 
 @by_family
@@ -368,7 +368,7 @@ def test_a_processor_that_replaces_ours_is_refused_before_the_run(family: Family
     ran: list[Any] = []
     hook = layer.register_forward_pre_hook(lambda *given: ran.append(given))
     with pytest.raises(ValueError, match=rf"{type(mine).__name__} is not supported .* only {accepted}"):
-        family.run(pipe)
+        family.run(pipe, (0,), False)
     hook.remove()
     assert nothing_under_way(pipe) and not ran and handle.report is None
     handle.disable()
@@ -380,12 +380,12 @@ def test_a_stock_processor_that_replaces_ours_is_taken_in_at_the_next_call(famil
     """unload_ip_adapter() after accelerate(); it is what `disable()` gives back."""
     pipe = family.make()
     handle = accelerate(pipe, temporal=Adaptive(3, ratio=0.3))
-    expected = family.run(pipe)
+    expected = family.run(pipe, (0,), False)
     ours = processors(pipe)
     before, layer = [mine.stock for mine in ours], attentions(pipe)[0]
     other = type(before[0])()
     layer.set_processor(other)
-    assert torch.equal(family.run(pipe), expected)
+    assert torch.equal(family.run(pipe, (0,), False), expected)
     assert layer.processor.stock is other and processors(pipe)[1:] == ours[1:]
     handle.disable()
     assert all(mine is stock for mine, stock in zip(processors(pipe), [other, *before[1:]], strict=True))

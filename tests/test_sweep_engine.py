@@ -3,9 +3,6 @@
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from ralu_cache.sweep.engine import tasks_of
 from ralu_cache.sweep.executors import run_here
 from ralu_cache.sweep.records import Batch, Record, Results, Setting, append, read_results
 from ralu_cache.sweep.runner import run_sweep
+from tests.surroundings import one_thread  # noqa: F401
 from tests.sweep_bench import GRID, STEPS, Bench, header, make_bench
 
 SETTINGS, BATCHES = GRID.settings(), GRID.batches()
@@ -58,7 +56,6 @@ def same_table(found: Results, wanted: Results) -> None:
             assert np.asarray(one.features[name]) == pytest.approx(np.asarray(rows), abs=1e-3), name
 
 
-@pytest.mark.slow
 def test_every_task_is_run_once_batch_by_batch(whole: Results) -> None:
     assert [r.setting.method for r in whole.records[:5]] == [
         "none", "steps:3", "+taylorseer:2", "ralu-7x", "ralu-7x+taylorseer:2",
@@ -67,7 +64,6 @@ def test_every_task_is_run_once_batch_by_batch(whole: Results) -> None:
     assert [record.error for record in whole.records] == [None] * len(whole.records)
 
 
-@pytest.mark.slow
 def test_records_hold_what_was_measured(whole: Results) -> None:
     by_method = {record.setting.method: record for record in whole.records[:5]}
     for record in whole.records:
@@ -99,7 +95,6 @@ def test_a_negative_prompt_is_repeated_for_the_batch(monkeypatch: pytest.MonkeyP
     assert ["grey"] * len(prompts) in given
 
 
-@pytest.mark.slow
 def test_a_picture_is_that_of_its_seed(bench: Bench, whole: Results) -> None:
     """The full run's brightness, by a call of the pipeline alone."""
     prompt, seed = BATCHES[1].prompts[1], BATCHES[1].seeds[1]
@@ -120,39 +115,40 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(
         raise RuntimeError(f"no {value} here")
 
     register_contender("broken", broken)
-    settings = [replace(SETTINGS[0], method="broken:cache"), SETTINGS[1]]
-    results = sweep(tmp_path, bench, settings=settings)
-    assert [record.error for record in results.records] == ["RuntimeError: no cache here", None] * 2
-    again = sweep(tmp_path, bench, settings=settings)
-    assert len(again.records) == 4, "failures are not repeated by themselves"
-    assert len(sweep(tmp_path, bench, settings=settings, retry=True).records) == 6
+    given = {"settings": [replace(SETTINGS[0], method="broken:cache"), SETTINGS[1]], "batches": BATCHES[:1]}
+    results = sweep(tmp_path, bench, **given)
+    assert [record.error for record in results.records] == ["RuntimeError: no cache here", None]
+    again = sweep(tmp_path, bench, **given)
+    assert len(again.records) == 2, "failures are not repeated by themselves"
+    assert len(sweep(tmp_path, bench, **given, retry=True).records) == 3
 
 
-@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was(bench: Bench, whole: Results, tmp_path: Path) -> None:
-    assert len(sweep(tmp_path, bench, seconds=0.0).records) == 1, "time was up after the first"
+    assert len(sweep(tmp_path, bench, settings=SETTINGS[:3], seconds=0.0).records) == 1, "time was up after the first"
     with (tmp_path / "results.jsonl").open("a") as file:
         file.write('{"setting": {"method": "no')  # as a crash leaves it
-    resumed = sweep(tmp_path, bench)
-    same_table(resumed, whole)
+    resumed = sweep(tmp_path, bench, settings=SETTINGS[:3])
+    same_table(resumed, replace(whole, records=[r for r in whole.records if r.setting in SETTINGS[:3]]))
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_gives_the_same_table(bench: Bench, whole: Results, tmp_path: Path) -> None:
     """Killed in a process of its own, it goes on in this one."""
-    out, command = tmp_path / "killed", [sys.executable, "-m", "tests.sweep_bench", str(tmp_path / "killed")]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
-    path, end = out / "results.jsonl", time.monotonic() + 120
-    while time.monotonic() < end and (not path.exists() or path.read_text().count("\n") < 4):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left = path.read_text().splitlines(keepends=True)
-    complete = [line for line in left if line.endswith("\n")]
-    assert 3 <= len(complete) - 1 < len(whole.records), "it was to be killed in the middle"
-    resumed = sweep(out, bench)
-    assert path.read_text().startswith("".join(complete)), "what was there stays as it was"
+    path, kept = tmp_path / "results.jsonl", []
+
+    def dies(*outcome: Any) -> None:
+        kept.append(outcome)
+        if len(kept) == 7:  # within the second batch
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        sweep(tmp_path, bench, keep=dies)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "killed before its end"
+    left = path.read_text()
+    assert left.endswith("\n") and left.count("\n") == 1 + 6 < 1 + len(whole.records)
+    resumed = sweep(tmp_path, bench)
+    assert path.read_text().startswith(left), "what was there stays as it was"
     same_table(resumed, whole)
 
 

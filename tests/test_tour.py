@@ -12,7 +12,7 @@ run_tour = pytest.importorskip("docs.run_tour")
 
 QUICK = {
     "num_inference_steps=28": "num_inference_steps=6", '"num_inference_steps": 16': '"num_inference_steps": 6',
-    "trials=8": "trials=3",
+    "trials=8": "trials=2",
 }  # fmt: skip
 
 

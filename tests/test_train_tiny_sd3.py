@@ -1,6 +1,7 @@
 """Training of the tiny SD3 pipeline: the token forward is the stock one, first weights arrive, the command works."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline
 
+from benchmarks import train_tiny_sd3
 from benchmarks.tiny_flux.tokens import pack
+from benchmarks.tiny_flux.trainer import TrainingConfig
 from benchmarks.tiny_sd3.distil import LEAST_TEACHER, TEACHER_ALONE, place, teacher_weight
 from benchmarks.tiny_sd3.network import TokenVelocity
 from benchmarks.tiny_sd3.parts import build_transformer
 from benchmarks.tiny_sd3.transplant import joint_block, transplant
-from benchmarks.train_tiny_sd3 import main
 
 FLUX = Path(__file__).parents[1] / "ralu_cache" / "tiny_flux"
 
@@ -92,7 +94,7 @@ def test_the_teacher_fades() -> None:
 def test_training_goes_on_from_saved_weights(tmp_path: Path) -> None:
     """One step of a tiny rate later the weights are still the shipped ones, to what float16 keeps."""
     command = ["--out", str(tmp_path), "--flux", str(FLUX), "--scenes", "2", "--batch-scale", "0.05", "--workers", "1"]
-    main([*command, "--init", str(FLUX.parent / "tiny_sd3"), "--steps", "1", "--rate", "1e-6"])
+    train_tiny_sd3.main([*command, "--init", str(FLUX.parent / "tiny_sd3"), "--steps", "1", "--rate", "1e-6"])
     shipped, trained = (
         SD3Transformer2DModel.from_pretrained(folder / "transformer", dtype=torch.float32).state_dict()
         for folder in (FLUX.parent / "tiny_sd3", tmp_path)
@@ -101,12 +103,12 @@ def test_training_goes_on_from_saved_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.slow
-def test_command_trains_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:
+def test_command_trains_and_gives_a_loadable_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_tiny_sd3, "TrainingConfig", partial(TrainingConfig, log_every=2))
     common = ["--out", str(tmp_path), "--flux", str(FLUX), "--scenes", "6", "--batch-scale", "0.1", "--workers", "1"]
-    main([*common, "--steps", "20"])
+    train_tiny_sd3.main([*common, "--steps", "4"])
     log = json.loads((tmp_path / "transformer_log.json").read_text())
-    assert sum(log["seen"].values()) > 0 and (tmp_path / "loss.png").exists()
+    assert sum(log["seen"].values()) > 0 and len(log["log"]) == 2 and (tmp_path / "loss.png").exists()
     pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "pipeline", dtype=torch.float32)
     prompt = "a red circle on a blue background"
     image = pipeline(prompt, height=64, width=64, num_inference_steps=2, max_sequence_length=16).images[0]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
-from optuna import load_study
 from optuna.trial import TrialState
 
 from ralu_cache import accelerate
@@ -23,17 +22,17 @@ from ralu_cache.profiles.facts import Model
 from ralu_cache.profiles.finding import cached_file, find_profiles
 from ralu_cache.profiles.profile import read_profile
 from ralu_cache.quality.base import MetricInfo
-from ralu_cache.tune import page, tune
+from ralu_cache.tune import again, page, tune
 from ralu_cache.tune.bench import Bench
+from ralu_cache.tune.run import Options, tune_with
 from ralu_cache.tune.search import Search
-from ralu_cache.tune.storage import NAME, open_storage
 from tests.pipelines import make_pipeline, make_sd3_pipeline, pictures
+from tests.studies import CALL, prompts, trials_of
 from tests.surroundings import one_thread  # noqa: F401
 from tests.wan_pipelines import make_wan_pipeline, videos
 
 pytestmark = pytest.mark.usefixtures("home")
 
-CALL = {"height": 32, "width": 48, "num_inference_steps": 8, "true_cfg_scale": 2.5}
 FEW = {"minutes": 30.0, "trials": 3, "cost": "flops"}  # more minutes than it ever takes, however busy the machine
 
 
@@ -51,18 +50,11 @@ def flux() -> Any:
 
 
 @pytest.fixture
-def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the page takes longer than a few trials."""
-    monkeypatch.setattr(page, "write_page", lambda folder, *others: folder / "index.html")
-
-
-def prompts(count: int = 2) -> list[dict[str, Any]]:
-    names = [name for name in pictures([0]) if name.endswith("embeds")]
-    return [{name: pictures([number])[name] for name in names} for number in range(count)]
-
-
-def trials_of(where: Path) -> list[Any]:
-    return load_study(study_name=NAME, storage=open_storage(where)).get_trials()
+def searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search alone: no figures and no second look, which take longer than a few trials."""
+    monkeypatch.setattr(page, "front_figure", lambda *_: "")
+    monkeypatch.setattr(page, "plans_figure", lambda *_: "")
+    monkeypatch.setattr(again, "candidates", lambda trials: [])
 
 
 def states(where: Path) -> list[str]:
@@ -71,10 +63,12 @@ def states(where: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tuned(flux: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A study of ten trials that went well."""
+    """A study of six trials that went well."""
     folder = tmp_path_factory.mktemp("study")
-    given = GIVEN | {"trials": 10, "study": folder, "out": folder / "p.json", "name": "a tiny one"}
-    return tune(flux, prompts(3), CALL, **given)
+    given = GIVEN | {"trials": 6, "study": folder, "out": folder / "p.json", "name": "a tiny one"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "ENOUGH", 6)
+        return tune(flux, prompts(3), CALL, **given)
 
 
 def test_what_was_found_is_a_profile_that_accelerate_takes(flux: Any, tuned: Any) -> None:
@@ -93,7 +87,7 @@ def test_what_was_found_is_a_profile_that_accelerate_takes(flux: Any, tuned: Any
 
 def test_seeds_are_tried_first_and_bad_settings_see_two_prompts(tuned: Any) -> None:
     done = [trial for trial in trials_of(tuned.path.parent / "study.db") if trial.state is TrialState.COMPLETE]
-    assert len(done) == 10 and done[0].params["coarse_steps"] == 8
+    assert len(done) == 6 and done[0].params["coarse_steps"] == 8
     results = [trial.user_attrs["result"] for trial in done]
     assert {len(result["losses"]) for result in results} == {2, 3}
     assert all((len(result["losses"]) == 3) == result["whole"] for result in results)
@@ -122,19 +116,19 @@ def test_the_app_looks_through_it(tuned: Any) -> None:
         open_front(file)
 
 
-@pytest.mark.usefixtures("pageless")
+@pytest.mark.usefixtures("searched")
 def test_a_study_goes_on_and_adds_to_the_profile(flux: Any, tuned: Any) -> None:
     folder = tuned.path.parent
     references = {path: path.stat().st_mtime_ns for path in (folder / "references").iterdir()}
     tune(flux, prompts(3), CALL, **(GIVEN | {"trials": 1}), study=folder, out=tuned.path, name="a tiny one")
-    assert len(states(folder / "study.db")) == 11
+    assert len(states(folder / "study.db")) == 7
     assert references == {path: path.stat().st_mtime_ns for path in (folder / "references").iterdir()}, "run once"
     other = CALL | {"num_inference_steps": 6}
     found = tune(flux, prompts(2), other, **(GIVEN | {"trials": 2}), study=folder / "six", out=tuned.path)
     assert [front.call.steps for front in found.profile.fronts] == [8, 6]
 
 
-def test_what_another_study_adds_meanwhile_stays(flux: Any, tuned: Any, tmp_path: Path, pageless: None) -> None:
+def test_what_another_study_adds_meanwhile_stays(flux: Any, tuned: Any, tmp_path: Path, searched: None) -> None:
     """Two are tuned for at once, of one model: their fronts go into one file."""
     (front, *_) = tuned.profile.fronts
     other = replace(front, call=replace(front.call, steps=12))
@@ -146,7 +140,8 @@ def test_what_another_study_adds_meanwhile_stays(flux: Any, tuned: Any, tmp_path
         return distance(*given)
 
     judged.info = distance.info
-    found = tune(flux, prompts(), CALL, **(GIVEN | {"quality": judged, "study": tmp_path, "out": path}))
+    given = GIVEN | {"trials": 1, "quality": judged, "study": tmp_path, "out": path}
+    found = tune(flux, prompts(), CALL, **given, storage=str(tmp_path / "study.log"))
     assert read_profile(path).fronts == found.profile.fronts == (other, found.front)
 
 
@@ -155,7 +150,7 @@ def test_the_pipeline_is_stock_afterwards(flux: Any, tuned: Any) -> None:
     assert not flux.transformer._forward_hooks and not flux.transformer._forward_pre_hooks
 
 
-@pytest.mark.usefixtures("pageless")
+@pytest.mark.usefixtures("searched")
 def test_without_a_name_it_goes_into_the_users_cache_folder_and_is_found(tmp_path: Path) -> None:
     pipe = make_sd3_pipeline()
     call = {"height": 32, "width": 48, "num_inference_steps": 8, "guidance_scale": 2.5}
@@ -168,13 +163,15 @@ def test_without_a_name_it_goes_into_the_users_cache_folder_and_is_found(tmp_pat
     assert len(states(tmp_path / "study.log")) == 3
 
 
+@pytest.mark.usefixtures("searched")
 def test_videos(tmp_path: Path) -> None:
     pipe = make_wan_pipeline()
     one = videos([0])
     names = [name for name in one if name.endswith("embeds")]
     call = {n: v for n, v in one.items() if n not in (*names, "generator", "output_type")} | {"guidance_scale": 2.5}
     subjects = [{name: videos([number])[name] for name in names} for number in range(2)]
-    found = tune(pipe, subjects, call, **(GIVEN | {"trials": 1}), study=tmp_path)
+    given = GIVEN | {"trials": 1, "storage": str(tmp_path / "study.log")}
+    found = tune(pipe, subjects, call, **given, study=tmp_path)
     assert found.front.call.frames == call["num_frames"] and found.page.exists()
 
 
@@ -182,6 +179,7 @@ def failing(setting: Any) -> bool:
     return setting.spatial is not None and setting.spatial.steps == (8, 2)
 
 
+@pytest.mark.usefixtures("searched")
 def test_a_setting_that_fails_fails_alone(flux: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Bench.run
 
@@ -192,14 +190,15 @@ def test_a_setting_that_fails_fails_alone(flux: Any, tmp_path: Path, monkeypatch
         return run(self, setting, chunk)
 
     monkeypatch.setattr(Bench, "run", out_of_memory)
-    found = tune(flux, prompts(), CALL, **GIVEN, study=tmp_path, out=tmp_path / "p.json")
-    assert states(tmp_path / "study.db") == ["COMPLETE", "FAIL", "FAIL"]
+    where = tmp_path / "study.log"
+    found = tune(flux, prompts(), CALL, **GIVEN, study=tmp_path, storage=str(where), out=tmp_path / "p.json")
+    assert states(where) == ["COMPLETE", "FAIL", "FAIL"]
     assert not any(failing(point.setting) for point in found.front.points)
     assert "out of memory: tried to allocate 20 GiB" in found.page.read_text()
     assert handle_of(flux) is None
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("searched")
 def test_interrupted_it_ends_with_what_was_found_and_goes_on(
     flux: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,17 +211,19 @@ def test_interrupted_it_ends_with_what_was_found_and_goes_on(
         return run(self, setting, chunk)
 
     monkeypatch.setattr(Bench, "run", interrupted)
-    found = tune(flux, prompts(), CALL, **(GIVEN | {"trials": 9}), study=tmp_path, out=tmp_path / "p.json")
+    where = tmp_path / "study.log"
+    given = GIVEN | {"study": tmp_path, "storage": str(where), "out": tmp_path / "p.json"}
+    found = tune(flux, prompts(), CALL, **(given | {"trials": 9}))
     assert "interrupted after 2 trials" in caplog.text and found.page.exists() and found.front.points
-    before = states(tmp_path / "study.db")
+    before = states(where)
     assert before == ["COMPLETE", "COMPLETE"], "the third waits to be run again"
     monkeypatch.setattr(Bench, "run", run)
-    tune(flux, prompts(), CALL, **(GIVEN | {"trials": 1}), study=tmp_path, out=tmp_path / "p.json")
-    done = [trial for trial in trials_of(tmp_path / "study.db") if trial.state is TrialState.COMPLETE]
+    tune(flux, prompts(), CALL, **(given | {"trials": 1}))
+    done = [trial for trial in trials_of(where) if trial.state is TrialState.COMPLETE]
     assert [trial.number for trial in done] == [0, 1, 2]
 
 
-@pytest.mark.usefixtures("pageless")
+@pytest.mark.usefixtures("searched")
 @pytest.mark.parametrize("file", ["study.db", pytest.param("study.log", marks=pytest.mark.slow)])
 def test_killed_it_goes_on_without_a_trial_lost_or_run_twice(flux: Any, tmp_path: Path, file: str) -> None:
     where, asked = tmp_path / file, []
@@ -251,7 +252,7 @@ def test_killed_it_goes_on_without_a_trial_lost_or_run_twice(flux: Any, tmp_path
     assert len({str(trial.params) for trial in after.values()}) == 4
 
 
-@pytest.mark.usefixtures("pageless")
+@pytest.mark.usefixtures("searched")
 def test_processes_share_a_study(flux: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two searches that run in turns, each on a connection of its own, never run the same trial."""
     step, others = Search.step, []
@@ -269,7 +270,7 @@ def test_processes_share_a_study(flux: Any, tmp_path: Path, monkeypatch: pytest.
     assert len({str(trial.params) for trial in done}) == 4
 
 
-@pytest.mark.usefixtures("pageless")
+@pytest.mark.usefixtures("searched")
 def test_a_study_of_another_model_or_call_is_refused_by_name(flux: Any, tmp_path: Path) -> None:
     tune(flux, prompts(), CALL, **(GIVEN | {"trials": 1}), study=tmp_path, out=tmp_path / "p.json")
     with pytest.raises(ValueError, match=r"study\.db is a study with model .*FluxPipeline.*not .*StableDiffusion3"):
@@ -320,9 +321,10 @@ def test_a_corrupt_profile_is_refused_before_anything_is_tried(flux: Any, tmp_pa
     assert (tmp_path / "p.json").read_text() == "{}"
 
 
-@pytest.mark.usefixtures("pageless")
+@pytest.mark.usefixtures("searched")
 def test_few_minutes_take_few_prompts(flux: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = tune(flux, prompts(40), CALL, **(GIVEN | {"minutes": 0.02, "trials": 1}), study=tmp_path)
+    given = GIVEN | {"minutes": 0.02, "trials": 1, "storage": str(tmp_path / "study.log")}
+    found = tune(flux, prompts(40), CALL, **given, study=tmp_path)
     assert 2 <= found.front.measure.prompts < 40 and "of 40 prompts are used" in caplog.text
 
 
@@ -334,3 +336,10 @@ def test_without_optuna_it_says_what_to_install(flux: Any, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=r"pip install 'ralu-cache\[tune\]'"):
         tune(flux, prompts(), CALL, **GIVEN, study=tmp_path)
+
+
+def test_ray_needs_what_makes_a_pipeline(flux: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs make="):
+        tune_with(flux, prompts(), Options(CALL, 1.0, quality=distance, cost="flops", study=tmp_path, executor="ray"))
+    with pytest.raises(ValueError, match="unknown executor 'dask'; accepted: local, ray"):
+        Options(CALL, 1.0, executor="dask")
