@@ -21,9 +21,11 @@ def known_ways(study: Study, count: int) -> list[Way]:
 
 
 def pictures_of(study: Study, most: int) -> int:
-    """So many that ours and plain steps under strong guidance have them, at most `most`; 0 if nothing was drawn."""
+    """So many that ours under strong guidance and plain steps, also at their best guidance, have them, at most `most`;
+    0 if nothing was drawn."""
     counts = {one.name: one.count for one in compared(study, "strong")}
-    return min(most, *(counts.get(name, 0) for name in NEEDED))
+    gentler = [one.count for one in compared(study, "best") if "plain steps" in one.name]
+    return min(most, *gentler, *(counts.get(name, 0) for name in NEEDED))
 
 
 def all_caches(study: Study, most: int) -> list[Duel]:
