@@ -30,7 +30,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ralu-cache recommend --results out/sweep/results.jsonl --min-quality psnr=25",
     ),
     "tune": (
-        "ralu-cache tune --prompts prompts.txt --true-cfg-scale 6 --steps 28 --minutes 15 --quality attributes",
+        "ralu-cache tune --prompts prompts.txt --true-cfg-scale 6 --steps 28 --minutes 15 --quality probability",
         "ralu-cache tune --model FOLDER --prompts prompts.txt --cost flops --out profile.json",
     ),
     "sweep": (
