@@ -19,7 +19,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add("--target", choices=("speed", "loss"), default="speed", help="what is taken where nobody says how fast")
     add(
         "--quality", default="perceptual", metavar="NAME",
-        help="perceptual, psnr, clip, image-reward, attributes, probability, package.module:function; default: %(default)s",
+        help="perceptual, psnr, clip, image-reward, attributes, probability, package.module:function (%(default)s)",
     )  # fmt: skip
     add("--cost", choices=("seconds", "flops"), default="seconds", help="what is minimised beside the loss")
     add("--scales", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance scales that may be taken too")
