@@ -15,7 +15,7 @@ from benchmarks.tune import ship, study
 from benchmarks.tune.lines import KINDS, OTHERS, PLAIN, TUNED, Line, kind_of, lines_of
 from benchmarks.tune.search import call_of
 from benchmarks.tune.study_page import area, best_at, plot, table
-from ralu_cache.profiles.facts import Facts, Model
+from ralu_cache.profiles.facts import Facts, Model, with_defaults
 from ralu_cache.profiles.finding import shipped_file
 from ralu_cache.profiles.profile import Front, Measure, Point, Profile, read_profile
 from ralu_cache.profiles.setting import Setting
@@ -123,6 +123,6 @@ def test_embedded_models_come_with_a_front_for_each_call(model: str) -> None:
     pipe = load(model)
     fronts = read_profile(shipped_file(Model.of(pipe))).fronts
     for scale, steps in itertools.product(ship.SCALES, ship.STEPS):
-        call = ship.facts_of(pipe, call_of(model, steps, scale))
+        call = Facts.of(pipe, with_defaults(pipe, call_of(model, steps, scale)), steps)
         (front,) = (front for front in fronts if front.call.matches(call))
         assert front.with_speedup(10).flop_ratio >= 10, call

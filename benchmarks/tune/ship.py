@@ -11,10 +11,8 @@ fronts of a model go into one file, `ralu_cache/profiles`, where `accelerate(pip
 from __future__ import annotations
 
 import argparse
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +20,7 @@ from benchmarks.regime.pictures import scene_prompts
 from benchmarks.regime.setting import load
 from benchmarks.tune.search import OUT, STRONG, call_of
 from ralu_cache.models.embedded import EMBEDDED
-from ralu_cache.profiles.facts import Facts, Model
+from ralu_cache.profiles.facts import Facts, Model, with_defaults
 from ralu_cache.profiles.finding import shipped_file
 from ralu_cache.profiles.profile import read_profile
 from ralu_cache.tune import tune
@@ -31,13 +29,6 @@ from ralu_cache.tune.command import describe
 STEPS, SCALES = (20, 28, 50), (STRONG, 1.0)
 IMAGES = [name for name, model in EMBEDDED.items() if model.output == "images"]
 QUALITY = "probability"
-
-
-def facts_of(pipe: Any, call: Mapping[str, Any]) -> Facts:
-    """What decides of a call, with the arguments that it leaves to the pipeline."""
-    parameters = inspect.signature(pipe.__call__).parameters
-    defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
-    return Facts.of(pipe, defaults | dict(call), call["num_inference_steps"])
 
 
 def has_front(path: Path, call: Facts) -> bool:
@@ -51,7 +42,7 @@ def ship(
     """Tunes for one call, and adds its front to the file; what there is to say of it."""
     pipe, call = load(model), call_of(model, steps, scale)
     name = f"{model}, {steps} steps, guidance {scale:g}"
-    if not again and has_front(out, facts_of(pipe, call)):
+    if not again and has_front(out, Facts.of(pipe, with_defaults(pipe, call), steps)):
         return f"{name}: there"
     study = studies / f"ship-{model}-{steps}-{scale:g}"
     found = tune(

@@ -11,22 +11,13 @@ from ralu_cache.engine.context import Pause, call_of, entered
 from ralu_cache.engine.identity import Identity
 
 
-def paused(callback: Any) -> Callable[..., Any]:
+def paused(callback: Any, pipe: Any) -> Callable[..., Any]:
+    """Outside of the run of this pipeline's call; what is reused begins anew where the callback changed LoRAs."""
+
     def call_back(*args: Any, **kwargs: Any) -> Any:
-        pause = Pause()
+        pause, had = Pause(), loras(pipe)
         with entered(pause):
-            return callback(*args, **kwargs)
-
-    return call_back
-
-
-def plain(callback: Any, pipe: Any) -> Callable[..., Any]:
-    """`callback`, which older pipelines call in the steps of their own loop; it sees the latents alone."""
-    tell = paused(callback)
-
-    def call_back(*args: Any, **kwargs: Any) -> Any:
-        had = loras(pipe)
-        given = tell(*args, **kwargs)
+            given = callback(*args, **kwargs)
         if loras(pipe) != had and (call := call_of(pipe)) is not None:
             call.forget(residuals=True)
         return given
@@ -34,14 +25,14 @@ def plain(callback: Any, pipe: Any) -> Callable[..., Any]:
     return call_back
 
 
-def told(callback: Any, interrupts: bool) -> Callable[..., Mapping[str, Any]]:
+def told(callback: Any, pipe: Any, interrupts: bool) -> Callable[..., Mapping[str, Any]]:
     """`callback_on_step_end`, called once for each step of the stock schedule, as soon as the run has passed it.
 
     So what it does at a step, or at a share of them, it does at the noise level that this means in the stock call. A
     step of the run may pass none of them, or several; those after an interrupt are not told. interrupts: the pipeline
     knows such; else it ignores that attribute, whoever set it once.
     """
-    tell = paused(callback)
+    tell = paused(callback, pipe)
 
     def call_back(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> Mapping[str, Any]:
         call = call_of(pipe)
@@ -53,10 +44,8 @@ def told(callback: Any, interrupts: bool) -> Callable[..., Mapping[str, Any]]:
         while call.told < call.passed and not (interrupts and getattr(pipe, "_interrupt", False)):
             step, call.told = call.told, call.told + 1
             level = levels[call.stock.entry + step]
-            before, had = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True), loras(pipe)
+            before = Identity.of((), dict(tensors_in(_but_latents(tensors))), (), watched=True)
             tensors = {**tensors, **(tell(pipe, step, level, tensors) or {})}
-            if loras(pipe) != had:
-                call.forget(residuals=True)
             if call.run is None and not before.is_still((), dict(tensors_in(_but_latents(tensors))), ()):
                 call.forget()  # the hooks of a run in the model see for themselves
         return tensors

@@ -16,7 +16,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ralu_cache.engine.attributes import components, guider, of_the_call, stored
-from ralu_cache.engine.callbacks import plain, told
+from ralu_cache.engine.callbacks import paused, told
 from ralu_cache.engine.context import call_of
 from ralu_cache.engine.disguise import disguised, stock_of
 from ralu_cache.engine.scheduler import lay_out, whole
@@ -82,7 +82,7 @@ def _accelerated(stock_call: Any, interrupts: bool) -> Callable[..., Any]:
             if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):  # stock asks for the class
                 bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
             bound.arguments[name] = (
-                told(callback, interrupts) if name == "callback_on_step_end" else plain(callback, self)
+                told(callback, self, interrupts) if name == "callback_on_step_end" else paused(callback, self)
             )
         with handle.call(self, **given):
             result = stock_call(*bound.args, **bound.kwargs)

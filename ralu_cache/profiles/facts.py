@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -93,6 +94,12 @@ class Facts:
         names = {"steps": self.steps, "height": self.height, "width": self.width}
         scales = {"guidance-scale": self.guidance_scale, "true-cfg-scale": self.true_cfg_scale}
         return " ".join(f"--{name} {value:g}" for name, value in (names | scales).items() if value is not None)
+
+
+def with_defaults(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, with those that it leaves to the pipeline."""
+    parameters = inspect.signature(pipe.__call__).parameters
+    return {name: each.default for name, each in parameters.items() if each.default is not each.empty} | dict(call)
 
 
 def _number(value: Any) -> float | None:

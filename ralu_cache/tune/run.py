@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ralu_cache.api import accelerate
-from ralu_cache.profiles.facts import Model
+from ralu_cache.profiles.facts import Model, with_defaults
 from ralu_cache.profiles.finding import place_for
 from ralu_cache.profiles.profile import Front, Profile
 from ralu_cache.tune.bench import YARDSTICK, Bench, subjects_of
@@ -191,8 +191,7 @@ def _bench(pipe: Any, prompts: Sequence[str | Mapping[str, Any]], options: Optio
     accepted = inspect.signature(pipe.__call__).parameters
     if unknown := [name for name in options.call if name not in accepted]:
         raise ValueError(f"{type(pipe).__name__} takes no {unknown[0]}; call has {', '.join(options.call)}")
-    defaults = {name: each.default for name, each in accepted.items() if each.default is not each.empty}
-    given = defaults | dict(options.call)
+    given = with_defaults(pipe, options.call)
     call = {name: value for name, value in options.call.items() if name != "num_inference_steps"}
     steps = int(given["num_inference_steps"])
     Space(steps, scales=options.scales)
