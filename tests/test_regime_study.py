@@ -1,6 +1,7 @@
 """The regime's study and search on made-up pictures: rendered scenes, the softer the fewer the steps."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -190,7 +191,8 @@ def test_the_readmes_table_has_a_row_for_each_preset(
     made, _ = drawn
     monkeypatch.setattr(known, "NEEDED", (FULL, "ralu-12x"))
     monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None, "tiny-sd3": None})
-    lines = readme.main_table(made.out).splitlines()
+    *lines, _, words = readme.main_table(made.out).splitlines()
+    assert re.fullmatch(r"Points of .* drawn: tiny-flux \(32\) 12x -?\d+\.\d, 15x -?\d+\.\d\.", words)
     assert lines[0].count("fewer FLOPs (faster)") == 1, "a model of which nothing was drawn is left out"
     assert len({line.count("|") for line in lines}) == 1
     assert [line.split(" | ")[0] for line in lines[3:]] == ["| `ralu-12x`", "| `ralu-15x`"]
@@ -204,6 +206,7 @@ def test_what_a_model_lacks_is_an_empty_cell(drawn: tuple[Study, Fake], monkeypa
     lacking = {name: cells for name, cells in found.items() if name != "ralu-15x"}
     monkeypatch.setattr(readme, "FOUND", {"a": None, "b": None})
     monkeypatch.setattr(readme, "pictures_of", lambda *_: 32)
+    monkeypatch.setattr(readme, "lost", lambda study: "")
     monkeypatch.setattr(readme, "found_of", lambda study: ("95.0", found if study.model == "a" else lacking))
     (line,) = (line for line in readme.main_table(made.out).splitlines() if line.startswith("| `ralu-15x`"))
     assert line.endswith("| – | – | – |") and line.count("–") == 3
