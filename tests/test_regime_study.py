@@ -15,7 +15,7 @@ from benchmarks.regime import clock, pictures, search, study, study_page
 from benchmarks.regime import settings as chosen
 from benchmarks.regime.setting import Drawn, Setting, scheduler_of
 from benchmarks.regime.settings import FULL, REFERENCE, REGIMES, settings
-from benchmarks.regime.study import Study, latest, remeasure, run, turns
+from benchmarks.regime.study import Study, latest, remeasure, run, shelve, turns
 from benchmarks.regime.study_page import Compared, compared, write
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
@@ -157,6 +157,18 @@ def test_numbers_are_paired_with_the_full_run(drawn: tuple[Study, Fake]) -> None
     lone = Compared("one batch", {16: one.parts[16]}, one.full)
     assert lone.count == 16 and (lone.values("attributes") == one.values("attributes")[16:]).all()
     assert one.values("psnr").max() < 40 and np.isfinite(one.values("psnr")).all()
+
+
+def test_what_the_shelf_lost_is_drawn_again_without_a_row(drawn: tuple[Study, Fake]) -> None:
+    made, fake = drawn
+    before, rows = len(fake.calls), made.path.read_text()
+    lost = [made.kept("strong", "ralu-12x", 16), made.kept("best", FULL, 0)]
+    shown = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+    shelve(made)
+    assert [path.read_bytes() for path in lost] == shown and made.path.read_text() == rows
+    assert fake.calls[before:] == ["ralu-12x", FULL]
 
 
 def test_measures_are_made_again_from_the_kept_pictures(drawn: tuple[Study, Fake]) -> None:

@@ -10,7 +10,6 @@ from benchmarks.regime.settings import FULL, REGIMES
 from benchmarks.regime.study import Study
 from benchmarks.regime.study_page import compared
 
-COUNT = 256  # pictures of the settings that are compared
 NEEDED = (FULL, "ralu-8x", "ralu-12x", "ralu-18x", "7 plain steps")
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.duels import Duel, duels
-from benchmarks.evidence.known import COUNT, known_ways, pictures_of
+from benchmarks.evidence.known import known_ways, pictures_of
 from benchmarks.regime.settings import FOUND, FULL, REGIMES, STRONG
-from benchmarks.regime.study import Study
+from benchmarks.regime.study import COUNT, Study
 from benchmarks.regime.study_page import ALL, Compared, compared, shown
 from ralu_cache.report.table import Table
 
