@@ -169,6 +169,10 @@ def test_what_the_shelf_lost_is_drawn_again_without_a_row(drawn: tuple[Study, Fa
     shelve(made)
     assert [path.read_bytes() for path in lost] == shown and made.path.read_text() == rows
     assert fake.calls[before:] == ["ralu-12x", FULL]
+    made.record.write_text(json.dumps({f"tiny-flux/strong/ralu-12x/{count}": [1, 1, 1] for count in (16, 32)}))
+    lost[0].unlink()
+    shelve(made)
+    assert not lost[0].exists(), "whose distance is known already"
 
 
 def test_measures_are_made_again_from_the_kept_pictures(drawn: tuple[Study, Fake]) -> None:

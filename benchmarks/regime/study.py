@@ -60,6 +60,16 @@ class Study:
     def weights(self) -> str:
         return fingerprint(EMBEDDED[self.model].folder)
 
+    @property
+    def record(self) -> Path:
+        """Where Fréchet distances of all models are written down."""
+        return self.out / "study_frechet.json"
+
+    def distances(self) -> dict[str, list[float]]:
+        """Those, each with its interval, by "model/regime/setting/pictures"."""
+        known: dict[str, list[float]] = json.loads(self.record.read_text()) if self.record.exists() else {}
+        return known
+
     def rows(self) -> list[Row]:
         """Those of today's weights; the first lines of the project told none, and are of those that tiny-flux and
         tiny-sd3 still have."""
@@ -141,12 +151,15 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = (), until: 
 
 
 def shelve(study: Study) -> None:
-    """Draws once more what the shelf lacks of the main claims' pictures, for strips and Fréchet distances; no rows."""
-    found = latest(study.rows(), study.model)
+    """Draws once more what the shelf lacks of the main claims' pictures: the first ones, for strips, and all of those
+    whose Fréchet distance is not known. Adds no rows."""
+    found, known = latest(study.rows(), study.model), study.distances()
     for regime in REGIMES:
         for setting in tqdm(settings(study.model, regime, few=True), desc=f"{study.model}, {regime}", disable=None):
-            for start in sorted(found.get(regime, {}).get(setting.name, {})):
-                if start < COUNT and not (path := study.kept(regime, setting.name, start)).exists():
+            starts = [start for start in sorted(found.get(regime, {}).get(setting.name, {})) if start < COUNT]
+            is_known = f"{study.model}/{regime}/{setting.name}/{BATCH * len(starts)}" in known
+            for start in starts[: 1 if is_known else None]:
+                if not (path := study.kept(regime, setting.name, start)).exists():
                     prompts = scene_prompts("study", start + BATCH)[start:]
                     seeds = range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
                     keep(path, study.draw(study.model, setting, prompts, seeds).pictures)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,9 +87,9 @@ def frechet(study: Study, regime: str, one: Compared) -> Interval:
     return bootstrap(metric.features(pictures, ()), metric.value, draws=DRAWS)
 
 
-def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
+def remembered(studies: Sequence[Study]) -> dict[str, Interval]:
     """Fréchet distances by "model/regime/setting/pictures": those written down, and those that kept pictures give."""
-    known = {name: Interval(*each) for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
+    known = {name: Interval(*each) for name, each in studies[0].distances().items()}
     found = {}
     for study in studies:
         for regime in REGIMES:
@@ -101,7 +100,7 @@ def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
                 elif all(study.kept(regime, one.name, start).exists() for start in one.starts):
                     found[key] = frechet(study, regime, one)
     numbers = {key: [round(each, 2) for each in (value.value, value.low, value.high)] for key, value in found.items()}
-    record.write_text(json.dumps(numbers, indent=0) + "\n")
+    studies[0].record.write_text(json.dumps(numbers, indent=0) + "\n")
     return found
 
 
@@ -225,7 +224,7 @@ def strip(study: Study) -> None:
 def write(studies: Sequence[Study]) -> str:
     """Writes study.md, study_frechet.json and the strips; returns the page."""
     out = studies[0].out
-    text = page(studies, remembered(studies, out / "study_frechet.json"))
+    text = page(studies, remembered(studies))
     (out / "study.md").write_text(text)
     for study in studies:
         strip(study)
