@@ -401,6 +401,11 @@ def test_solvers_have_names(spec: Any, meant: Multistep | None) -> None:
     assert resolve_solver(spec) == meant
 
 
+def test_a_multistep_solver_mends_its_steps_and_the_last_one_ends_at_the_newest_estimate() -> None:
+    assert Multistep().corrector and Multistep().order == 2
+    assert predictor([0.5, 0.7, 0.9], 0.0) == (0.0, (1.0, 0.0, 0.0))
+
+
 @pytest.mark.parametrize("spec", ["", "heun", "multistep:4", "multistep:x", "multistep:", "euler:1"])
 def test_unknown_solvers_are_refused(spec: str) -> None:
     with pytest.raises(ValueError, match="accepted: None, 'euler', 'multistep'"):
