@@ -223,8 +223,9 @@ def test_nothing_that_is_not_finite_is_kept(layout: TokenLayout, seed: int, brok
     assert torch.equal(node.velocity[0], known.nodes[0].velocity[0])
     assert torch.equal(node.clean[0], known.nodes[0].clean[0])
     assert torch.equal(node.velocity[1:], velocity[1:]) and torch.equal(node.clean[1:], clean[1:])
-    first = Predictions(layout).record(clean, velocity, 0.8)
-    assert first.nodes[0].velocity.isfinite().all()
+    (first,) = Predictions(layout).record(clean, velocity, 0.8).nodes
+    assert not first.velocity[0].any() and not first.clean[0].any(), "zeros, before there are any"
+    assert torch.equal(first.velocity[1:], velocity[1:]) and torch.equal(first.clean[1:], clean[1:])
 
 
 def test_nodes_of_another_kind_are_not_on_the_line() -> None:
