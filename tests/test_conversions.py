@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ralu_cache.history.conversions import KINDS, Place, Reading, affine
-from ralu_cache.history.multistep import predictor
+from ralu_cache.history.multistep import corrector, predictor
 from ralu_cache.history.solvers import Multistep
 from ralu_cache.history.trail import Trail, leap, mend
 
@@ -95,7 +95,10 @@ def test_a_solver_reads_a_trail() -> None:
     a, weights = predictor((0.7, 0.9), 0.5)
     torch.testing.assert_close(moved, a * x + weights[0] * (2 - 2.1) + weights[1] * (2 - 2.7))
     assert made.levels == (0.7, 0.9)
-    assert not torch.equal(mend(solver, known.record(0.5, torch.ones(2, 3)), made, moved), moved)
+    a, weights = corrector((0.7, 0.9), 0.5)
+    newest = torch.full((2, 3), 5.0)
+    mended = a * x + weights[0] * newest + weights[1] * (2 - 2.1) + weights[2] * (2 - 2.7)
+    torch.testing.assert_close(mend(solver, known.record(0.5, newest), made, moved), mended)
     for unmended in (
         mend(Multistep(corrector=False), known.record(0.5, x), made, moved),
         mend(solver, known.record(0.5, x), None, moved),
