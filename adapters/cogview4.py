@@ -31,7 +31,6 @@ class CogView4Adapter(RibbonTokens, StackAdapter):
     """
 
     family = "cogview4"
-    default_preset = "ralu-8x"
     pipelines = ("CogView4Pipeline", "CogView4ControlPipeline")
     batched = (
         "hidden_states", "encoder_hidden_states", "timestep", "original_size", "target_size", "crop_coords",

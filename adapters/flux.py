@@ -29,7 +29,6 @@ class FluxAdapter(PackedAdapter):
     """
 
     family = "flux"
-    default_preset = "ralu-8x"
     pipelines: tuple[str, ...] = (
         "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxKontextPipeline",
         "FluxKontextInpaintPipeline", "FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline",

@@ -30,7 +30,6 @@ class Flux2Adapter(PackedAdapter):
     """
 
     family = "flux2"
-    default_preset = "ralu-8x"
     pipelines = ("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline")
     processor = Flux2SparseProcessor
     ranked = True

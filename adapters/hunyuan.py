@@ -31,7 +31,6 @@ class HunyuanAdapter(VideoAdapter, TextImageAdapter):
     """
 
     family = "hunyuan-video-1.5"
-    default_preset = "ralu-7x"
     pipelines = ("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline")
     processor = HunyuanSparseProcessor
     conditions = (*TEXTS, "encoder_attention_mask", "encoder_attention_mask_2")

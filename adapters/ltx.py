@@ -23,7 +23,6 @@ class LTXAdapter(BlocksAdapter):
     """
 
     family = "ltx"
-    default_preset = "ralu-7x"
     pipelines = ("LTXPipeline",)
     patch = 1
     guidance = "stack"

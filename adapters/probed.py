@@ -28,7 +28,6 @@ class ProbedAdapter(Adapter, Probed):
     """A denoiser of which only its finding is known, and that only once its first call has been probed."""
 
     family = "probed"
-    default_preset = ""
     pipelines = ()
     patch = 1
     ranked = True

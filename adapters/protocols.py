@@ -47,9 +47,9 @@ class Adapter(Protocol):
     """One model family: whose it is, and how its calls are read. Made for one denoiser; no state between calls."""
 
     family: str
-    default_preset: str  # what spatial="ralu" means
     pipelines: tuple[str, ...]  # those that it serves, and the user's own subclasses of them; others are refused
     patch: int  # latent pixels per token side
+    default_preset: str = "ralu-8x"  # what spatial="ralu" means, where the family has tokens
     guidance: str = "calls"  # the pipelines call with the prompt, then without; "stack": both at once, without first,
     # unless it is a "stack, prompt first"
     fill: int = 1  # the model pads image tokens to whole multiples of so many

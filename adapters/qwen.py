@@ -29,7 +29,6 @@ class QwenAdapter(TokenwiseAdapter):
     """
 
     family = "qwen-image"
-    default_preset = "ralu-8x"
     pipelines = (
         "QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImageEditPipeline",
         "QwenImageEditPlusPipeline", "QwenImageEditInpaintPipeline", "QwenImageControlNetPipeline",

@@ -34,7 +34,6 @@ class QwenImage21Adapter(StackAdapter, Tokens):
     (guidance that begins late) computes them."""
 
     family = "qwen-image-2.1"
-    default_preset = "ralu-8x"
     pipelines = ("QwenImage21Pipeline",)
     patch = 1
     others_first = True

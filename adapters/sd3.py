@@ -33,7 +33,6 @@ class SD3Adapter(RibbonTokens, TextImageAdapter):
     """
 
     family = "sd3"
-    default_preset = "ralu-8x"
     pipelines = (
         "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",

@@ -20,6 +20,8 @@ from ralu_cache.plane.canvas import TokenLayout, patchify, unpatchify
 class VideoAdapter(TransformerAdapter):
     """Conditioning channels behind the latents' own `channels` are reduced like them."""
 
+    default_preset = "ralu-7x"
+
     def grid(self, call: Mapping[str, Any]) -> tuple[int, int]:
         frames, height, width = call["hidden_states"].shape[2:]
         return frames * (height // self.patch), width // self.patch

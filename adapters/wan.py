@@ -34,7 +34,6 @@ class WanAdapter(VideoAdapter):
     """
 
     family = "wan"
-    default_preset = "ralu-7x"
     pipelines = ("WanPipeline", "WanImageToVideoPipeline")
     processor = WanSparseProcessor
     ranked = True

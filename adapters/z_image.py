@@ -35,7 +35,6 @@ class ZImageAdapter(TransformerAdapter):
     """
 
     family = "z-image"
-    default_preset = "ralu-8x"
     pipelines = ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline")
     guidance = "stack, prompt first"
     no_guidance = 0.0

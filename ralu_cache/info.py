@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ralu_cache.adapters import known_adapters
+from ralu_cache.adapters import Adapter, known_adapters
 from ralu_cache.adapters.parts import PARTS, parts_of
 from ralu_cache.adapters.registry import matching_adapter
 from ralu_cache.api import accelerate
@@ -56,8 +56,7 @@ def describe() -> str:
     ]
     sections = {
         "families and their pipelines": [
-            f"{adapter.family} (spatial 'ralu' is '{adapter.default_preset}'): {', '.join(adapter.pipelines)}"
-            for adapter in known_adapters()
+            f"{adapter.family}{_stages(adapter)}: {', '.join(adapter.pipelines)}" for adapter in known_adapters()
         ],
         "what a family's adapter can": [
             *(f"{family.family:<15} {', '.join(parts_of(family))}" for family in known_adapters()),
@@ -115,6 +114,11 @@ def describe_model(request: Request) -> str:
         works = "its blocks can be reused (temporal='teacache', 'seacache', 'taylorseer')"
         lines += [f"{works}: {finding}" for finding in handle.findings]
     return "\n".join(lines)
+
+
+def _stages(family: type[Adapter]) -> str:
+    """What spatial="ralu" means to a family that has stages."""
+    return f" (spatial 'ralu' is '{family.default_preset}')" if "tokens" in parts_of(family) else ""
 
 
 def _policies() -> list[str]:

@@ -52,6 +52,8 @@ def test_info_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("teacache   threshold 0.4, ", "seacache   threshold 0.3, ", "taylorseer interval 3, ", "max_age None"):
         assert part in text
     assert "early      in the stages that aren't fine; without stages until t = 0.5" in text
+    for family in ("flux (spatial 'ralu' is 'ralu-8x'): ", "wan (spatial 'ralu' is 'ralu-7x'): ", "ltx: "):
+        assert f"  {family}" in text, "videos have another preset, and who has no stages none"
 
 
 def test_generate_draws_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

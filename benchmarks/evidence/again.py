@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from benchmarks.regime.pictures import scene_prompts, to_bytes
 from benchmarks.regime.search import rows_of
 from benchmarks.regime.settings import FOUND, FULL, settings
 from benchmarks.regime.study import BATCH, FIRST_SEED, Row, Study, latest, measured
+from ralu_cache.quality.base import Pictures
 from ralu_cache.report.table import Table
 
 OUT = Path("benchmarks/results/evidence")
@@ -29,29 +31,44 @@ COMPARED = {"attributes": "%", "scenes": "%", "probability": "%", "sharpness": "
 
 
 def chosen(study: Study, share: float, seed: int) -> list[Row]:
-    """A random share of the rows that count today, at least one; the full runs are drawn with them anyway."""
+    """A random share of the rows that count today, at least one, those of a batch beside each other; the full runs are
+    drawn with them anyway."""
     known = latest(study.rows(), study.model)
     named = [one for regime in known.values() for one in regime.items()]
     rows = [row for name, parts in named if name != FULL for row in parts.values()]
     count = max(1, round(share * len(rows)))
-    return [rows[number] for number in np.random.default_rng(seed).choice(len(rows), count, replace=False)]
+    found = [rows[number] for number in np.random.default_rng(seed).choice(len(rows), count, replace=False)]
+    return sorted(found, key=batch)
 
 
-def again(study: Study, row: Row) -> dict[str, Any]:
+def batch(row: Row) -> tuple[str, int]:
+    """The rows that share a full run."""
+    return row["regime"], row["start"]
+
+
+def again(study: Study, row: Row, full: Pictures) -> dict[str, Any]:
     """The row's pictures drawn once more: of each measure its mean then and now, and the largest difference of one
-    picture."""
-    start, regime = row["start"], row["regime"]
-    prompts = scene_prompts("study", start + BATCH)[start:]
-    seeds = range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
-    of = {setting.name: setting for setting in settings(study.model, regime)}
-    shown, full = (study.draw(study.model, of[name], prompts, seeds) for name in (row["setting"], FULL))
-    kept = ((to_bytes(each.pictures) / 255).astype(np.float32) for each in (shown, full))  # as the study keeps them
-    now = measured(*kept, prompts, start)
+    picture.
+
+    full: the full run's of that batch, drawn once more too.
+    """
+    prompts = scene_prompts("study", row["start"] + BATCH)[row["start"] :]
+    shown, ratio = drawn(study, row, row["setting"])
+    now = measured(shown, full, prompts, row["start"])
     return {
-        "model": study.model, "regime": regime, "setting": row["setting"], "start": start,
-        "ratio": [row["ratio"], round(shown.ratio, 3)],
+        "model": study.model, "regime": row["regime"], "setting": row["setting"], "start": row["start"],
+        "ratio": [row["ratio"], round(ratio, 3)],
         **{name: [_mean(row[name]), _mean(now[name]), _most(row[name], now[name])] for name in COMPARED},
     }  # fmt: skip
+
+
+def drawn(study: Study, row: Row, name: str) -> tuple[Pictures, float]:
+    """A setting's pictures of the row's batch, in 8 bits as the study keeps them, and what its FLOPs are fewer."""
+    setting = next(each for each in settings(study.model, row["regime"]) if each.name == name)
+    prompts = scene_prompts("study", row["start"] + BATCH)[row["start"] :]
+    seeds = range(FIRST_SEED + row["start"], FIRST_SEED + row["start"] + BATCH)
+    found = study.draw(study.model, setting, prompts, seeds)
+    return (to_bytes(found.pictures) / 255).astype(np.float32), found.ratio
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -98,11 +115,19 @@ def main() -> None:
     done = {(row["model"], row["regime"], row["setting"], row["start"]) for row in rows}
     for model in options.models:
         study = Study(model, options.study)
-        for row in tqdm(chosen(study, options.share, options.seed), desc=model, mininterval=30):
-            if (model, row["regime"], row["setting"], row["start"]) not in done:
-                rows.append(again(study, row))
+        left = [
+            row for row in chosen(study, options.share, options.seed)
+            if (model, row["regime"], row["setting"], row["start"]) not in done
+        ]  # fmt: skip
+        bar = tqdm(total=len(left), desc=model, mininterval=30)
+        for _, group in groupby(left, batch):
+            some = list(group)
+            full = drawn(study, some[0], FULL)[0]
+            for row in some:
+                rows.append(again(study, row, full))
                 with path.open("a") as file:
                     file.write(json.dumps(rows[-1], separators=(",", ":")) + "\n")
+                bar.update()
     page = table(rows)
     (options.out / "again.md").write_text(page)
     print(page)

@@ -99,7 +99,8 @@ def load(model: str) -> Any:
 def pipeline(model: str) -> Any:
     """The pipeline of this study alone, with its blocks compiled."""
     pipe = load(model)
-    torch._dynamo.config.recompile_limit = 64  # stages, halves of guided calls, last blocks: a shape each
+    torch._dynamo.config.recompile_limit = 1024  # stages, halves of guided calls, pictures that a cache computes: a
+    torch._dynamo.config.accumulated_recompile_limit = 1024  # shape each, and after the last one it would fail
     for block in (*pipe.transformer.transformer_blocks, *getattr(pipe.transformer, "single_transformer_blocks", ())):
         block.compile(fullgraph=True, dynamic=False)
     return pipe
