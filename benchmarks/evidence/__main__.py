@@ -28,7 +28,7 @@ from benchmarks.regime.measures import OUT as REGIME
 from benchmarks.regime.pictures import SHELF, scene_prompts
 from benchmarks.regime.setting import Setting, draw
 from benchmarks.regime.settings import FOUND, FULL, REGIMES, STRONG, settings
-from benchmarks.regime.study import FIRST_SEED, SOME, Study, run
+from benchmarks.regime.study import FIRST_SEED, Study, run
 from benchmarks.regime.study_page import write
 from ralu_cache.quality.base import Pictures
 
@@ -75,7 +75,7 @@ def report(studies: Sequence[Study], out: Path, most: int, draws: bool) -> str:
         if not count:
             continue
         every = known_ways(study, count)
-        found[model], caches[model] = duels(every), all_caches(study, min(most, SOME))
+        found[model], caches[model] = duels(every), all_caches(study, most)
         plot(every, out / f"fronts_{model}.png", f"{model}: each method at its best guidance")
         if draws:
             show_worst(model, found[model], every, out / f"worst_{model}.png")

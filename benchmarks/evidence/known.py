@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.evidence.duels import Duel, Way, beside_ours, ways
+from benchmarks.regime.rivals import FARTHEST
 from benchmarks.regime.settings import FULL, REGIMES
 from benchmarks.regime.study import Study
 from benchmarks.regime.study_page import compared
@@ -21,11 +22,13 @@ def known_ways(study: Study, count: int) -> list[Way]:
 
 
 def pictures_of(study: Study, most: int) -> int:
-    """So many that ours under strong guidance and plain steps, also at their best guidance, have them, at most `most`;
-    0 if nothing was drawn."""
-    counts = {one.name: one.count for one in compared(study, "strong")}
-    gentler = [one.count for one in compared(study, "best") if "plain steps" in one.name]
-    return min(most, *gentler, *(counts.get(name, 0) for name in NEEDED))
+    """So many that ours under strong guidance, plain steps and the caches that go farthest, the last two also at their
+    best guidance, have them, at most `most`; 0 if nothing was drawn."""
+    strong, best = compared(study, "strong"), compared(study, "best")
+    counts = {one.name: one.count for one in strong}
+    plain = [one.count for one in best if "plain steps" in one.name]
+    caches = [one.count for one in (*strong, *best) if one.name in FARTHEST]
+    return min(most, *plain, *caches, *(counts.get(name, 0) for name in NEEDED))
 
 
 def all_caches(study: Study, most: int) -> list[Duel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks.regime import reimplemented
 
@@ -13,11 +13,10 @@ reimplemented.register()
 @dataclass(frozen=True)
 class Cache:
     """spec: as `benchmarks.regime.peers` names it; of a method that was reimplemented from its paper the temporal
-    policy, see `benchmarks.regime.reimplemented`. steps: asked for. swept: of the sweep around the first choice."""
+    policy, see `benchmarks.regime.reimplemented`. steps: asked for."""
 
     spec: str
     steps: int = 50
-    swept: bool = False
     reimplemented: bool = False
 
 
@@ -82,26 +81,28 @@ SD3_SWEEP: Mapping[str, Cache] = {
 }
 
 
-def _all(chosen: Mapping[str, Cache], sweep: Mapping[str, Cache]) -> dict[str, Cache]:
-    return {**chosen, **{name: replace(one, swept=True) for name, one in sweep.items()}}
-
-
 PEERS: Mapping[str, Mapping[str, Cache]] = {
-    "tiny-flux": _all(FLUX, FLUX_SWEEP), "tiny-flux-dev": _all(FLUX, FLUX_SWEEP), "tiny-sd3": _all(SD3, SD3_SWEEP),
+    "tiny-flux": {**FLUX, **FLUX_SWEEP}, "tiny-flux-dev": {**FLUX, **FLUX_SWEEP}, "tiny-sd3": {**SD3, **SD3_SWEEP},
 }  # fmt: skip
 """Caches of diffusers' and of cache-dit's, and what was reimplemented, under strong guidance; on fewer steps than 50
 they go as far as the few plain steps that they stand beside. Diffusers' take no SD3, and cache-dit's TaylorSeer fails
 there (an assertion of its own in 1.5.3: nothing to forecast the text from)."""
 
 FLUX_GENTLER: Mapping[str, Cache] = {
-    "FirstBlockCache 0.2 on 10 steps": Cache("fbcache:0.2", 10, True),
-    "MagCache 0.3 on 20 steps": Cache("magcache:0.3", 20, True),
-    "MagCache 0.3 on 10 steps": Cache("magcache:0.3", 10, True),
-    "TaylorSeer of diffusers, every 3rd of 20 steps": Cache("taylorseer-lite:3", 20, True),
-    "DBCache 0.2 on 20 steps": Cache("dbcache:0.2", 20, True),
-    "Spectrum, reimplemented, on 20 steps": Cache("spectrum:0.75", 20, True, True),
+    "FirstBlockCache 0.2 on 10 steps": Cache("fbcache:0.2", 10),
+    "MagCache 0.3 on 20 steps": Cache("magcache:0.3", 20),
+    "MagCache 0.3 on 10 steps": Cache("magcache:0.3", 10),
+    "TaylorSeer of diffusers, every 3rd of 20 steps": Cache("taylorseer-lite:3", 20),
+    "DBCache 0.2 on 20 steps": Cache("dbcache:0.2", 20),
+    "Spectrum, reimplemented, on 20 steps": Cache("spectrum:0.75", 20, reimplemented=True),
 }
 GENTLER: Mapping[str, Mapping[str, Cache]] = {
     "tiny-flux": FLUX_GENTLER, "tiny-flux-dev": FLUX_GENTLER, "tiny-sd3": {},
 }  # fmt: skip
 """Those that go farthest, at the guidance that serves few plain steps best."""
+
+FARTHEST = (
+    "MagCache 0.3 on 20 steps", "MagCache 0.3 on 14 steps", "MagCache 0.3 on 10 steps",
+    "FirstBlockCache 0.2 on 10 steps", "DBCache 0.2 on 16 steps", "DBCache 0.4 on 10 steps",
+)  # fmt: skip
+"""Those which on the sweep's pictures are on the others' front beyond 4x, or nearest to it: drawn on all pictures."""

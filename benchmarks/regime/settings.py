@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks.regime.rivals import GENTLER, PEERS, Cache
+from benchmarks.regime.rivals import FARTHEST, GENTLER, PEERS, Cache
 from benchmarks.regime.setting import Setting
 from ralu_cache import RALU, Guidance
 
@@ -17,7 +17,7 @@ STRONG = 6.0
 REGIMES = ("strong", "best")
 FULL = "full"
 REFERENCE = "150 steps"
-SWEPT = 64  # pictures of sweeps around a method's first choice, and of the reference
+SWEPT = 64  # pictures of what no main claim names, and of the reference
 THREE_STAGES = RALU(steps=(7, 2, 3), ends=(0.45, 0.6, 1.0), shifts=(3.3, 2.0, 1.4), z=2.2, ratio=0.3)
 HELD = Guidance(end=0.65, held="scaled")
 
@@ -129,7 +129,7 @@ def stock_sweep(best: Best) -> Iterator[Setting]:
 FEW = (
     FULL, REFERENCE, "ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-22x", "7 plain steps", "5 plain steps",
     "8 plain steps, guided", "7 steps of", "4 plain steps", "3 plain steps", "3 steps of UniPC", "4 steps of UniPC",
-    "10 plain steps", "ralu-4x", "ralu-7x",
+    "10 plain steps", "ralu-4x", "ralu-7x", *FARTHEST,
 )  # fmt: skip
 
 
@@ -142,10 +142,7 @@ def settings(model: str, regime: str, few: bool = False) -> tuple[Setting, ...]:
     return tuple(wanted) if few else found
 
 
-def draws(model: str, name: str, start: int) -> bool:
-    """Whether a setting is drawn of the pictures from `start` on: sweeps, the reference and what can't be compiled only
-    of the first ones."""
-    if name == REFERENCE or "toca" in name:
-        return start < SWEPT
-    cache = PEERS[model].get(name) or GENTLER[model].get(name)
-    return start < SWEPT or cache is None or not cache.swept
+def drawn_of(model: str, regime: str, start: int, few: bool = False) -> tuple[Setting, ...]:
+    """Those of which the pictures from `start` on are drawn."""
+    found = settings(model, regime, few or start >= SWEPT)
+    return tuple(setting for setting in found if setting.name != REFERENCE or start < SWEPT)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from benchmarks.regime.measures import MEASURES, OUT
 from benchmarks.regime.pictures import SHELF, fingerprint, scene_prompts, to_bytes
 from benchmarks.regime.setting import Draw, Setting, draw
-from benchmarks.regime.settings import FOUND, FULL, REFERENCE, REGIMES, draws, settings
+from benchmarks.regime.settings import FOUND, FULL, REFERENCE, REGIMES, drawn_of, settings
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.quality.base import Pictures
 from ralu_cache.quality.likeness import EQUAL_DB
@@ -36,7 +36,6 @@ from ralu_cache.quality.texture import mean_gradient
 
 BATCH = 16
 FIRST_SEED = 60_000
-SOME = 128  # pictures of the settings that no main claim needs
 PERCEPTUAL = 64  # pictures of which the slow perceptual distance is taken
 DIGITS = {"attributes": 1, "scenes": 0, "probability": 1, "shapes": 0, "spectrum": 2, "psnr": 2, "ssim": 3}
 Row = dict[str, Any]
@@ -97,8 +96,8 @@ def turns(model: str, few: bool, batch: int, only: Collection[str] = ()) -> Iter
     known = [
         (regime, setting)
         for regime in REGIMES
-        for setting in settings(model, regime, few)
-        if draws(model, setting.name, batch * BATCH) and (not only or setting.name in (FULL, *only))
+        for setting in drawn_of(model, regime, batch * BATCH, few)
+        if not only or setting.name in (FULL, *only)
     ]
     yield from (one for one in known if one[1].name == FULL)
     yield from (one for one in known if one[1].name == REFERENCE)
@@ -117,7 +116,7 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = (), until: 
         chosen = prompts[start : start + BATCH]
         seeds = range(FIRST_SEED + start, FIRST_SEED + start + len(chosen))
         whole: list[Row] = []  # of full runs and references, which both regimes may share
-        for regime, setting in turns(study.model, few or start >= SOME, start // BATCH, only):
+        for regime, setting in turns(study.model, few, start // BATCH, only):
             if (start, regime, setting.name, setting.made) in done:
                 continue
             twin = next((other for other in whole if other["made"] == setting.made), None)
