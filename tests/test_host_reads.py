@@ -141,7 +141,7 @@ def test_stages_alone_never_wait(simulated: Simulated, family: str) -> None:
     assert not any(steps_of(simulated, family, STAGES))
 
 
-@pytest.mark.parametrize(("temporal", "spatial"), zip(POLICIES, cycle((None, STAGES)), strict=False))
+@pytest.mark.parametrize(("temporal", "spatial"), [*zip(POLICIES, cycle((None, STAGES)), strict=False)])
 def test_a_step_waits_for_its_decision_alone(simulated: Simulated, temporal: str, spatial: RALU | None) -> None:
     """Not at all where nothing is looked at: neither at a signal, nor at which tokens are to be computed."""
     most = 0 if temporal in COUNTING else 1

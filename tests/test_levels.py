@@ -418,7 +418,7 @@ def controlled(call: dict[str, Any]) -> bool:
 OWN = [1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.2, 0.05]
 
 
-@pytest.mark.parametrize(("name", "policy"), zip(cycle(("flux", "sd3", "qwen")), POLICIES, strict=False))
+@pytest.mark.parametrize(("name", "policy"), [*zip(cycle(("flux", "sd3", "qwen")), POLICIES, strict=False)])
 def test_levels_of_the_callers_own(name: str, policy: str) -> None:
     family = FAMILIES[name]
     pipe = family.make()

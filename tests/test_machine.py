@@ -514,7 +514,7 @@ def test_a_run_that_the_keyboard_ended_is_not_taken_up(spatial: RALU | None, nth
 
 
 @pytest.mark.parametrize(
-    ("nth", "error"), zip(range(1, 9), [Broken, Broken, KeyboardInterrupt, KeyboardInterrupt] * 2, strict=True)
+    ("nth", "error"), [*zip(range(1, 9), [Broken, Broken, KeyboardInterrupt, KeyboardInterrupt] * 2, strict=True)]
 )
 def test_a_failure_in_the_call_of_the_second_group(nth: int, error: type[BaseException]) -> None:
     """(8) Samples differ, so every second step calls the model within the model's hook."""

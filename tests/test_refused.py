@@ -126,7 +126,7 @@ def test_a_refused_first_accelerate_changes_nothing(family: Family) -> None:
 caching = pytest.mark.parametrize("family", [FAMILIES[name] for name in ("flux", "qwen", "wan")], ids=str)  # not SD3
 
 
-@pytest.mark.parametrize(("name", "policy"), zip(cycle(("wan", "flux", "qwen")), POLICIES, strict=False))
+@pytest.mark.parametrize(("name", "policy"), [*zip(cycle(("wan", "flux", "qwen")), POLICIES, strict=False)])
 def test_diffusers_own_cache_enabled_later_is_refused_at_the_call(name: str, policy: str) -> None:
     setting = Setting(family := FAMILIES[name], policy, False)
     pipe = family.make()

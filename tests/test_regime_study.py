@@ -287,6 +287,6 @@ def test_a_random_tenth_comes_out_again(drawn: tuple[Study, Fake]) -> None:
     full = {again.batch(row): again.drawn(made, row, FULL)[0] for row in rows}
     found = [again.again(made, row, full[again.batch(row)]) for row in rows]
     page = again.table(found)
-    assert f"| tiny-flux | {len(rows)} | {len(rows)} | 0 (0) |" in page
+    assert f"| tiny-flux | {len(rows)} | {len(rows)} | +0; 0 (0) |" in page
     rows[0] |= {"attributes": [value - 1 for value in rows[0]["attributes"]]}
     assert again.again(made, rows[0], full[again.batch(rows[0])])["attributes"][2] == 1

@@ -192,7 +192,7 @@ def test_attention_changed_after(family: Family, change: Change, policy: str) ->
 
 
 @pytest.mark.parametrize(
-    ("family", "policy"), zip(FAMILIES.values(), ("adaptive", "toca") * 2, strict=True), ids=str
+    ("family", "policy"), [*zip(FAMILIES.values(), ("adaptive", "toca") * 2, strict=True)], ids=str
 )
 def test_processors_set_between_two_calls_are_the_users_afterwards(family: Family, policy: str) -> None:
     pipe = family.make()

@@ -3,11 +3,13 @@
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 from diffusers import FluxPipeline
 from safetensors.torch import load_file
 
@@ -173,7 +175,8 @@ def test_autoencoder_latents_are_packed_tokens() -> None:
 
 
 @pytest.mark.slow
-def test_command_trains_resumes_and_gives_a_loadable_pipeline(tmp_path: Path) -> None:
+def test_command_trains_resumes_and_gives_a_loadable_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mp, "spawn", partial(mp.start_processes, start_method="fork"))  # who need import nothing anew
     settings = "--size 2 1 1 --vae-steps 2 --vae-scenes 4 --scenes 6 --batch-scale 0.1 --warmup 5"
     common = ["--out", str(tmp_path), *settings.split()]
     main([*common, "--steps", "60", "--half-only", "--workers", "1"])

@@ -1,6 +1,6 @@
 """What tiny Wan's videos keep at what cost: what they show of their prompts, how they move, likeness to the full run.
 
-    python -m benchmarks.tiny_wan.study [--videos 64] [--only WORDS ...] [--out benchmarks/results/tiny_wan]
+    python -m benchmarks.tiny_wan.study [--videos 64] [--minutes 60] [--only WORDS ...]
     python -m benchmarks.tiny_wan.study --table
 
 Prompts and noise of this study alone. Goes on where it stopped: a line of JSON for each batch of 16 videos and method.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,12 @@ def measured(videos: Videos, full: Videos, chosen: Sequence[Clip]) -> dict[str, 
     return found
 
 
-def run(out: Path, count: int, only: Sequence[str], pipes: Mapping[bool, Any], every: Sequence[Method]) -> None:
-    """Draws and measures what is missing; the full run of a batch is drawn again for what is compared with it."""
+def run(
+    out: Path, count: int, only: Sequence[str], pipes: Mapping[bool, Any], every: Sequence[Method],
+    until: float = math.inf,
+) -> None:  # fmt: skip
+    """Draws and measures what is missing; the full run of a batch is drawn again for what is compared with it. No batch
+    begins after `until` (monotonic)."""
     done = {(row["name"], row["start"], row["made"]) for row in rows_of(out / ROWS)}
     chosen = clips(count)
     for start in tqdm(range(0, count, BATCH), disable=None):
@@ -82,7 +88,7 @@ def run(out: Path, count: int, only: Sequence[str], pipes: Mapping[bool, Any], e
             if (method.setting.name, start, made(method)) not in done
             and (not only or any(words in method.setting.name for words in only))
         ]  # fmt: skip
-        if missing:
+        if missing and time.monotonic() < until:
             _run(out, start, batch, pipes, every[0], missing)
 
 
@@ -126,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--videos", type=int, default=64)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no batch of 16 videos begins later")
     parser.add_argument("--only", nargs="+", default=(), help="methods whose names hold one of these")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only write the page")
@@ -133,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     pipes, every = pipelines(), [*methods()]
     if not options.table:
-        run(options.out, options.videos, options.only, pipes, every)
+        run(options.out, options.videos, options.only, pipes, every, time.monotonic() + 60 * options.minutes)
     rows = latest(rows_of(options.out / ROWS), every)
     text = page(rows, clips(options.videos))
     (options.out / "study.md").write_text(text)
