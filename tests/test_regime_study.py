@@ -1,6 +1,7 @@
 """The regime's study and search on made-up pictures: rendered scenes, the softer the fewer the steps."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from benchmarks.regime import clock, pictures, search, study, study_page
 from benchmarks.regime import settings as chosen
 from benchmarks.regime.setting import Drawn, Setting, scheduler_of
 from benchmarks.regime.settings import FULL, REFERENCE, REGIMES, settings
-from benchmarks.regime.study import Study, latest, remeasure, run, turns
+from benchmarks.regime.study import Study, latest, remeasure, run, shelve, turns
 from benchmarks.regime.study_page import Compared, compared, write
 from benchmarks.tiny_flux.render import render
 from benchmarks.tiny_flux.scenes import sample_scene
@@ -158,6 +159,22 @@ def test_numbers_are_paired_with_the_full_run(drawn: tuple[Study, Fake]) -> None
     assert one.values("psnr").max() < 40 and np.isfinite(one.values("psnr")).all()
 
 
+def test_what_the_shelf_lost_is_drawn_again_without_a_row(drawn: tuple[Study, Fake]) -> None:
+    made, fake = drawn
+    before, rows = len(fake.calls), made.path.read_text()
+    lost = [made.kept("strong", "ralu-12x", 16), made.kept("best", FULL, 0)]
+    shown = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+    shelve(made)
+    assert [path.read_bytes() for path in lost] == shown and made.path.read_text() == rows
+    assert fake.calls[before:] == ["ralu-12x", FULL]
+    made.record.write_text(json.dumps({f"tiny-flux/strong/ralu-12x/{count}": [1, 1, 1] for count in (16, 32)}))
+    lost[0].unlink()
+    shelve(made)
+    assert not lost[0].exists(), "whose distance is known already"
+
+
 def test_measures_are_made_again_from_the_kept_pictures(drawn: tuple[Study, Fake]) -> None:
     made, _ = drawn
     rows = [row for row in made.rows() if row["setting"] in (FULL, "ralu-15x") and row["start"] == 16]
@@ -190,7 +207,8 @@ def test_the_readmes_table_has_a_row_for_each_preset(
     made, _ = drawn
     monkeypatch.setattr(known, "NEEDED", (FULL, "ralu-12x"))
     monkeypatch.setattr(readme, "FOUND", {"tiny-flux": None, "tiny-sd3": None})
-    lines = readme.main_table(made.out).splitlines()
+    *lines, _, words = readme.main_table(made.out).splitlines()
+    assert re.fullmatch(r"Points of .* drawn: tiny-flux \(32\) 12x -?\d+\.\d, 15x -?\d+\.\d\.", words)
     assert lines[0].count("fewer FLOPs (faster)") == 1, "a model of which nothing was drawn is left out"
     assert len({line.count("|") for line in lines}) == 1
     assert [line.split(" | ")[0] for line in lines[3:]] == ["| `ralu-12x`", "| `ralu-15x`"]
@@ -204,6 +222,7 @@ def test_what_a_model_lacks_is_an_empty_cell(drawn: tuple[Study, Fake], monkeypa
     lacking = {name: cells for name, cells in found.items() if name != "ralu-15x"}
     monkeypatch.setattr(readme, "FOUND", {"a": None, "b": None})
     monkeypatch.setattr(readme, "pictures_of", lambda *_: 32)
+    monkeypatch.setattr(readme, "lost", lambda study: "")
     monkeypatch.setattr(readme, "found_of", lambda study: ("95.0", found if study.model == "a" else lacking))
     (line,) = (line for line in readme.main_table(made.out).splitlines() if line.startswith("| `ralu-15x`"))
     assert line.endswith("| – | – | – |") and line.count("–") == 3

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.duels import MEASURES, OURS, Duel, Way, duels
-from benchmarks.evidence.known import COUNT, all_caches, known_ways, pictures_of
+from benchmarks.evidence.known import all_caches, known_ways, pictures_of
 from benchmarks.evidence.page import page, plot, strip
 from benchmarks.regime.measures import OUT as REGIME
 from benchmarks.regime.pictures import SHELF, scene_prompts
 from benchmarks.regime.setting import Setting, draw
 from benchmarks.regime.settings import FOUND, FULL, REGIMES, STRONG, settings
-from benchmarks.regime.study import FIRST_SEED, Study, run
+from benchmarks.regime.study import COUNT, FIRST_SEED, Study, run
 from benchmarks.regime.study_page import write
 from ralu_cache.quality.base import Pictures
 

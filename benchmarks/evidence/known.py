@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 from benchmarks.evidence.duels import Duel, Way, beside_ours, ways
 from benchmarks.regime.rivals import FARTHEST
 from benchmarks.regime.settings import FULL, REGIMES
 from benchmarks.regime.study import Study
 from benchmarks.regime.study_page import compared
 
-COUNT = 256  # pictures of the settings that are compared
 NEEDED = (FULL, "ralu-8x", "ralu-12x", "ralu-18x", "7 plain steps")
 
 
 def known_ways(study: Study, count: int) -> list[Way]:
     """All that have the first `count` pictures."""
-    record = study.out / "study_frechet.json"
-    frechet = {name: each[0] for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
+    frechet = {name: each[0] for name, each in study.distances().items()}
     return ways(study.model, {regime: compared(study, regime) for regime in REGIMES}, count, frechet)
 
 

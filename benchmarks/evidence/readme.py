@@ -1,4 +1,5 @@
-"""README's main table: each preset against the best of the others at its cost (`benchmarks.readme_table` writes it)."""
+"""README's main table: each preset against the best of the others at its cost (`benchmarks.readme_table` writes it),
+and below it what each loses to the full run on all pictures that there are."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.duels import Duel, duels
-from benchmarks.evidence.known import COUNT, known_ways, pictures_of
+from benchmarks.evidence.known import known_ways, pictures_of
 from benchmarks.regime.settings import FOUND, FULL, REGIMES, STRONG
-from benchmarks.regime.study import Study
-from benchmarks.regime.study_page import Compared, compared, shown
+from benchmarks.regime.study import COUNT, Study
+from benchmarks.regime.study_page import ALL, Compared, compared, shown
 from ralu_cache.report.table import Table
 
 PRESETS = ("ralu-4x", "ralu-7x", "ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-22x")
@@ -68,4 +69,16 @@ def main_table(results: Path) -> str:
         each = [known.get(name, ["–"] * 3) for _, known in found.values()]
         if any(cell != "–" for some in each for cell in some):
             rows.append([f"`{name}`", *(cell for some in each for cell in some)])
-    return Table(titles, rows, words).markdown() + "\n"
+    losses = "; ".join(lost(Study(model, results)) for model in found)
+    table = Table(titles, rows, words).markdown()
+    return f"{table}\n\nPoints of attributes that they lose to the full run, on all pictures drawn: {losses}.\n"
+
+
+def lost(study: Study) -> str:
+    """What each preset has less of attributes than the full run, in points, on the most pictures that any has."""
+    every = [one for regime in REGIMES for one in compared(study, regime, ALL)]
+    first = {one.name: one for one in reversed(every) if one.name in PRESETS}  # at strong guidance, if it is there
+    most = max(one.count for one in first.values())
+    points = (f"{name[5:]} {-first[name].difference('attributes').value:.1f}" for name in PRESETS
+              if name in first and first[name].count == most)  # fmt: skip
+    return f"{study.model} ({most}) {', '.join(points)}"

@@ -35,6 +35,7 @@ from ralu_cache.quality.likeness import EQUAL_DB
 from ralu_cache.quality.texture import mean_gradient
 
 BATCH = 16
+COUNT = 256  # pictures of the settings that are compared
 FIRST_SEED = 60_000
 PERCEPTUAL = 64  # pictures of which the slow perceptual distance is taken
 DIGITS = {"attributes": 1, "scenes": 0, "probability": 1, "shapes": 0, "spectrum": 2, "psnr": 2, "ssim": 3}
@@ -58,6 +59,16 @@ class Study:
     @property
     def weights(self) -> str:
         return fingerprint(EMBEDDED[self.model].folder)
+
+    @property
+    def record(self) -> Path:
+        """Where Fréchet distances of all models are written down."""
+        return self.out / "study_frechet.json"
+
+    def distances(self) -> dict[str, list[float]]:
+        """Those, each with its interval, by "model/regime/setting/pictures"."""
+        known: dict[str, list[float]] = json.loads(self.record.read_text()) if self.record.exists() else {}
+        return known
 
     def rows(self) -> list[Row]:
         """Those of today's weights; the first lines of the project told none, and are of those that tiny-flux and
@@ -139,6 +150,21 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = (), until: 
             study.add(row | study.measured(regime, setting.name, start, chosen))
 
 
+def shelve(study: Study) -> None:
+    """Draws once more what the shelf lacks of the main claims' pictures: the first ones, for strips, and all of those
+    whose Fréchet distance is not known. Adds no rows."""
+    found, known = latest(study.rows(), study.model), study.distances()
+    for regime in REGIMES:
+        for setting in tqdm(settings(study.model, regime, few=True), desc=f"{study.model}, {regime}", disable=None):
+            starts = [start for start in sorted(found.get(regime, {}).get(setting.name, {})) if start < COUNT]
+            is_known = f"{study.model}/{regime}/{setting.name}/{BATCH * len(starts)}" in known
+            for start in starts[: 1 if is_known else None]:
+                if not (path := study.kept(regime, setting.name, start)).exists():
+                    prompts = scene_prompts("study", start + BATCH)[start:]
+                    seeds = range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
+                    keep(path, study.draw(study.model, setting, prompts, seeds).pictures)
+
+
 def keep(path: Path, pictures: Pictures) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
@@ -203,11 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=list(FOUND), default="tiny-flux")
     parser.add_argument("--few", action="store_true", help="only what the main claims need")
     parser.add_argument("--only", nargs="+", default=(), help="names of the settings beside the full runs")
-    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--pictures", type=int, default=COUNT)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shelf", type=Path, default=SHELF)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="write the page and the strips, and draw nothing")
+    parser.add_argument("--shelve", action="store_true", help="draw again what isn't kept here, and no more")
     parser.add_argument("--remeasure", action="store_true", help="measure what is kept again, and draw nothing")
     options = parser.parse_args(arguments)
     if options.pictures < BATCH or options.pictures % BATCH:
@@ -216,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = Study(options.model, options.out, options.shelf)
     if options.remeasure:
         remeasure(study)
+    elif options.shelve:
+        shelve(study)
     elif not options.table:
         run(study, options.few, options.pictures, options.only)
     print(write([Study(model, options.out, options.shelf) for model in FOUND]))

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from benchmarks.regime.costs import read as read_costs
 from benchmarks.regime.measures import LABELS
 from benchmarks.regime.pictures import scene_prompts, shrink
 from benchmarks.regime.settings import FULL, REGIMES, settings
-from benchmarks.regime.study import Row, Study, latest
+from benchmarks.regime.study import COUNT, Row, Study, latest
 from ralu_cache.quality.frechet import distance_to_renders
 from ralu_cache.quality.intervals import Interval, bootstrap
 from ralu_cache.report.figures import save_grid
@@ -28,7 +27,7 @@ NAMES = LABELS | {
     "sharpness": "mean gradient, ‰", "psnr_150": "PSNR to 150 steps, dB", "ssim_150": "SSIM to 150 steps",
 }  # fmt: skip
 DIGITS = {"ssim": 3, "ssim_150": 3, "spectrum": 2}
-MAIN, ALL = 256, 1 << 20  # pictures of the main tables, and of those that some settings were drawn more of
+ALL = 1 << 20  # pictures: all that some settings were drawn more of than the main tables count
 DRAWS = 200  # resamplings of a Fréchet distance
 COLUMNS = 8  # pictures of a strip
 TITLES = {"strong": "strong guidance, the same for all", "best": "each at the guidance that serves it best"}
@@ -42,7 +41,7 @@ class Compared:
     name: str
     parts: Parts
     full: Parts
-    within: int = MAIN
+    within: int = COUNT
 
     @property
     def starts(self) -> list[int]:
@@ -88,9 +87,9 @@ def frechet(study: Study, regime: str, one: Compared) -> Interval:
     return bootstrap(metric.features(pictures, ()), metric.value, draws=DRAWS)
 
 
-def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
+def remembered(studies: Sequence[Study]) -> dict[str, Interval]:
     """Fréchet distances by "model/regime/setting/pictures": those written down, and those that kept pictures give."""
-    known = {name: Interval(*each) for name, each in json.loads(record.read_text()).items()} if record.exists() else {}
+    known = {name: Interval(*each) for name, each in studies[0].distances().items()}
     found = {}
     for study in studies:
         for regime in REGIMES:
@@ -101,11 +100,11 @@ def remembered(studies: Sequence[Study], record: Path) -> dict[str, Interval]:
                 elif all(study.kept(regime, one.name, start).exists() for start in one.starts):
                     found[key] = frechet(study, regime, one)
     numbers = {key: [round(each, 2) for each in (value.value, value.low, value.high)] for key, value in found.items()}
-    record.write_text(json.dumps(numbers, indent=0) + "\n")
+    studies[0].record.write_text(json.dumps(numbers, indent=0) + "\n")
     return found
 
 
-def compared(study: Study, regime: str, within: int = MAIN) -> list[Compared]:
+def compared(study: Study, regime: str, within: int = COUNT) -> list[Compared]:
     """All settings of a regime that have some of the first pictures, in their order, on these."""
     found = latest(study.rows(), study.model).get(regime, {})
     every = [Compared(name, parts, found[FULL], within) for name, parts in found.items() if FULL in found]
@@ -200,7 +199,7 @@ def page(studies: Sequence[Study], distances: Mapping[str, Interval]) -> str:
                 lines += ["", f"## {study.model}, {TITLES[regime]}", "", drawn_table(rows), ""]
                 lines.append(looks_table(rows, distances, f"{study.model}/{regime}"))
                 lines += costs_table(study, rows)
-            more = [one for one in compared(study, regime, ALL) if one.count > MAIN]
+            more = [one for one in compared(study, regime, ALL) if one.count > COUNT]
             if len(more) > 1:
                 lines += ["", f"On more pictures, {study.model}, {TITLES[regime]}:", "", drawn_table(more)]
     return "\n".join(lines) + "\n"
@@ -225,7 +224,7 @@ def strip(study: Study) -> None:
 def write(studies: Sequence[Study]) -> str:
     """Writes study.md, study_frechet.json and the strips; returns the page."""
     out = studies[0].out
-    text = page(studies, remembered(studies, out / "study_frechet.json"))
+    text = page(studies, remembered(studies))
     (out / "study.md").write_text(text)
     for study in studies:
         strip(study)
