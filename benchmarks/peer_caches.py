@@ -14,7 +14,13 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
-from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
 
 
 @contextmanager
@@ -78,6 +84,18 @@ def pyramid_attention(pipe: Any, interval: int) -> Iterator[None]:
     config = PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=interval, current_timestep_callback=lambda: pipe.current_timestep
     )
+    with stock_cache(pipe, config):
+        yield
+
+
+@contextmanager
+def faster_cache(pipe: Any, interval: int) -> Iterator[None]:
+    """diffusers' FasterCache: attention computed at every so many steps within its default levels, and mixed with the
+    one before. The two halves of guidance are calls of their own, or one, so none is made of the other."""
+    config = FasterCacheConfig(
+        spatial_attention_block_skip_range=interval, tensor_format="BCHW", is_guidance_distilled=True,
+        current_timestep_callback=lambda: pipe.current_timestep,
+    )  # fmt: skip
     with stock_cache(pipe, config):
         yield
 

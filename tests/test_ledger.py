@@ -286,6 +286,13 @@ def test_forecasts_by_token_of_what_is_linear_in_sigma_are_exact(layout: TokenLa
     torch.testing.assert_close(forecast, at_0 + 0.3 * slope, atol=1e-4, rtol=1e-4)
 
 
+def test_one_value_is_kept_unless_more_are_asked_for() -> None:
+    layout, ledger = TokenLayout.coarse(1, 1, 2, patch=2), Ledger()
+    for step in range(2):
+        ledger.record("r", torch.full((1, 2, 3), float(step)), layout, step, 1.0 - step / 2)
+    assert [node.step.tolist() for node in ledger.nodes("r", layout)] == [[[1, 1]]]
+
+
 def test_recording_tokens_needs_the_right_layout_and_something_recorded() -> None:
     """(1)"""
     layout, ledger = TokenLayout.coarse(1, 1, 2, patch=2), Ledger()

@@ -223,8 +223,9 @@ def test_nothing_that_is_not_finite_is_kept(layout: TokenLayout, seed: int, brok
     assert torch.equal(node.velocity[0], known.nodes[0].velocity[0])
     assert torch.equal(node.clean[0], known.nodes[0].clean[0])
     assert torch.equal(node.velocity[1:], velocity[1:]) and torch.equal(node.clean[1:], clean[1:])
-    first = Predictions(layout).record(clean, velocity, 0.8)
-    assert first.nodes[0].velocity.isfinite().all()
+    (first,) = Predictions(layout).record(clean, velocity, 0.8).nodes
+    assert not first.velocity[0].any() and not first.clean[0].any(), "zeros, before there are any"
+    assert torch.equal(first.velocity[1:], velocity[1:]) and torch.equal(first.clean[1:], clean[1:])
 
 
 def test_nodes_of_another_kind_are_not_on_the_line() -> None:
@@ -399,6 +400,11 @@ def test_solvers_integrate_a_constant_exactly(permille: list[int], at: float) ->
 )  # fmt: skip
 def test_solvers_have_names(spec: Any, meant: Multistep | None) -> None:
     assert resolve_solver(spec) == meant
+
+
+def test_a_multistep_solver_mends_its_steps_and_the_last_one_ends_at_the_newest_estimate() -> None:
+    assert Multistep().corrector and Multistep().order == 2
+    assert predictor([0.5, 0.7, 0.9], 0.0) == (0.0, (1.0, 0.0, 0.0))
 
 
 @pytest.mark.parametrize("spec", ["", "heun", "multistep:4", "multistep:x", "multistep:", "euler:1"])

@@ -175,3 +175,7 @@ def test_ill_values_are_refused(name: str, values: tuple) -> None:
     for value in values:
         with pytest.raises(ValueError, match=f"{name} must .*, got {value!r}"):
             ToCa(**{name: value})
+
+
+def test_the_text_may_stay_as_it_was() -> None:
+    assert ToCa(text=False).text is False and ToCa().text is True

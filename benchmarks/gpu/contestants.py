@@ -16,6 +16,7 @@ from diffusers import TaylorSeerCacheConfig, UniPCMultistepScheduler
 from benchmarks.forced import Forced
 from benchmarks.gpu.models import Shape
 from ralu_cache import Acceleration, SeaCache, TaylorSeer, TeaCache, accelerate
+from ralu_cache.demo_plans import STACKED
 from ralu_cache.sweep.methods import parse_method
 from ralu_cache.temporal import Forecast, Policy, resolve_temporal
 
@@ -26,7 +27,7 @@ LARGE = (FULL, "ralu-8x", "ralu-18x", "+forecast:6")  # where the full run takes
 PLANS = ("ralu-8x", "ralu-12x", "ralu-15x", "ralu-18x", "ralu-22x")  # ours; the published ones come with the shape
 FORECASTS = ("+forecast:4", "+forecast:6", "+forecast:8", "+forecast:12")
 COMPOSED = (
-    "ralu-4x+forecast:2", "ralu-8x+forecast:2", "ralu-12x+solver=multistep", "ralu-4x+taylorseer:5/2/2",
+    STACKED, "ralu-4x+forecast:2", "ralu-8x+forecast:2", "ralu-12x+solver=multistep", "ralu-4x+taylorseer:5/2/2",
     "ralu-4x+adaptive:2", "ralu-4x+toca:4",
 )  # fmt: skip
 CACHED = ("+taylorseer:5", "+adaptive:3", "+adaptive:3,ratio=0.2", "+toca:4")

@@ -1,9 +1,9 @@
 """The peers' caches in the regime's study: diffusers' own and cache-dit's, through their own APIs.
 
 A peer is "name:value" with options behind commas: "fbcache:0.2", "magcache:0.3,skip=5,retention=0.1",
-"taylorseer:5,order=2,warmup=8", "taylorseer-lite:5" and "pab:2" of diffusers, "dbcache:0.2,warmup=8,mask=medium" and
-"dbcache-taylorseer:0.2" of cache-dit. They hook the blocks' forward, so they draw with blocks that are not compiled,
-and their FLOPs are counted as they run.
+"taylorseer:5,order=2,warmup=8", "taylorseer-lite:5", "pab:2" and "fastercache:2" of diffusers,
+"dbcache:0.2,warmup=8,mask=medium" and "dbcache-taylorseer:0.2" of cache-dit. They hook the blocks' forward, so they
+draw with blocks that are not compiled, and their FLOPs are counted as they run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ OPTIONS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
     "taylorseer": {"order": int, "warmup": int},
     "taylorseer-lite": {"order": int, "warmup": int},
     "pab": {},
+    "fastercache": {},
     "dbcache": {"warmup": int, "mask": str},
     "dbcache-taylorseer": {"warmup": int, "mask": str},
 }
@@ -47,6 +48,8 @@ def peer(pipe: Any, spec: str, steps: int, call: dict[str, Any]) -> AbstractCont
         return peer_caches.mag_cache(pipe, float(value), steps, ratios, **options)
     if name == "pab":
         return peer_caches.pyramid_attention(pipe, int(value))
+    if name == "fastercache":
+        return peer_caches.faster_cache(pipe, int(value))
     if name.startswith("taylorseer"):
         return peer_caches.taylorseer(pipe, int(value), lite=name.endswith("lite"), **options)
     forecast = name != "dbcache"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.regime import reimplemented
+from ralu_cache import RALU
 
 reimplemented.register()
 
@@ -13,12 +14,20 @@ reimplemented.register()
 @dataclass(frozen=True)
 class Cache:
     """spec: as `benchmarks.regime.peers` names it; of a method that was reimplemented from its paper the temporal
-    policy, see `benchmarks.regime.reimplemented`. steps: asked for."""
+    policy, see `benchmarks.regime.reimplemented`, or the plan. steps: asked for."""
 
-    spec: str
+    spec: str | RALU
     steps: int = 50
     reimplemented: bool = False
 
+
+DECIDING: Mapping[str, Cache] = {
+    "TeaCache, reimplemented, 0.4": Cache("teacache:0.4", reimplemented=True),
+    "TeaCache, reimplemented, 0.4 on 20 steps": Cache("teacache:0.4", 20, reimplemented=True),
+    "SeaCache, reimplemented, 0.3": Cache("seacache:0.3", reimplemented=True),
+    "SeaCache, reimplemented, 0.3 on 20 steps": Cache("seacache:0.3", 20, reimplemented=True),
+}
+"""By this library's own policies, alone; diffusers' SeaCache takes neither FLUX nor SD3 nor Wan as they come."""
 
 FLUX: Mapping[str, Cache] = {
     "FirstBlockCache 0.1": Cache("fbcache:0.1"),
@@ -59,6 +68,11 @@ FLUX_SWEEP: Mapping[str, Cache] = {
     "cache-dit, step mask medium of 28": Cache("dbcache:0.2,mask=medium", 28),
     "cache-dit, step mask ultra of 28": Cache("dbcache:0.2,mask=ultra", 28),
     "Pyramid attention broadcast, every 2nd": Cache("pab:2"),
+    "FasterCache, every 2nd": Cache("fastercache:2"),
+    "FasterCache, every 4th": Cache("fastercache:4"),
+    **DECIDING,
+    "RALU as published, 4x": Cache(RALU.paper("ralu-4x"), reimplemented=True),
+    "RALU as published, 7x": Cache(RALU.paper("ralu-7x"), reimplemented=True),
     "Spectrum, reimplemented, window grows by 3": Cache("spectrum:3", reimplemented=True),
     "Spectrum, reimplemented, half Taylor": Cache("spectrum:0.75,mix=0.5", reimplemented=True),
     "Spectrum, reimplemented, on 20 steps": Cache("spectrum:0.75", 20, reimplemented=True),
@@ -76,6 +90,9 @@ SD3_SWEEP: Mapping[str, Cache] = {
     "DBCache 0.4": Cache("dbcache:0.4"),
     "DBCache 0.4 on 10 steps": Cache("dbcache:0.4", 10),
     "cache-dit, step mask medium of 28": Cache("dbcache:0.2,mask=medium", 28),
+    **DECIDING,
+    "RALU as published, 2x": Cache(RALU.paper("ralu-2x"), reimplemented=True),
+    "RALU as published, 3x": Cache(RALU.paper("ralu-3x"), reimplemented=True),
     "Spectrum, reimplemented": Cache("spectrum", reimplemented=True),
     "FreqCa, reimplemented, every 5th": Cache("freqca:5", reimplemented=True),
 }

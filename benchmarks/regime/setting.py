@@ -58,9 +58,10 @@ class Setting:
         return (self.spatial, self.temporal, self.guidance) != (None, None, None)
 
     @property
-    def layered(self) -> bool:
-        """Whether it reaches into the layers of blocks, which can't be compiled then: the clock is unfair to it."""
-        return self.temporal is not None and self.temporal.startswith("toca")
+    def compiles(self) -> bool:
+        """False where it reaches into the layers of blocks, or where each number of pictures would be compiled anew,
+        since it decides picture by picture: the clock is unfair to it."""
+        return self.temporal is None or not self.temporal.startswith(("toca", "teacache", "seacache"))
 
     @property
     def made(self) -> str:
@@ -174,7 +175,7 @@ def draw(model: str, setting: Setting, prompts: Sequence[str], seeds: Sequence[i
     """A picture or video for each prompt, from its seed's noise, and the cost. other: a pipeline to draw with."""
     if setting.peer is not None:
         return _drawn_by_peer(model, setting, prompts, seeds, other)
-    pipe = other or (plain_pipeline if setting.layered else pipeline)(model)
+    pipe = other or (pipeline if setting.compiles else plain_pipeline)(model)
     given, output = arguments(model, setting) | _asked(prompts, seeds), EMBEDDED[model].output
     ratio = FULL_STEPS / setting.steps
     with _sampler(pipe, setting):

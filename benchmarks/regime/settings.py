@@ -81,6 +81,8 @@ def _by_interval(best: Best) -> Iterator[Setting]:
 
 
 def _cached(name: str, scale: float, cache: Cache) -> Setting:
+    if isinstance(cache.spec, RALU):
+        return Setting(name, scale, cache.steps, spatial=cache.spec)
     if cache.reimplemented:
         return Setting(name, scale, cache.steps, temporal=cache.spec)
     return Setting(name, scale, cache.steps, peer=cache.spec)

@@ -197,13 +197,6 @@ class Predictions:
         behind = frozenset(place for place, row in enumerate(rows) if row in self.behind)
         return replace(self, layout=layout, nodes=tuple(node.pick(rows) for node in self.nodes), behind=behind)
 
-    def counts(self) -> tuple[int, int]:
-        """How many tokens of the newest node, over all samples, are INHERITED and VALID; waits for the device."""
-        if not self.nodes:
-            return 0, 0
-        mark = self.nodes[0].mark
-        return int((mark == Mark.INHERITED).sum()), int((mark == Mark.VALID).sum())
-
 
 def _blank(like: Node) -> Node:
     empty = torch.zeros_like(like.clean)
