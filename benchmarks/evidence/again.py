@@ -102,7 +102,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _changes(values: Sequence[Sequence[float]]) -> str:
     """values: of each row the mean then and now, and the largest difference of one picture."""
     moved = [now - before for before, now, _ in values]
-    return f"{np.mean(moved):+.2g}; {max(map(abs, moved)):.2g} ({max(most for *_, most in values):.2g})"
+    return f"{np.mean(moved):+.2g}; {max(map(abs, moved)):.3g} ({max(most for *_, most in values):.3g})"
 
 
 def main() -> None:
