@@ -13,6 +13,7 @@ from ralu_cache.history.feature import NEVER, Feature, StaleFeature, Stamps
 from ralu_cache.history.ledger import Ledger, Samples
 from ralu_cache.history.marks import Mark
 from ralu_cache.history.residuals import extrapolate
+from ralu_cache.history.trends import RESIDUAL, token_changes
 from ralu_cache.plane.canvas import TokenLayout
 from ralu_cache.plane.token_map import Kind, map_tokens, plane, take
 from tests.strategies import chains, emptied_at, layouts, pairs
@@ -291,6 +292,16 @@ def test_one_value_is_kept_unless_more_are_asked_for() -> None:
     for step in range(2):
         ledger.record("r", torch.full((1, 2, 3), float(step)), layout, step, 1.0 - step / 2)
     assert [node.step.tolist() for node in ledger.nodes("r", layout)] == [[[1, 1]]]
+
+
+def test_how_much_each_token_changed_is_relative_to_what_it_was() -> None:
+    layout, ledger = TokenLayout.coarse(1, 1, 2, patch=2), Ledger()
+    before, now = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.tensor([[[3.0, 14.0], [0.0, 0.0]]])
+    ledger.record(RESIDUAL, before, layout, 0, 1.0, keep=2)
+    assert not token_changes(ledger, layout).any(), "nothing before"
+    ledger.record(RESIDUAL, now, layout, 1, 0.5, keep=2)
+    assert token_changes(ledger, layout).tolist() == [[2.0, 0.0]]
+    assert [level for level, _ in ledger.uniform_history(RESIDUAL, layout, 2)] == [0.5, 1.0], "which the host knows"
 
 
 def test_recording_tokens_needs_the_right_layout_and_something_recorded() -> None:

@@ -213,6 +213,14 @@ def test_the_oldest_nodes_go_first(layout: TokenLayout, depth: int, count: int, 
     assert known.nbytes == len(known.nodes) * (2 * node.clean.nbytes + node.mark.nbytes)
 
 
+def test_predictions_of_another_batch_or_of_two_shapes_are_refused() -> None:
+    layout = TokenLayout.coarse(2, 1, 2, patch=2)
+    here, other = canvas(layout, 0), canvas(TokenLayout.coarse(1, 1, 2, patch=2), 1)
+    for pair in ((here, other), (other, here), (other, other)):
+        with pytest.raises(ValueError, match="predictions of 2 samples expected"):
+            Predictions(layout).record(*pair, 0.5)
+
+
 @given(layouts(), seeds, st.sampled_from([torch.nan, torch.inf]))
 def test_nothing_that_is_not_finite_is_kept(layout: TokenLayout, seed: int, broken: float) -> None:
     """(g) The last finite values of that sample stand in; its neighbours' new ones are kept."""
@@ -429,6 +437,7 @@ def test_the_pace_follows_the_error() -> None:
     assert 0.08 < begun.reach < 0.1, "at the tolerance it stays, with some care"
     assert begun.after(0.005, 0.1, 0.05).reach > 0.15
     assert begun.after(0.5, 0.1, 0.05).reach < 0.05
+    assert begun.after(0.0, 0.1, 0.05).reach == pytest.approx(0.4), "no error: as far as one step may"
     for broken in (math.nan, math.inf):
         assert begun.after(broken, 0.1, 0.05).reach == pytest.approx(0.03)
     assert Pace().gap(0.9, [0.8, 0.7], 4) == 1, "before anything is known"

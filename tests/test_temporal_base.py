@@ -295,3 +295,5 @@ def test_calls_that_do_not_fit_are_refused() -> None:
         state.decide(step, torch.ones(2, 3, 4), None, torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="step 4 of 4"):
         Situation(4, 4, 4, 4, False, 0.5)
+    with pytest.raises(ValueError, match="step 4 of 4"):
+        Situation(4, 4, 0, 4, False, 0.5)

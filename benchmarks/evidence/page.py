@@ -149,7 +149,7 @@ def plot(some: Sequence[Way], path: Path, title: str) -> None:
     axis.set_xticks([4, 6, 8, 12, 16, 24], ["4x", "6x", "8x", "12x", "16x", "24x"])
     axis.minorticks_off()
     axis.set(xlabel="fewer FLOPs than 50 guided steps", ylabel="attributes lost to the full run, points", title=title)
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower left")
     adjust_text(texts, ax=axis)
     figure.savefig(path, dpi=110)
     plt.close(figure)

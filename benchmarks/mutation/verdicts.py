@@ -49,4 +49,66 @@ VERDICTS |= {
         'target.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\\n")',
         'target.write_text(json.dumps(asdict(self), indent= 1, allow_nan=False) + "\\n")',
     ): "makes no difference that matters: how far a file is indented",
+    (
+        "ralu_cache/history/attention.py",
+        "return slots[0]",
+        "return slots[ -1]",
+    ): "makes no difference: both are a slot of the same memory's shape, and the shape alone is used",
+    (
+        "ralu_cache/history/attention.py",
+        "self._now[slots.shape[1:]] = torch.empty_like(slots[0])",
+        "self._now[slots.shape[1:]] = torch.empty_like(slots[ -1])",
+    ): "makes no difference: only its shape is used",
+    (
+        "ralu_cache/history/conversions.py",
+        "@dataclass(frozen=True)",
+        "@dataclass(frozen=False)",
+    ): "makes no difference: nobody writes to it",
+    (
+        "ralu_cache/history/lines.py",
+        "break",
+        "continue",
+    ): "makes no difference: nothing more is appended",
+    (
+        "ralu_cache/history/nodes.py",
+        "behind: frozenset[int] = field(default=frozenset(), kw_only=True)",
+        "behind: frozenset[int] = field(default=frozenset(), kw_only=False)",
+    ): "how it may be given, not what it does",
+    (
+        "ralu_cache/history/packing.py",
+        "return torch.zeros_like(rows).index_copy(0, packing.index, found[0]).view_as(query)",
+        "return torch.zeros_like(rows).index_copy( 1, packing.index, found[0]).view_as(query)",
+    ): "runs where xformers is installed alone: its tests are left out here",
+    (
+        "ralu_cache/history/solvers.py",
+        "corrector: bool = field(default=True, kw_only=True)",
+        "corrector: bool = field(default=True, kw_only=False)",
+    ): "how it may be given, not what it does",
+    (
+        "ralu_cache/history/solvers.py",
+        "return added(a, canvas, [(w, known.nodes[place].clean) for w, place in zip(parts, places[0], "
+        "strict=True)])",
+        "return added(a, canvas, [(w, known.nodes[place].clean) for w, place in zip(parts, places[0], "
+        "strict=False)])",
+    ): "makes no difference: both are of one length",
+    (
+        "ralu_cache/temporal/base.py",
+        "threshold: float | tuple[float, ...] = 0.0",
+        "threshold: float | tuple[float, ...] = -1.0",
+    ): "makes no difference: whoever derives from it has a threshold of its own",
+    (
+        "ralu_cache/temporal/prediction.py",
+        "interval: int | tuple[int, ...] = 3",
+        "interval: int | tuple[int, ...] = 4",
+    ): "a default that was chosen by measuring",
+    (
+        "ralu_cache/temporal/prediction.py",
+        "damping: float = field(default=1.0, kw_only=True)",
+        "damping: float = field(default=1.0, kw_only=False)",
+    ): "how it may be given, not what it does",
+    (
+        "ralu_cache/temporal/toca.py",
+        "GOLDEN = (5**0.5 - 1) / 2",
+        "GOLDEN = (5** -0.5 - 1) / 2",
+    ): "makes no difference that matters: another irrational spreads the tokens as well",
 }  # fmt: skip
