@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.regime.measures import OUT as REGIME
-from benchmarks.regime.pictures import scene_prompts, to_bytes
+from benchmarks.regime.pictures import to_bytes
 from benchmarks.regime.search import rows_of
 from benchmarks.regime.settings import FOUND, FULL, settings
-from benchmarks.regime.study import BATCH, FIRST_SEED, Row, Study, latest, measured
+from benchmarks.regime.study import Row, Study, batch_at, latest, measured
 from ralu_cache.quality.base import Pictures
 from ralu_cache.report.table import Table
 
@@ -52,9 +52,8 @@ def again(study: Study, row: Row, full: Pictures) -> dict[str, Any]:
 
     full: the full run's of that batch, drawn once more too.
     """
-    prompts = scene_prompts("study", row["start"] + BATCH)[row["start"] :]
     shown, ratio = drawn(study, row, row["setting"])
-    now = measured(shown, full, prompts, row["start"])
+    now = measured(shown, full, batch_at(row["start"])[0], row["start"])
     return {
         "model": study.model, "regime": row["regime"], "setting": row["setting"], "start": row["start"],
         "ratio": [row["ratio"], round(ratio, 3)],
@@ -65,9 +64,7 @@ def again(study: Study, row: Row, full: Pictures) -> dict[str, Any]:
 def drawn(study: Study, row: Row, name: str) -> tuple[Pictures, float]:
     """A setting's pictures of the row's batch, in 8 bits as the study keeps them, and what its FLOPs are fewer."""
     setting = next(each for each in settings(study.model, row["regime"]) if each.name == name)
-    prompts = scene_prompts("study", row["start"] + BATCH)[row["start"] :]
-    seeds = range(FIRST_SEED + row["start"], FIRST_SEED + row["start"] + BATCH)
-    found = study.draw(study.model, setting, prompts, seeds)
+    found = study.draw(study.model, setting, *batch_at(row["start"]))
     return (to_bytes(found.pictures) / 255).astype(np.float32), found.ratio
 
 

@@ -9,6 +9,7 @@ VERDICTS: dict[tuple[str, str, str], str] = {
     for changed in ("( 0 - sigma)", "(1 + sigma)")
 }
 _NO_XFORMERS = "runs where xformers is installed alone: its tests are left out here"
+_GIVEN = "how it may be given, not what it does"
 _DEFAULT = "makes no difference: nobody leaves it out but tests"
 VERDICTS |= {
     (
@@ -73,17 +74,17 @@ VERDICTS |= {
         "ralu_cache/history/nodes.py",
         "behind: frozenset[int] = field(default=frozenset(), kw_only=True)",
         "behind: frozenset[int] = field(default=frozenset(), kw_only=False)",
-    ): "how it may be given, not what it does",
+    ): _GIVEN,
     (
         "ralu_cache/history/packing.py",
         "return torch.zeros_like(rows).index_copy(0, packing.index, found[0]).view_as(query)",
         "return torch.zeros_like(rows).index_copy( 1, packing.index, found[0]).view_as(query)",
-    ): "runs where xformers is installed alone: its tests are left out here",
+    ): _NO_XFORMERS,
     (
         "ralu_cache/history/solvers.py",
         "corrector: bool = field(default=True, kw_only=True)",
         "corrector: bool = field(default=True, kw_only=False)",
-    ): "how it may be given, not what it does",
+    ): _GIVEN,
     (
         "ralu_cache/history/solvers.py",
         "return added(a, canvas, [(w, known.nodes[place].clean) for w, place in zip(parts, places[0], "
@@ -105,7 +106,7 @@ VERDICTS |= {
         "ralu_cache/temporal/prediction.py",
         "damping: float = field(default=1.0, kw_only=True)",
         "damping: float = field(default=1.0, kw_only=False)",
-    ): "how it may be given, not what it does",
+    ): _GIVEN,
     (
         "ralu_cache/temporal/toca.py",
         "GOLDEN = (5**0.5 - 1) / 2",

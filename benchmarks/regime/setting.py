@@ -23,6 +23,7 @@ from ralu_cache import RALU, Guidance, accelerate
 from ralu_cache.models.embedded import EMBEDDED
 from ralu_cache.plane.spatial import resolve_spatial
 from ralu_cache.quality.base import Pictures
+from ralu_cache.temporal import resolve_temporal
 
 FULL_STEPS = 50
 SOLVERS = ("euler", "unipc", "dpm++2m")
@@ -61,7 +62,8 @@ class Setting:
     def compiles(self) -> bool:
         """False where it reaches into the layers of blocks, or where each number of pictures would be compiled anew,
         since it decides picture by picture: the clock is unfair to it."""
-        return self.temporal is None or not self.temporal.startswith(("toca", "teacache", "seacache"))
+        policy = resolve_temporal(self.temporal)
+        return getattr(policy, "caches", "stack") == "stack" and getattr(policy, "signal", None) is None
 
     @property
     def made(self) -> str:

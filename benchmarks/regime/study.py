@@ -150,6 +150,11 @@ def run(study: Study, few: bool, count: int, only: Collection[str] = (), until: 
             study.add(row | study.measured(regime, setting.name, start, chosen))
 
 
+def batch_at(start: int) -> tuple[tuple[str, ...], range]:
+    """Prompts and seeds of the pictures from `start` on."""
+    return tuple(scene_prompts("study", start + BATCH)[start:]), range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
+
+
 def shelve(study: Study) -> None:
     """Draws once more what the shelf lacks of the main claims' pictures: the first ones, for strips, and all of those
     whose Fréchet distance is not known. Adds no rows."""
@@ -160,9 +165,7 @@ def shelve(study: Study) -> None:
             is_known = f"{study.model}/{regime}/{setting.name}/{BATCH * len(starts)}" in known
             for start in starts[: 1 if is_known else None]:
                 if not (path := study.kept(regime, setting.name, start)).exists():
-                    prompts = scene_prompts("study", start + BATCH)[start:]
-                    seeds = range(FIRST_SEED + start, FIRST_SEED + start + BATCH)
-                    keep(path, study.draw(study.model, setting, prompts, seeds).pictures)
+                    keep(path, study.draw(study.model, setting, *batch_at(start)).pictures)
 
 
 def keep(path: Path, pictures: Pictures) -> None:
